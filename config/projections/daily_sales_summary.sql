@@ -1,0 +1,12 @@
+-- Sales by day and platform, for dashboards.
+-- Seed: "Schema Optimization", 2. Materialized Views (daily_sales_summary). All days are kept; readers choose theirs.
+SELECT
+    o.sold_at::date      AS day,
+    o.platform_id,
+    count(*)             AS order_count,
+    sum(o.gross_sale)    AS total_revenue,
+    sum(o.net_profit)    AS total_profit,
+    avg(o.gross_sale)    AS avg_order_value,
+    avg(o.roi)           AS avg_roi
+FROM sales."order" o
+GROUP BY 1, 2

@@ -1,0 +1,238 @@
+//! The handle that groups hold: their dirty sets, the fence, and what feedback reports.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use lockstep_wal::Lsn;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+
+use crate::CaptureError;
+use crate::dirty::{Commit, DirtyRelations, DirtySet};
+use crate::stream::{self, StreamSettings};
+use crate::tracked::Interest;
+
+/// How long the fence waits before it asks the walsender for its position; mostly the answer comes unasked.
+const ASK_AFTER: Duration = Duration::from_millis(2);
+
+/// How long the fence waits for WAL to be flushed by others before it asks for a nudge.
+const NUDGE_AFTER: Duration = Duration::from_millis(12);
+
+/// A fence that takes longer than this is given up; the batch is tried again.
+const FENCE_MAX: Duration = Duration::from_mins(1);
+
+/// Bounds on what capture keeps.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Dirty keys kept for each relation and group; more collapse to "whole relation".
+    pub keys_max: usize,
+}
+
+/// Where capture stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CaptureStatus {
+    /// Not connected yet.
+    Starting,
+    /// The stream runs.
+    Streaming,
+    /// The connection broke, for this reason; it will be tried again.
+    Reconnecting(String),
+    /// It cannot go on, for this reason.
+    Ended(String),
+}
+
+/// A handle on capture. Cheap to clone; the stream ends with the last one.
+#[derive(Clone)]
+pub struct Capture {
+    shared: Arc<Shared>,
+    _task: Arc<AbortOnDrop>,
+}
+
+struct AbortOnDrop(JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+pub(crate) struct Shared {
+    groups: Mutex<Vec<DirtySet>>,
+    arrived: Vec<Notify>,
+    keys_max: usize,
+    received: watch::Sender<Received>,
+    restart_wanted: Notify,
+    last_heard: Mutex<Option<Instant>>,
+    confirmed: watch::Sender<Lsn>,
+    position_wanted: Notify,
+    status: watch::Sender<CaptureStatus>,
+}
+
+/// How far the stream has come. A stream that starts again starts from nothing: what was lost with a crashed target is sent
+/// again, and until then no fence may be satisfied by what an earlier stream had reached.
+#[derive(Debug, Clone, Copy, Default)]
+struct Received {
+    stream: u64,
+    lsn: Lsn,
+}
+
+impl Shared {
+    /// A dirty set is plain data, so a panic elsewhere while it was locked leaves it usable.
+    fn groups(&self) -> MutexGuard<'_, Vec<DirtySet>> {
+        self.groups.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn keys_max(&self) -> usize {
+        self.keys_max
+    }
+
+    pub(crate) fn add(&self, xid: u32, commit_lsn: Lsn, commit: Commit, relations: &DirtyRelations) {
+        let mut groups = self.groups();
+        for (group, arrived) in groups.iter_mut().zip(&self.arrived) {
+            if group.concerns(relations) {
+                group.add(xid, commit_lsn, commit, relations);
+                arrived.notify_one();
+            }
+        }
+    }
+
+    /// A new stream begins; the position starts again. Returns the stream's number.
+    pub(crate) fn begin_stream(&self) -> u64 {
+        self.received.send_modify(|received| *received = Received { stream: received.stream + 1, lsn: Lsn::ZERO });
+        self.received.borrow().stream
+    }
+
+    /// Stream number `stream` has delivered everything up to `lsn`; ignored if that stream has been given up.
+    pub(crate) fn received_up_to(&self, stream: u64, lsn: Lsn) {
+        *self.last_heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        self.received.send_if_modified(|received| {
+            let forward = received.stream == stream && lsn > received.lsn;
+            if forward {
+                received.lsn = lsn;
+            }
+            forward
+        });
+    }
+
+    pub(crate) async fn restart_wanted(&self) {
+        self.restart_wanted.notified().await;
+    }
+
+    pub(crate) async fn position_wanted(&self) {
+        self.position_wanted.notified().await;
+    }
+
+    pub(crate) fn set_status(&self, status: CaptureStatus) {
+        self.status.send_replace(status);
+    }
+
+    /// The position received and the position up to which every group has committed. Neither ever goes back.
+    pub(crate) fn positions_to_report(&self) -> (Lsn, Lsn) {
+        // Read the position first: what arrives in between is then held back by the groups, not overtaken.
+        let received = self.received.borrow().lsn;
+        let confirmable = self.groups().iter().map(|group| group.confirmable(received)).min().unwrap_or(received);
+        let confirmed = confirmable.max(*self.confirmed.borrow());
+        (received, confirmed)
+    }
+
+    pub(crate) fn set_confirmed(&self, lsn: Lsn) {
+        self.confirmed.send_replace(lsn);
+    }
+}
+
+impl Capture {
+    /// Starts streaming for some groups, each given by the relations it reads.
+    pub fn start(settings: StreamSettings, groups: Vec<Vec<Interest>>, limits: Limits) -> Self {
+        let shared = Arc::new(Shared {
+            arrived: groups.iter().map(|_| Notify::new()).collect(),
+            groups: Mutex::new(groups.into_iter().map(|interests| DirtySet::new(interests, limits.keys_max)).collect()),
+            keys_max: limits.keys_max,
+            received: watch::Sender::new(Received::default()),
+            restart_wanted: Notify::new(),
+            last_heard: Mutex::new(None),
+            confirmed: watch::Sender::new(Lsn::ZERO),
+            position_wanted: Notify::new(),
+            status: watch::Sender::new(CaptureStatus::Starting),
+        });
+        let task = tokio::spawn(stream::run(settings, shared.clone()));
+        Self { shared, _task: Arc::new(AbortOnDrop(task)) }
+    }
+
+    /// Works on a group's dirty set. Keep it short: the stream waits for the same lock.
+    pub fn with_group<T>(&self, group: usize, work: impl FnOnce(&mut DirtySet) -> T) -> T {
+        work(&mut self.shared.groups()[group])
+    }
+
+    /// Returns when something new has arrived for a group.
+    pub async fn arrival(&self, group: usize) {
+        self.shared.arrived[group].notified().await;
+    }
+
+    /// Wakes a group as if something had arrived.
+    pub fn wake(&self, group: usize) {
+        self.shared.arrived[group].notify_one();
+    }
+
+    /// Everything that committed before this position has been received.
+    pub fn received(&self) -> Lsn {
+        self.shared.received.borrow().lsn
+    }
+
+    /// When the walsender was last heard.
+    pub fn last_heard(&self) -> Option<Instant> {
+        *self.shared.last_heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the stream up and starts it again from the confirmed position: a target that crashed may have lost batches that were
+    /// committed there asynchronously, and their transactions must come again.
+    pub fn restart(&self) {
+        self.shared.begin_stream();
+        self.shared.restart_wanted.notify_one();
+    }
+
+    /// The position that was last confirmed to the slot.
+    pub fn confirmed(&self) -> Lsn {
+        *self.shared.confirmed.borrow()
+    }
+
+    /// Follows the status.
+    pub fn status(&self) -> watch::Receiver<CaptureStatus> {
+        self.shared.status.subscribe()
+    }
+
+    /// Waits until everything up to `lsn` has been received. `nudge` is called when nothing moves: it must make the server flush
+    /// its WAL (a tiny commit), because the walsender sends only what is flushed.
+    ///
+    /// # Errors
+    /// Capture has ended, or the position was not reached within a minute.
+    pub async fn fence<F: Future<Output = ()>>(&self, lsn: Lsn, nudge: impl Fn() -> F) -> Result<(), CaptureError> {
+        let mut received = self.shared.received.subscribe();
+        let mut status = self.shared.status.subscribe();
+        let begun = tokio::time::Instant::now();
+        let mut pause = ASK_AFTER;
+        let mut nudge_at = begun + NUDGE_AFTER;
+        loop {
+            if received.borrow_and_update().lsn >= lsn {
+                return Ok(());
+            }
+            if let CaptureStatus::Ended(reason) = &*status.borrow_and_update() {
+                return Err(CaptureError::Ended(reason.clone()));
+            }
+            if begun.elapsed() > FENCE_MAX {
+                return Err(CaptureError::TimedOut(format!("the stream did not reach {lsn} within {FENCE_MAX:?}")));
+            }
+            tokio::select! {
+                changed = received.changed() => drop(changed),
+                changed = status.changed() => drop(changed),
+                () = tokio::time::sleep(pause) => {
+                    self.shared.position_wanted.notify_one();
+                    pause = (pause * 2).min(Duration::from_millis(100));
+                    if tokio::time::Instant::now() >= nudge_at {
+                        nudge().await;
+                        nudge_at = tokio::time::Instant::now() + NUDGE_AFTER * 10;
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! Dirty sets: what has committed and not yet reached a group's target.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Instant;
+
+use lockstep_wal::Lsn;
+
+use crate::keys::KeySet;
+use crate::snapshot::Snapshot;
+use crate::tracked::Interest;
+
+/// The dirty part of one relation.
+#[derive(Debug)]
+pub enum DirtyKeys {
+    /// These rows.
+    Keys(KeySet),
+    /// Any row: truncated, overflowed, or keys are not wanted.
+    Whole,
+}
+
+impl DirtyKeys {
+    /// Adds `other`; collapses to [`DirtyKeys::Whole`] beyond `keys_max` keys.
+    fn absorb(&mut self, other: &Self, keys_max: usize) {
+        let full = match (&mut *self, other) {
+            (Self::Whole, _) => false,
+            (_, Self::Whole) => true,
+            (Self::Keys(mine), Self::Keys(theirs)) => !mine.extend(theirs) || mine.len() > keys_max,
+        };
+        if full {
+            *self = Self::Whole;
+        }
+    }
+
+    /// The number of keys; a whole relation counts as one.
+    pub fn count(&self) -> usize {
+        match self {
+            Self::Keys(keys) => keys.len(),
+            Self::Whole => 1,
+        }
+    }
+
+    fn copy(&self) -> Self {
+        match self {
+            Self::Whole => Self::Whole,
+            Self::Keys(keys) => {
+                let mut copy = KeySet::new(keys.columns());
+                if copy.extend(keys) { Self::Keys(copy) } else { Self::Whole }
+            }
+        }
+    }
+}
+
+/// Dirty keys by relation oid.
+pub(crate) type DirtyRelations = HashMap<u32, DirtyKeys>;
+
+/// A committed transaction whose visibility is not known yet.
+#[derive(Debug)]
+struct Pending {
+    xid: u32,
+    commit_lsn: Lsn,
+    received: Commit,
+    relations: DirtyRelations,
+}
+
+/// When a transaction committed, for measuring freshness.
+#[derive(Debug, Clone, Copy)]
+pub struct Commit {
+    /// Source clock, microseconds since 2000-01-01 UTC.
+    pub commit_time: i64,
+    /// Our clock when the commit was received.
+    pub received_at: Instant,
+}
+
+/// At most this many commits are remembered for the freshness histogram; a batch of more is a sample.
+const COMMITS_REMEMBERED_MAX: usize = 10_000;
+
+/// At most this many batches are told apart while they wait for the target's WAL writer.
+const VOLATILE_BATCHES_MAX: usize = 64;
+
+/// Transactions that a snapshot saw, merged: the work of one batch.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// What to refresh.
+    pub relations: DirtyRelations,
+    /// The commit record of the oldest transaction in it.
+    pub oldest_commit_lsn: Option<Lsn>,
+    /// The transactions' commits (a sample, if there are very many).
+    pub commits: Vec<Commit>,
+    /// How many transactions it holds.
+    pub transactions: u64,
+}
+
+impl Batch {
+    /// Whether nothing is dirty.
+    pub fn is_empty(&self) -> bool {
+        self.relations.is_empty()
+    }
+
+    /// The number of dirty keys.
+    pub fn keys(&self) -> usize {
+        self.relations.values().map(DirtyKeys::count).sum()
+    }
+
+    fn absorb(
+        &mut self,
+        relations: DirtyRelations,
+        commit_lsn: Option<Lsn>,
+        commits: &[Commit],
+        transactions: u64,
+        keys_max: usize,
+    ) {
+        for (oid, keys) in relations {
+            match self.relations.entry(oid) {
+                std::collections::hash_map::Entry::Occupied(mut entry) => entry.get_mut().absorb(&keys, keys_max),
+                std::collections::hash_map::Entry::Vacant(entry) => {
+                    entry.insert(keys);
+                }
+            }
+        }
+        self.oldest_commit_lsn = match (self.oldest_commit_lsn, commit_lsn) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let room = COMMITS_REMEMBERED_MAX.saturating_sub(self.commits.len());
+        self.commits.extend(commits.iter().take(room));
+        self.transactions += transactions;
+    }
+}
+
+/// What has committed and concerns one group.
+#[derive(Debug)]
+pub struct DirtySet {
+    interests: Vec<Interest>,
+    keys_max: usize,
+    /// Commits in order of arrival, which is commit order.
+    pending: VecDeque<Pending>,
+    /// Seen by some snapshot, and so by all later ones; not yet taken, or given back.
+    settled: Batch,
+    /// The oldest commit of the batch that is being worked on.
+    in_flight: Option<Lsn>,
+    /// Batches committed to the target but perhaps not yet durable there: the oldest commit record of each, and the target's
+    /// position that must be flushed.
+    volatile: VecDeque<(Lsn, Lsn)>,
+}
+
+impl DirtySet {
+    /// An empty set. `keys_max` bounds the keys kept for each relation.
+    pub fn new(interests: Vec<Interest>, keys_max: usize) -> Self {
+        Self {
+            interests,
+            keys_max,
+            pending: VecDeque::new(),
+            settled: Batch::default(),
+            in_flight: None,
+            volatile: VecDeque::new(),
+        }
+    }
+
+    /// Whether the group reads one of the relations.
+    pub(crate) fn concerns(&self, relations: &DirtyRelations) -> bool {
+        self.interests.iter().any(|interest| relations.contains_key(&interest.oid))
+    }
+
+    /// Adds a committed transaction. `relations` is copied: other groups want it too.
+    pub(crate) fn add(&mut self, xid: u32, commit_lsn: Lsn, received: Commit, relations: &DirtyRelations) {
+        let mine: DirtyRelations = self
+            .interests
+            .iter()
+            .filter_map(|interest| {
+                let keys = relations.get(&interest.oid)?;
+                Some((interest.oid, if interest.keys_wanted { keys.copy() } else { DirtyKeys::Whole }))
+            })
+            .collect();
+        if !mine.is_empty() {
+            self.pending.push_back(Pending { xid, commit_lsn, received, relations: mine });
+        }
+    }
+
+    /// Marks relations dirty without a transaction: repair, a lost slot.
+    pub fn mark_whole(&mut self, oids: impl IntoIterator<Item = u32>) {
+        let relations = oids.into_iter().map(|oid| (oid, DirtyKeys::Whole)).collect();
+        self.settled.absorb(relations, None, &[], 0, self.keys_max);
+    }
+
+    /// Takes what a snapshot sees. The rest stays: it has committed, but the snapshot does not see it.
+    pub fn take(&mut self, snapshot: &Snapshot) -> Batch {
+        let mut waiting = VecDeque::new();
+        for transaction in std::mem::take(&mut self.pending) {
+            if snapshot.sees(transaction.xid) {
+                let Pending { commit_lsn, received, relations, .. } = transaction;
+                self.settled.absorb(relations, Some(commit_lsn), &[received], 1, self.keys_max);
+            } else {
+                waiting.push_back(transaction);
+            }
+        }
+        self.pending = waiting;
+        let batch = std::mem::take(&mut self.settled);
+        self.in_flight = batch.oldest_commit_lsn;
+        batch
+    }
+
+    /// The batch is committed in the target.
+    pub fn done(&mut self) {
+        self.in_flight = None;
+    }
+
+    /// The batch failed; its work stays to be done.
+    pub fn give_back(&mut self, batch: Batch) {
+        self.in_flight = None;
+        let Batch { relations, oldest_commit_lsn, commits, transactions } = batch;
+        self.settled.absorb(relations, oldest_commit_lsn, &commits, transactions, self.keys_max);
+    }
+
+    /// The batch is committed in the target, asynchronously: until the target has flushed `target_lsn`, its transactions must
+    /// stay re-readable.
+    pub fn done_until_durable(&mut self, target_lsn: Lsn) {
+        let Some(oldest) = self.in_flight.take() else { return };
+        let is_full = self.volatile.len() >= VOLATILE_BATCHES_MAX;
+        match self.volatile.back_mut() {
+            // Coarser steps, so that a target that flushes slowly costs no memory.
+            Some((_, last)) if is_full => *last = target_lsn,
+            Some(_) | None => self.volatile.push_back((oldest, target_lsn)),
+        }
+    }
+
+    /// The target's position that must be flushed before the slot may be confirmed further, if any.
+    pub fn awaits_flush_of(&self) -> Option<Lsn> {
+        self.volatile.front().map(|&(_, target_lsn)| target_lsn)
+    }
+
+    /// The target has flushed up to `flushed`.
+    pub fn flushed(&mut self, flushed: Lsn) {
+        while self.volatile.front().is_some_and(|&(_, target_lsn)| target_lsn <= flushed) {
+            self.volatile.pop_front();
+        }
+    }
+
+    /// Whether there is anything to refresh, visible or not.
+    pub fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.settled.is_empty()
+    }
+
+    /// The number of dirty keys that wait.
+    pub fn waiting_keys(&self) -> usize {
+        let pending: usize =
+            self.pending.iter().flat_map(|transaction| transaction.relations.values()).map(DirtyKeys::count).sum();
+        pending + self.settled.keys()
+    }
+
+    /// Dirty keys that wait, by relation.
+    pub fn waiting_keys_by_relation(&self) -> HashMap<u32, usize> {
+        let mut counts = HashMap::new();
+        let pending = self.pending.iter().flat_map(|transaction| &transaction.relations);
+        for (oid, keys) in pending.chain(&self.settled.relations) {
+            *counts.entry(*oid).or_default() += keys.count();
+        }
+        counts
+    }
+
+    /// The commit record of the oldest transaction that waits, not counting a batch in work.
+    pub fn oldest_waiting_lsn(&self) -> Option<Lsn> {
+        self.pending.iter().map(|transaction| transaction.commit_lsn).chain(self.settled.oldest_commit_lsn).min()
+    }
+
+    /// When the oldest waiting transaction was received.
+    pub fn oldest_waiting_since(&self) -> Option<Instant> {
+        let pending = self.pending.front().map(|transaction| transaction.received.received_at);
+        let settled = self.settled.commits.first().map(|commit| commit.received_at);
+        [pending, settled].into_iter().flatten().min()
+    }
+
+    /// Up to where the slot may be confirmed as far as this group is concerned, given what was received.
+    pub(crate) fn confirmable(&self, received: Lsn) -> Lsn {
+        let volatile = self.volatile.iter().map(|&(oldest, _)| oldest).min();
+        [self.oldest_waiting_lsn(), self.in_flight, volatile].into_iter().flatten().fold(received, Lsn::min)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ORDERS: u32 = 1;
+
+    fn set() -> DirtySet {
+        DirtySet::new(vec![Interest { oid: ORDERS, keys_wanted: true }], 3)
+    }
+
+    fn keys(keys: &[&str]) -> DirtyRelations {
+        let mut set = KeySet::new(1);
+        for key in keys {
+            assert!(set.insert(&[key.as_bytes()]));
+        }
+        HashMap::from([(ORDERS, DirtyKeys::Keys(set))])
+    }
+
+    fn commit() -> Commit {
+        Commit { commit_time: 0, received_at: Instant::now() }
+    }
+
+    #[test]
+    fn an_invisible_transaction_stays_and_holds_the_slot() {
+        let mut dirty = set();
+        dirty.add(10, Lsn(100), commit(), &keys(&["a"]));
+        dirty.add(11, Lsn(200), commit(), &keys(&["b"]));
+        let batch = dirty.take(&"10:12:10".parse().unwrap());
+        assert_eq!((batch.keys(), batch.oldest_commit_lsn), (1, Some(Lsn(200))));
+        assert_eq!(dirty.confirmable(Lsn(300)), Lsn(100));
+        dirty.done();
+        let batch = dirty.take(&"12:12:".parse().unwrap());
+        assert_eq!(batch.keys(), 1);
+        assert_eq!(dirty.confirmable(Lsn(300)), Lsn(100), "a batch in work holds the slot");
+        dirty.done();
+        assert_eq!(dirty.confirmable(Lsn(300)), Lsn(300));
+    }
+
+    #[test]
+    fn a_failed_batch_is_given_back() {
+        let mut dirty = set();
+        dirty.add(1, Lsn(100), commit(), &keys(&["a"]));
+        let batch = dirty.take(&"5:5:".parse().unwrap());
+        assert!(dirty.is_empty());
+        dirty.give_back(batch);
+        assert_eq!(dirty.confirmable(Lsn(300)), Lsn(100));
+        assert_eq!(dirty.take(&"5:5:".parse().unwrap()).keys(), 1);
+    }
+
+    #[test]
+    fn a_relation_that_overflows_collapses() {
+        let mut dirty = set();
+        dirty.add(1, Lsn(1), commit(), &keys(&["a", "b"]));
+        dirty.add(2, Lsn(2), commit(), &keys(&["c", "d"]));
+        let batch = dirty.take(&"5:5:".parse().unwrap());
+        assert!(matches!(batch.relations[&ORDERS], DirtyKeys::Whole));
+    }
+
+    #[test]
+    fn an_asynchronous_commit_holds_the_slot_until_it_is_flushed() {
+        let mut dirty = set();
+        dirty.add(1, Lsn(100), commit(), &keys(&["a"]));
+        let _batch = dirty.take(&"5:5:".parse().unwrap());
+        dirty.done_until_durable(Lsn(900));
+        assert_eq!(dirty.confirmable(Lsn(300)), Lsn(100));
+        dirty.flushed(Lsn(899));
+        assert_eq!(dirty.confirmable(Lsn(300)), Lsn(100));
+        dirty.flushed(Lsn(900));
+        assert_eq!(dirty.confirmable(Lsn(300)), Lsn(300));
+    }
+}

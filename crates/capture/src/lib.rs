@@ -1,0 +1,49 @@
+//! Which rows changed: from the replication stream to dirty keys, and the fence that makes them complete for a snapshot.
+//!
+//! ```text
+//!   walsender ──► stream (decode, one transaction at a time) ──Commit──► DirtySet of each group ──take(snapshot)──► refresh
+//!       ▲                                                                        │
+//!       └──────── feedback: the position below which every group has committed ◄─┘
+//! ```
+//!
+//! The guarantee: after [`Capture::fence`] returned for position L, every transaction that committed before L and touched a
+//! tracked relation is in the dirty sets. Why not the obvious way, comparing commit positions with L: a commit can be in the WAL
+//! and still be invisible to a snapshot, so transactions are chosen by xid, not by position ([`DirtySet::take`]).
+//!
+//! Reading the socket waits for nothing but the socket: the dirty sets are bounded, and a relation that overflows its bound
+//! collapses to "whole relation".
+
+mod capture;
+mod dirty;
+mod keys;
+mod publication;
+mod slot;
+mod snapshot;
+mod stream;
+mod tracked;
+
+pub use capture::{Capture, CaptureStatus, Limits};
+pub use dirty::{Batch, DirtyKeys, DirtySet};
+pub use keys::KeySet;
+pub use publication::{Coverage, coverage, publication_statement};
+pub use slot::{SlotState, slot_state, wait_for_invisible_commits};
+pub use snapshot::Snapshot;
+pub use stream::StreamSettings;
+pub use tracked::{Interest, Tracked};
+
+/// An error of the SQL that sets capture up.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The replication connection's error.
+    #[error(transparent)]
+    Replication(#[from] lockstep_wal::ReplicationError),
+    /// An error of an ordinary SQL session.
+    #[error("{}", lockstep_connect::describe(.0))]
+    Sql(#[from] tokio_postgres::Error),
+    /// The wait for a condition took longer than its bound.
+    #[error("{0}")]
+    TimedOut(String),
+    /// Capture has ended and will not come back by itself.
+    #[error("the replication stream ended: {0}")]
+    Ended(String),
+}

@@ -1,0 +1,241 @@
+//! The task that reads the replication stream.
+//!
+//! It decodes, collects the identities of one transaction at a time, hands them to the groups at its commit, and answers the
+//! walsender. It reconnects by itself; what it cannot mend (the slot is gone) it reports and ends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lockstep_connect::{ErrorClass, Settings};
+use lockstep_wal::pgoutput::{self, Message, Tuple, Value};
+use lockstep_wal::{Frame, Lsn, ReplicationConnection, ReplicationError, ReplicationStream};
+
+use crate::capture::{CaptureStatus, Shared};
+use crate::dirty::{Commit, DirtyKeys, DirtyRelations};
+use crate::keys::KeySet;
+use crate::tracked::Tracked;
+
+/// Status updates go out at least this often; `wal_sender_timeout` is 60 s by default, and 3 s at its usual minimum.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// First and largest pause between connection attempts.
+const BACKOFF_MILLISECONDS: std::ops::RangeInclusive<u64> = 100..=5_000;
+
+/// What the stream task needs to know.
+#[derive(Debug, Clone)]
+pub struct StreamSettings {
+    /// The source.
+    pub source: Settings,
+    /// The slot.
+    pub slot: String,
+    /// The publication.
+    pub publication: String,
+    /// The relations to follow.
+    pub tracked: Vec<Tracked>,
+}
+
+/// Runs until the task is aborted or capture cannot go on.
+pub(crate) async fn run(settings: StreamSettings, shared: Arc<Shared>) {
+    let mut backoff = *BACKOFF_MILLISECONDS.start();
+    loop {
+        let started = Instant::now();
+        let Err(error) = stream_once(&settings, &shared).await;
+        match class(&error) {
+            ErrorClass::Definite => {
+                tracing::error!(error = %error, "the replication stream ended");
+                shared.set_status(CaptureStatus::Ended(error.to_string()));
+                return;
+            }
+            ErrorClass::Transient => {
+                if started.elapsed() > Duration::from_secs(10) {
+                    backoff = *BACKOFF_MILLISECONDS.start();
+                }
+                // Full jitter, so that several instances do not knock in step.
+                let pause = Duration::from_millis(rand::random_range(backoff / 2..=backoff));
+                tracing::warn!(error = %error, retry_in = ?pause, "the replication stream broke; reconnecting");
+                shared.set_status(CaptureStatus::Reconnecting(error.to_string()));
+                metrics::counter!("lockstep_errors_total", "class" => "transient").increment(1);
+                tokio::time::sleep(pause).await;
+                backoff = (backoff * 2).min(*BACKOFF_MILLISECONDS.end());
+            }
+        }
+    }
+}
+
+/// Errors that cure themselves, beyond what the connection itself knows: none of the decoder's do.
+fn class(error: &StreamError) -> ErrorClass {
+    match error {
+        StreamError::Replication(error) => error.class(),
+        StreamError::Decode(_) => ErrorClass::Definite,
+        StreamError::Restart => ErrorClass::Transient,
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StreamError {
+    #[error(transparent)]
+    Replication(#[from] ReplicationError),
+    #[error("the target was lost; its last batches are read again")]
+    Restart,
+    #[error("the stream cannot be decoded: {0}")]
+    Decode(#[from] pgoutput::DecodeError),
+}
+
+async fn stream_once(settings: &StreamSettings, shared: &Shared) -> Result<std::convert::Infallible, StreamError> {
+    let connection = ReplicationConnection::open(&settings.source).await?;
+    // Position 0: the server starts at the slot's confirmed position, which it alone knows for sure.
+    let mut stream = connection.start(&settings.slot, &settings.publication, Lsn::ZERO).await?;
+    let number = shared.begin_stream();
+    shared.set_status(CaptureStatus::Streaming);
+    tracing::info!(slot = settings.slot, "streaming");
+    let mut decoder = Decoder::new(&settings.tracked, shared.keys_max());
+    let mut ticker = tokio::time::interval(STATUS_INTERVAL);
+    ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            frame = stream.next() => match frame? {
+                Frame::Data { data, .. } => decoder.message(&data, number, shared)?,
+                Frame::Keepalive { wal_end, reply_requested } => {
+                    // Inside a transaction the position belongs to what was sent, not to what we have finished.
+                    if !decoder.in_transaction() {
+                        shared.received_up_to(number, wal_end);
+                    }
+                    if reply_requested {
+                        send_status(&mut stream, shared, false).await?;
+                    }
+                }
+            },
+            () = shared.position_wanted() => send_status(&mut stream, shared, true).await?,
+            // Asking for an answer keeps the position, and with it the staleness of an idle group, up to date.
+            _ = ticker.tick() => send_status(&mut stream, shared, true).await?,
+            () = shared.restart_wanted() => return Err(StreamError::Restart),
+        }
+    }
+}
+
+async fn send_status(stream: &mut ReplicationStream, shared: &Shared, reply_requested: bool) -> Result<(), StreamError> {
+    let (received, confirmed) = shared.positions_to_report();
+    stream.send_status(received, confirmed, reply_requested).await?;
+    shared.set_confirmed(confirmed);
+    Ok(())
+}
+
+/// Where a tracked relation's identity columns stand in its tuples.
+struct Layout {
+    label: String,
+    /// `None`: rows cannot be told apart (no identity, or its columns are not published), every change makes it whole.
+    identity: Option<Vec<usize>>,
+}
+
+/// Collects one transaction's keys.
+struct Decoder<'a> {
+    tracked: HashMap<u32, &'a Tracked>,
+    keys_max: usize,
+    layouts: HashMap<u32, Layout>,
+    xid: Option<u32>,
+    commit_time: i64,
+    relations: DirtyRelations,
+    changes: HashMap<u32, u64>,
+}
+
+impl<'a> Decoder<'a> {
+    fn new(tracked: &'a [Tracked], keys_max: usize) -> Self {
+        Self {
+            tracked: tracked.iter().map(|relation| (relation.oid, relation)).collect(),
+            keys_max,
+            layouts: HashMap::new(),
+            xid: None,
+            commit_time: 0,
+            relations: HashMap::new(),
+            changes: HashMap::new(),
+        }
+    }
+
+    fn in_transaction(&self) -> bool {
+        self.xid.is_some()
+    }
+
+    fn message(&mut self, data: &[u8], stream: u64, shared: &Shared) -> Result<(), pgoutput::DecodeError> {
+        match pgoutput::decode(data)? {
+            Message::Begin { xid, commit_time, .. } => {
+                self.xid = Some(xid);
+                self.commit_time = commit_time;
+                self.relations.clear();
+            }
+            Message::Commit { commit_lsn, end_lsn, .. } => self.commit(commit_lsn, end_lsn, stream, shared),
+            Message::Relation(relation) => self.layout(&relation),
+            Message::Insert { relation, new } => self.row(relation, None, Some(&new)),
+            Message::Update { relation, old, new } => self.row(relation, old.as_ref(), Some(&new)),
+            Message::Delete { relation, old } => self.row(relation, Some(&old), None),
+            Message::Truncate { relations } => {
+                for oid in relations {
+                    if self.layouts.contains_key(&oid) {
+                        *self.changes.entry(oid).or_default() += 1;
+                        self.relations.insert(oid, DirtyKeys::Whole);
+                    }
+                }
+            }
+            Message::Origin { .. } | Message::Type { .. } | Message::Logical { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn, stream: u64, shared: &Shared) {
+        if let Some(xid) = self.xid.take() {
+            let commit = Commit { commit_time: self.commit_time, received_at: Instant::now() };
+            shared.add(xid, commit_lsn, commit, &self.relations);
+        }
+        for (oid, count) in self.changes.drain() {
+            if let Some(layout) = self.layouts.get(&oid) {
+                metrics::counter!("lockstep_changes_total", "relation" => layout.label.clone()).increment(count);
+            }
+        }
+        self.relations = HashMap::new();
+        shared.received_up_to(stream, end_lsn);
+    }
+
+    fn layout(&mut self, message: &pgoutput::Relation<'_>) {
+        // A relation that nobody reads: somebody else's table in a publication FOR ALL TABLES.
+        let Some(tracked) = self.tracked.get(&message.oid) else { return };
+        let position = |name: &String| message.columns.iter().position(|column| column.name == name);
+        let identity: Option<Vec<usize>> =
+            if tracked.identity.is_empty() { None } else { tracked.identity.iter().map(position).collect() };
+        self.layouts.insert(message.oid, Layout { label: tracked.label(), identity });
+    }
+
+    fn row(&mut self, oid: u32, old: Option<&Tuple<'_>>, new: Option<&Tuple<'_>>) {
+        let Some(layout) = self.layouts.get(&oid) else { return };
+        *self.changes.entry(oid).or_default() += 1;
+        let identity = layout.identity.as_deref();
+        let dirty = self
+            .relations
+            .entry(oid)
+            .or_insert_with(|| identity.map_or(DirtyKeys::Whole, |columns| DirtyKeys::Keys(KeySet::new(columns.len()))));
+        let (DirtyKeys::Keys(keys), Some(identity)) = (&mut *dirty, identity) else { return };
+        let kept = [old.map(|tuple| key(tuple, None, identity)), new.map(|tuple| key(tuple, old, identity))]
+            .into_iter()
+            .flatten()
+            .all(|key| key.is_some_and(|fields| keys.insert(&fields)));
+        if !kept || keys.len() > self.keys_max {
+            *dirty = DirtyKeys::Whole;
+        }
+    }
+}
+
+/// A tuple's key. An unchanged TOASTed value is the old tuple's. `None` if the stream does not tell.
+fn key<'t>(tuple: &Tuple<'t>, old: Option<&Tuple<'t>>, identity: &[usize]) -> Option<Vec<&'t [u8]>> {
+    identity
+        .iter()
+        .map(|&column| {
+            let value = match tuple.values.get(column)? {
+                Value::Unchanged => old?.values.get(column)?,
+                value => value,
+            };
+            match value {
+                Value::Text(text) => Some(*text),
+                Value::Null | Value::Unchanged | Value::Binary(_) => None,
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,24 @@
+//! How Lockstep reaches a PostgreSQL server.
+//!
+//! ```text
+//!   URL ──┐
+//!   PG… environment ──► Settings ──► Session    (SQL, tokio-postgres)
+//!   ~/.pgpass ──┘          └───────► Transport  (raw bytes, for the replication connection)
+//! ```
+//!
+//! Both ends share one resolution of host, user, password and TLS, so that what `lockstep check`
+//! reaches is what `lockstep run` streams from. Every session pins the settings that change how
+//! PostgreSQL prints or computes values ([`session::PINNED_SETTINGS`]).
+
+mod error;
+mod passfile;
+mod session;
+mod settings;
+mod tls;
+mod transport;
+
+pub use error::{ConnectError, ErrorClass, classify, describe, sqlstate};
+pub use session::{PINNED_SETTINGS, Session};
+pub use settings::{Endpoint, Environment, Settings, SettingsError};
+pub use tls::TlsMode;
+pub use transport::{Stream, Transport};

@@ -1,0 +1,117 @@
+//! SQL sessions: a tokio-postgres client whose settings are pinned and whose connection task ends with it.
+
+use std::ops::{Deref, DerefMut};
+
+use tokio::task::JoinHandle;
+use tokio_postgres::Client;
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use crate::error::ConnectError;
+use crate::settings::Settings;
+use crate::tls;
+
+/// Settings fixed for every session, SQL and replication alike, against whatever role or database defaults say.
+///
+/// The first five decide how values print (keys travel as text and are compared as text); the others keep a default set for
+/// the application's sessions (time-outs, read-only, JIT) from breaking or slowing the projector. `row_security = off` turns a
+/// policy that would silently hide rows into an error.
+pub const PINNED_SETTINGS: &[(&str, &str)] = &[
+    ("DateStyle", "ISO,YMD"),
+    ("IntervalStyle", "postgres"),
+    ("TimeZone", "UTC"),
+    ("extra_float_digits", "3"),
+    ("bytea_output", "hex"),
+    ("statement_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("default_transaction_read_only", "off"),
+    ("row_security", "off"),
+    ("jit", "off"),
+    ("client_min_messages", "warning"),
+];
+
+/// An open SQL session. Dropping it closes the connection.
+pub struct Session {
+    client: Client,
+    connection: JoinHandle<()>,
+}
+
+impl Session {
+    /// Opens a session with [`PINNED_SETTINGS`].
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn open(settings: &Settings, application_name: &str) -> Result<Self, ConnectError> {
+        let endpoint = settings.endpoint().to_string();
+        let tls_config = tls::client_config(settings.tls_mode, settings.root_certificate.as_ref())
+            .map_err(|cause| ConnectError::Tls { endpoint: endpoint.clone(), cause })?;
+        let mut config = settings.config.clone();
+        config.application_name(application_name);
+        config.options(startup_options(config.get_options()));
+        let (client, connection) =
+            config.connect(MakeRustlsConnect::new(tls_config)).await.map_err(|cause| explain(endpoint.clone(), cause))?;
+        let connection = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = %crate::describe(&error), "SQL connection ended");
+            }
+        });
+        Ok(Self { client, connection })
+    }
+}
+
+/// `-c name=value …` for the startup message, after what the user gave (a later setting wins).
+pub(crate) fn startup_options(given: Option<&str>) -> String {
+    let mut options = given.unwrap_or_default().to_owned();
+    for (name, value) in PINNED_SETTINGS {
+        if !options.is_empty() {
+            options.push(' ');
+        }
+        options.push_str("-c ");
+        options.push_str(name);
+        options.push('=');
+        options.push_str(value);
+    }
+    options
+}
+
+fn explain(endpoint: String, cause: tokio_postgres::Error) -> ConnectError {
+    if cause.as_db_error().is_some() {
+        return ConnectError::Refused { endpoint, cause };
+    }
+    let io_kind = std::error::Error::source(&cause)
+        .and_then(|source| source.downcast_ref::<std::io::Error>())
+        .map(|error| (error.kind(), error.to_string()));
+    match io_kind {
+        Some((kind, text)) if kind != std::io::ErrorKind::InvalidData => {
+            ConnectError::Unreachable { endpoint, cause: std::io::Error::new(kind, text) }
+        }
+        Some((_, text)) => ConnectError::Tls { endpoint, cause: text },
+        None => ConnectError::Refused { endpoint, cause },
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+impl Deref for Session {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl DerefMut for Session {
+    fn deref_mut(&mut self) -> &mut Client {
+        &mut self.client
+    }
+}
+
+impl Settings {
+    /// The value of the startup message's `options` parameter.
+    pub fn startup_options(&self) -> String {
+        startup_options(self.config.get_options())
+    }
+}

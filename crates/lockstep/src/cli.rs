@@ -1,0 +1,131 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Keeps read-model tables equal to SQL SELECTs, within milliseconds of each commit.
+#[derive(Debug, Parser)]
+#[command(
+    name = "lockstep",
+    version,
+    about,
+    after_help = "Exit status: 0 good, 1 failure, 2 wrong usage or configuration, 3 timed out."
+)]
+pub struct Cli {
+    /// The configuration file.
+    #[arg(short, long, global = true, default_value = "lockstep.toml", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to log, for example info, debug or `lockstep_refresh=debug`.
+    #[arg(long, global = true, env = "LOCKSTEP_LOG", default_value = "info", value_name = "FILTER")]
+    pub log: String,
+    /// Log as JSON lines.
+    #[arg(long, global = true, env = "LOCKSTEP_LOG_JSON")]
+    pub log_json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look at servers, privileges, tables and queries; change nothing.
+    Check,
+    /// Show how each projection is maintained.
+    Plan {
+        /// Only this projection.
+        name: Option<String>,
+        /// Show the statements too.
+        #[arg(long)]
+        sql: bool,
+    },
+    /// Build what is missing, then keep everything current until SIGTERM or SIGINT.
+    Run {
+        /// Catch up with the source's position at the start, and exit.
+        #[arg(long)]
+        once: bool,
+    },
+    /// Show where every group and projection is.
+    Status,
+    /// Wait until every group contains a source position.
+    Wait {
+        /// The position; the source's current one if left out.
+        #[arg(long, value_name = "X/Y")]
+        lsn: Option<lockstep_wal::Lsn>,
+        /// How long to wait, for example 30s, 500ms or 2m.
+        #[arg(long, value_parser = parse_duration, default_value = "30s", value_name = "TIME")]
+        timeout: Duration,
+    },
+    /// Drop slot, publication, state and read models.
+    Teardown {
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+        /// Leave the read models' tables.
+        #[arg(long)]
+        keep_tables: bool,
+    },
+    /// Show it all on a private cluster with a live workload.
+    Demo(DemoArguments),
+}
+
+/// The demonstration's arguments.
+#[derive(Debug, Clone, Args)]
+pub struct DemoArguments {
+    /// Products in the sample data; there are as many orders.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+    pub products: u32,
+    /// End after this many seconds with a summary; without it, run until Ctrl-C.
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: Option<u64>,
+    /// Single-row commits a second.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    pub rate: u32,
+    /// Make the cluster here and keep it; a temporary directory otherwise.
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+}
+
+/// `500ms`, `30s`, `2m`, `1h`; a bare number means seconds.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: f64 = digits.parse().map_err(|_| format!("\"{text}\" is not a time; for example 30s, 500ms or 2m"))?;
+    let unit = match &text[digits.len()..] {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        other => return Err(format!("unknown unit \"{other}\"; use ms, s, m or h")),
+    };
+    let seconds = number * unit;
+    if !(0.0..=86_400.0 * 365.0).contains(&seconds) {
+        return Err(format!("\"{text}\" is out of range"));
+    }
+    Ok(Duration::from_secs_f64(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for bad in ["", "x", "5 parsecs", "-1s", "nan"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+}

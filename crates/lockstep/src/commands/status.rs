@@ -1,0 +1,252 @@
+//! `lockstep status`: what the target and the slot tell, and what the running process adds through its listener.
+
+use std::collections::HashMap;
+
+use lockstep_capture::slot_state;
+use lockstep_connect::Session;
+use serde::Serialize;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use crate::Exit;
+use crate::config::Config;
+
+#[derive(Serialize)]
+struct StatusView {
+    groups: Vec<GroupView>,
+    projections: Vec<ProjectionView>,
+    slot: Option<SlotView>,
+}
+
+#[derive(Serialize)]
+struct GroupView {
+    name: String,
+    staleness_seconds: Option<f64>,
+    lag_bytes: Option<i64>,
+    snapshot: Option<String>,
+    lsn: Option<String>,
+    batches: i64,
+    batch_ms: Option<f64>,
+    fence_ms: Option<f64>,
+    dirty_keys: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct ProjectionView {
+    name: String,
+    group: String,
+    kind: String,
+    state: String,
+    rows: i64,
+    dirty_keys: Option<u64>,
+    sqlstate: Option<String>,
+    reason: Option<String>,
+    hint: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SlotView {
+    name: String,
+    active: bool,
+    wal_status: String,
+    confirmed_lsn: Option<String>,
+    retained_bytes: i64,
+    safe_bytes: Option<i64>,
+}
+
+/// Shows where everything is.
+///
+/// # Errors
+/// The target cannot be reached or read.
+pub async fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
+    let target = Session::open(config.target_settings(), "lockstep status").await?;
+    let installed: bool = target.query_one("SELECT to_regclass('lockstep.projection') IS NOT NULL", &[]).await?.get(0);
+    if !installed {
+        eprintln!("nothing is set up in {} yet: lockstep run", config.target_settings().summary());
+        return Ok(Exit::Failure);
+    }
+    let live = live_gauges(config).await;
+    let (source_lsn, slot) = match Session::open(&config.source, "lockstep status").await {
+        Ok(source) => {
+            let lsn: String = source.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
+            (Some(lsn), slot_view(config, &source).await?)
+        }
+        Err(error) => {
+            eprintln!("source: {error}");
+            (None, None)
+        }
+    };
+    let view = StatusView {
+        groups: groups(&target, source_lsn.as_deref(), &live).await?,
+        projections: projections(&target, &live).await?,
+        slot,
+    };
+    if json {
+        super::print_json(&view)?;
+    } else {
+        print(&view);
+        if live.is_empty() {
+            println!("\nThe process's listener was not reached: dirty keys are unknown, and staleness is as last recorded.");
+        }
+    }
+    let faulted = view.projections.iter().any(|projection| projection.state == "faulted");
+    Ok(if faulted { Exit::Failure } else { Exit::Good })
+}
+
+async fn slot_view(config: &Config, source: &Session) -> anyhow::Result<Option<SlotView>> {
+    Ok(slot_state(source, &config.slot).await?.map(|state| SlotView {
+        name: config.slot.clone(),
+        active: state.active_pid.is_some(),
+        wal_status: state.wal_status,
+        confirmed_lsn: state.confirmed_lsn.map(|lsn| lsn.to_string()),
+        retained_bytes: state.retained_bytes,
+        safe_bytes: state.safe_bytes,
+    }))
+}
+
+async fn groups(target: &Session, source_lsn: Option<&str>, live: &Gauges) -> anyhow::Result<Vec<GroupView>> {
+    let rows = target
+        .query(
+            "SELECT group_name, extract(epoch FROM clock_timestamp() - current_as_of)::float8,
+                    pg_wal_lsn_diff($1::text::pg_lsn, lsn)::bigint, snapshot::text, lsn::text, batches, batch_ms, fence_ms
+             FROM lockstep.checkpoint ORDER BY group_name",
+            &[&source_lsn],
+        )
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let name: String = row.get(0);
+            GroupView {
+                staleness_seconds: live.value("lockstep_staleness_seconds", &name).or(row.get(1)),
+                lag_bytes: row.get::<_, Option<i64>>(2).map(|lag| lag.max(0)),
+                snapshot: row.get(3),
+                lsn: row.get(4),
+                batches: row.get(5),
+                batch_ms: row.get(6),
+                fence_ms: row.get(7),
+                dirty_keys: live.dirty_keys(&name, None),
+                name,
+            }
+        })
+        .collect())
+}
+
+async fn projections(target: &Session, live: &Gauges) -> anyhow::Result<Vec<ProjectionView>> {
+    let rows = target
+        .query(
+            "SELECT name, group_name, kind, state, row_count, sqlstate, reason, hint FROM lockstep.projection ORDER BY name",
+            &[],
+        )
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let name: String = row.get(0);
+            let group: String = row.get(1);
+            ProjectionView {
+                dirty_keys: live.dirty_keys(&group, None),
+                name,
+                group,
+                kind: row.get(2),
+                state: row.get(3),
+                rows: row.get(4),
+                sqlstate: row.get(5),
+                reason: row.get(6),
+                hint: row.get(7),
+            }
+        })
+        .collect())
+}
+
+fn print(view: &StatusView) {
+    let number = |value: Option<f64>, unit: &str| value.map_or("-".to_owned(), |value| format!("{value:.1} {unit}"));
+    let count = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
+    let mut table = super::table(&["GROUP", "STALENESS", "LAG", "POSITION", "BATCHES", "LAST BATCH", "FENCE", "DIRTY KEYS"]);
+    for group in &view.groups {
+        table.add_row([
+            group.name.clone(),
+            number(group.staleness_seconds, "s"),
+            group.lag_bytes.map_or("-".to_owned(), bytes),
+            group.lsn.clone().unwrap_or_else(|| "not live yet".to_owned()),
+            group.batches.to_string(),
+            number(group.batch_ms, "ms"),
+            number(group.fence_ms, "ms"),
+            count(group.dirty_keys),
+        ]);
+    }
+    println!("{table}\n");
+    let mut table = super::table(&["PROJECTION", "GROUP", "KIND", "STATE", "ROWS"]);
+    for projection in &view.projections {
+        table.add_row([
+            projection.name.clone(),
+            projection.group.clone(),
+            projection.kind.clone(),
+            projection.state.clone(),
+            projection.rows.to_string(),
+        ]);
+    }
+    println!("{table}");
+    for projection in view.projections.iter().filter(|projection| projection.reason.is_some()) {
+        println!("\n{}: {}", projection.name, projection.reason.as_deref().unwrap_or_default());
+        if let Some(hint) = &projection.hint {
+            println!("  {hint}");
+        }
+    }
+    match &view.slot {
+        Some(slot) => println!(
+            "\nslot {}: {}, {} of WAL retained, {}",
+            slot.name,
+            if slot.active { "active" } else { "not active" },
+            bytes(slot.retained_bytes),
+            slot.safe_bytes
+                .map_or("no limit set (max_slot_wal_keep_size)".to_owned(), |safe| format!("{} safe to write", bytes(safe)))
+        ),
+        None => println!("\nslot: none"),
+    }
+}
+
+fn bytes(value: i64) -> String {
+    indicatif::BinaryBytes(u64::try_from(value).unwrap_or(0)).to_string()
+}
+
+/// Gauges of a running process, by name and labels as rendered.
+#[derive(Default)]
+struct Gauges(HashMap<String, f64>);
+
+impl Gauges {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn value(&self, metric: &str, group: &str) -> Option<f64> {
+        self.0.get(&format!("{metric}{{group=\"{group}\"}}")).copied()
+    }
+
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn dirty_keys(&self, group: &str, relation: Option<&str>) -> Option<u64> {
+        let prefix = format!("lockstep_dirty_keys{{group=\"{group}\"");
+        let wanted = |key: &&String| key.starts_with(&prefix) && relation.is_none_or(|relation| key.contains(relation));
+        let found: Vec<f64> = self.0.keys().filter(wanted).filter_map(|key| self.0.get(key)).copied().collect();
+        (!found.is_empty()).then(|| found.iter().sum::<f64>() as u64)
+    }
+}
+
+/// Asks the running process; nothing if it cannot be reached at once.
+async fn live_gauges(config: &Config) -> Gauges {
+    let Some(listen) = config.metrics else { return Gauges::default() };
+    let asking = async {
+        let mut stream = tokio::net::TcpStream::connect(listen.address).await?;
+        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        Ok::<_, std::io::Error>(text)
+    };
+    let Ok(Ok(text)) = tokio::time::timeout(std::time::Duration::from_secs(2), asking).await else { return Gauges::default() };
+    let gauges = text
+        .lines()
+        .filter(|line| line.starts_with("lockstep_"))
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
+        .collect();
+    Gauges(gauges)
+}

@@ -1,0 +1,98 @@
+//! `lockstep teardown`.
+
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+
+use anyhow::Context as _;
+use lockstep_capture::slot_state;
+use lockstep_connect::Session;
+use lockstep_plan::quote;
+use lockstep_refresh::{drop_projection, load_registered};
+
+use crate::config::Config;
+use crate::{Exit, setup};
+
+/// Drops slot, publication, hidden state and, unless they are kept, the read models.
+///
+/// # Errors
+/// A database cannot be reached, or something cannot be dropped.
+pub async fn teardown(config: &Config, yes: bool, keep_tables: bool, json: bool) -> anyhow::Result<Exit> {
+    let source = Session::open(&config.source, "lockstep teardown").await.context("source")?;
+    let mut target = Session::open(config.target_settings(), "lockstep teardown").await.context("target")?;
+    let installed: bool = target.query_one("SELECT to_regclass('lockstep.projection') IS NOT NULL", &[]).await?.get(0);
+    let registered = if installed { load_registered(&target).await? } else { Vec::new() };
+    let names: Vec<String> = registered.iter().map(|registered| format!("{}.{}", registered.schema, registered.name)).collect();
+    if !yes && !confirmed(config, &names, keep_tables)? {
+        eprintln!("nothing was changed");
+        return Ok(Exit::Failure);
+    }
+    if !installed {
+        eprintln!("nothing is set up in {}", config.target_settings().summary());
+        return Ok(Exit::Good);
+    }
+    let _writer = setup::become_writer(config).await?;
+    if slot_state(&source, &config.slot).await?.is_some() {
+        setup::drop_slot(&source, &config.slot).await.context("dropping the slot")?;
+    }
+    source
+        .batch_execute(&format!("DROP PUBLICATION IF EXISTS {}", quote::identifier(&config.publication)))
+        .await
+        .context("dropping the publication")?;
+    for projection in &registered {
+        drop_projection(&mut target, projection, keep_tables).await.with_context(|| format!("dropping {}", projection.name))?;
+    }
+    target.batch_execute("DROP SCHEMA IF EXISTS lockstep CASCADE").await.context("dropping schema lockstep")?;
+    if !keep_tables {
+        drop_empty_schema(&target, &config.schema).await?;
+    }
+    if json {
+        super::print_json(
+            &serde_json::json!({ "slot": config.slot, "publication": config.publication, "projections": names, "kept_tables": keep_tables }),
+        )?;
+    } else {
+        println!("dropped slot {}, publication {} and lockstep's state", config.slot, config.publication);
+        println!(
+            "{} {}",
+            if keep_tables { "kept" } else { "dropped" },
+            if names.is_empty() { "no tables".to_owned() } else { names.join(", ") }
+        );
+    }
+    Ok(Exit::Good)
+}
+
+/// The read models' schema goes if nothing is left in it and it is ours to drop.
+async fn drop_empty_schema(target: &Session, schema: &str) -> anyhow::Result<()> {
+    let droppable: Option<bool> = target
+        .query_opt(
+            "SELECT pg_has_role(n.nspowner, 'USAGE') AND n.nspname <> 'public'
+                    AND NOT EXISTS (SELECT FROM pg_class c WHERE c.relnamespace = n.oid)
+             FROM pg_namespace n WHERE n.nspname = $1",
+            &[&schema],
+        )
+        .await?
+        .map(|row| row.get(0));
+    if droppable == Some(true)
+        && let Err(error) = target.batch_execute(&format!("DROP SCHEMA {}", quote::identifier(schema))).await
+    {
+        tracing::info!(schema, error = %lockstep_connect::describe(&error), "the schema stays");
+    }
+    Ok(())
+}
+
+fn confirmed(config: &Config, names: &[String], keep_tables: bool) -> anyhow::Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        eprintln!("teardown needs --yes where nobody can be asked");
+        return Ok(false);
+    }
+    let tables = if keep_tables { "(tables are kept)".to_owned() } else { names.join(", ") };
+    print!(
+        "Drop slot {} and publication {} on {}, and in {} schema lockstep and {tables}? [y/N] ",
+        config.slot,
+        config.publication,
+        config.source.summary(),
+        config.target_settings().summary()
+    );
+    std::io::stdout().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+}

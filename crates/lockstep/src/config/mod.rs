@@ -1,0 +1,343 @@
+//! Configuration in two steps: the file as written ([`raw`]), then checked and resolved ([`Config`]).
+
+mod raw;
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use lockstep_connect::Settings;
+use toml::Spanned;
+
+use crate::diagnostic::Diagnostic;
+
+/// The group of every projection that names none and is not recomputed as a whole.
+pub const DEFAULT_GROUP: &str = "default";
+
+/// Hidden state is named after the projection, and PostgreSQL's names have at most 63 bytes.
+const NAME_BYTES_MAX: usize = 48;
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The file.
+    pub path: PathBuf,
+    /// The source.
+    pub source: Settings,
+    /// The slot's name.
+    pub slot: String,
+    /// The publication's name.
+    pub publication: String,
+    /// The target, unless it is the source's database.
+    pub target: Option<Settings>,
+    /// The schema of the read models.
+    pub schema: String,
+    /// Roles that may read them.
+    pub readers: Vec<String>,
+    /// The groups that are configured.
+    pub groups: Vec<GroupConfig>,
+    /// The projections.
+    pub projections: Vec<ProjectionConfig>,
+    /// Where metrics are served; `None` for nowhere.
+    pub metrics: Option<Listen>,
+}
+
+/// An address to listen on.
+#[derive(Debug, Clone, Copy)]
+pub struct Listen {
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether somebody wrote it: then it must work.
+    pub configured: bool,
+}
+
+/// A group.
+#[derive(Debug, Clone)]
+pub struct GroupConfig {
+    /// Its name.
+    pub name: String,
+    /// How long to gather more changes after the first.
+    pub linger: Duration,
+}
+
+/// A projection.
+#[derive(Debug, Clone)]
+pub struct ProjectionConfig {
+    /// Its name, and its table's.
+    pub name: String,
+    /// The file that holds the query; `None` if it is written in the configuration.
+    pub query_path: Option<PathBuf>,
+    /// The query.
+    pub sql: String,
+    /// The declared key.
+    pub key: Option<Vec<String>>,
+    /// Statements that create the indexes.
+    pub indexes: Option<String>,
+    /// The group it names.
+    pub group: Option<String>,
+}
+
+/// Reads variables; tests pass their own.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+impl Config {
+    /// Loads a file with the process's environment.
+    ///
+    /// # Errors
+    /// A diagnostic with the place in the file.
+    pub fn load(path: &Path) -> Result<Self, Box<Diagnostic>> {
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            Box::new(
+                Diagnostic::error(format!("cannot read the configuration {}: {error}", path.display()))
+                    .help("name another file with -c FILE; config/lockstep.example.toml is a documented example"),
+            )
+        })?;
+        Self::parse(path, &text, &|name| std::env::var(name).ok())
+    }
+
+    /// Checks a configuration's text. Files are looked up relative to `path`.
+    ///
+    /// # Errors
+    /// A diagnostic with the place in the text.
+    pub fn parse(path: &Path, text: &str, environment: Environment<'_>) -> Result<Self, Box<Diagnostic>> {
+        let file: raw::File = toml::from_str(text).map_err(|error| {
+            let diagnostic = Diagnostic::error(error.message().to_owned());
+            Box::new(match error.span() {
+                Some(span) => diagnostic.at(path, text, span),
+                None => diagnostic,
+            })
+        })?;
+        Reader { path, text, environment }.config(file)
+    }
+
+    /// The target's settings.
+    pub fn target_settings(&self) -> &Settings {
+        self.target.as_ref().unwrap_or(&self.source)
+    }
+}
+
+struct Reader<'a> {
+    path: &'a Path,
+    text: &'a str,
+    environment: Environment<'a>,
+}
+
+type Outcome<T> = Result<T, Box<Diagnostic>>;
+
+impl Reader<'_> {
+    fn fail<T>(&self, span: Range<usize>, message: impl Into<String>, help: impl Into<String>) -> Outcome<T> {
+        Err(Box::new(Diagnostic::error(message).at(self.path, self.text, span).help(help)))
+    }
+
+    fn config(&self, file: raw::File) -> Outcome<Config> {
+        let source = self.settings(file.source.url.as_ref())?;
+        let target = match &file.target {
+            Some(target) if target.url.is_some() => {
+                let settings = self.settings(target.url.as_ref())?;
+                (!settings.same_database(&source)).then_some(settings)
+            }
+            Some(_) | None => None,
+        };
+        let groups = file.groups.iter().map(|group| self.group(group)).collect::<Outcome<Vec<_>>>()?;
+        let projections =
+            file.projections.iter().map(|projection| self.projection(projection, &groups)).collect::<Outcome<Vec<_>>>()?;
+        for (index, projection) in file.projections.iter().enumerate() {
+            if projections[..index].iter().any(|earlier| earlier.name == projections[index].name) {
+                return self.fail(
+                    projection.name.span(),
+                    "a second projection of this name",
+                    "projection names are table names: choose another",
+                );
+            }
+        }
+        if projections.is_empty() {
+            return self.fail(0..0, "no [[projection]] is configured", "add one: [[projection]] with name and query");
+        }
+        let metrics = self.listen(file.metrics.as_ref())?;
+        let (schema, readers) = match &file.target {
+            Some(target) => (self.name_or(target.schema.as_ref(), "read_model")?, self.texts(&target.readers)?),
+            None => ("read_model".to_owned(), Vec::new()),
+        };
+        Ok(Config {
+            path: self.path.to_owned(),
+            slot: self.slot_name(file.source.slot.as_ref())?,
+            publication: self.name_or(file.source.publication.as_ref(), "lockstep")?,
+            source,
+            target,
+            schema,
+            readers,
+            groups,
+            projections,
+            metrics,
+        })
+    }
+
+    /// Replaces `${NAME}` by the variable's value; `$${` stands for `${`.
+    fn expand(&self, value: &Spanned<String>) -> Outcome<String> {
+        let text = value.get_ref();
+        let mut result = String::with_capacity(text.len());
+        let mut rest = text.as_str();
+        while let Some(at) = rest.find("${") {
+            if rest[..at].ends_with('$') {
+                result.push_str(&rest[..at]);
+                result.push('{');
+                rest = &rest[at + 2..];
+                continue;
+            }
+            result.push_str(&rest[..at]);
+            let Some(length) = rest[at..].find('}') else {
+                return self.fail(value.span(), "\"${\" without \"}\"", "write ${NAME}, or $${ for a literal ${");
+            };
+            let name = &rest[at + 2..at + length];
+            let Some(found) = (self.environment)(name) else {
+                return self.fail(
+                    value.span(),
+                    format!("the environment variable {name} is not set"),
+                    format!("export {name}=…"),
+                );
+            };
+            result.push_str(&found);
+            rest = &rest[at + length + 1..];
+        }
+        result.push_str(rest);
+        Ok(result)
+    }
+
+    fn texts(&self, values: &[Spanned<String>]) -> Outcome<Vec<String>> {
+        values.iter().map(|value| self.expand(value)).collect()
+    }
+
+    fn settings(&self, url: Option<&Spanned<String>>) -> Outcome<Settings> {
+        let text = url.map(|url| self.expand(url)).transpose()?;
+        Settings::resolve(text.as_deref(), self.environment).or_else(|error| {
+            let span = url.map_or(0..0, Spanned::span);
+            self.fail(
+                span,
+                error.message,
+                "expected postgres://USER@HOST:PORT/DATABASE, or libpq's variables (PGHOST, PGUSER, …)",
+            )
+        })
+    }
+
+    fn name_or(&self, value: Option<&Spanned<String>>, default: &str) -> Outcome<String> {
+        let Some(value) = value else { return Ok(default.to_owned()) };
+        let name = self.expand(value)?;
+        if name.is_empty() || name.len() > 63 || name.contains('\0') {
+            return self.fail(value.span(), "not a name that PostgreSQL accepts", "use 1 to 63 bytes");
+        }
+        Ok(name)
+    }
+
+    fn slot_name(&self, value: Option<&Spanned<String>>) -> Outcome<String> {
+        let name = self.name_or(value, "lockstep")?;
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        match value {
+            Some(value) if !name.bytes().all(allowed) => {
+                self.fail(value.span(), "not a slot name", "slot names have lower-case letters, digits and underscores only")
+            }
+            Some(_) | None => Ok(name),
+        }
+    }
+
+    fn group(&self, group: &raw::Group) -> Outcome<GroupConfig> {
+        let linger = match group.linger_ms.as_ref().map(|number| (number.get_ref(), number.span())) {
+            None => 0,
+            Some((raw::Number::Literal(number), _)) => *number,
+            Some((raw::Number::Text(text), span)) => {
+                let expanded = self.expand(&Spanned::new(span.clone(), text.clone()))?;
+                match expanded.parse() {
+                    Ok(number) => number,
+                    Err(_) => return self.fail(span, "linger_ms is not a number of milliseconds", "for example linger_ms = 200"),
+                }
+            }
+        };
+        if linger > 60_000
+            && let Some(number) = &group.linger_ms
+        {
+            return self.fail(
+                number.span(),
+                "linger_ms is longer than a minute",
+                "linger gathers changes for a moment; 0 to 60000",
+            );
+        }
+        Ok(GroupConfig { name: self.expand(&group.name)?, linger: Duration::from_millis(linger) })
+    }
+
+    fn projection(&self, projection: &raw::Projection, groups: &[GroupConfig]) -> Outcome<ProjectionConfig> {
+        let name = self.expand(&projection.name)?;
+        let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
+        let all_well = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        if !starts_well || !all_well || name.len() > NAME_BYTES_MAX {
+            return self.fail(
+                projection.name.span(),
+                "not a projection name",
+                format!("use lower-case letters, digits and underscores, at most {NAME_BYTES_MAX}; it names the table"),
+            );
+        }
+        let (query_path, sql) = match (&projection.query, &projection.sql) {
+            (Some(query), None) => {
+                let (path, text) = self.read(query)?;
+                (Some(path), text)
+            }
+            (None, Some(sql)) => (None, self.expand(sql)?),
+            (Some(_), Some(sql)) => return self.fail(sql.span(), "both query and sql are given", "keep one of them"),
+            (None, None) => {
+                return self.fail(
+                    projection.name.span(),
+                    "the projection has no query",
+                    "add query = \"file.sql\" or sql = \"SELECT …\"",
+                );
+            }
+        };
+        let group = projection.group.as_ref().map(|group| self.expand(group)).transpose()?;
+        if let (Some(wanted), Some(place)) = (&group, &projection.group)
+            && wanted != DEFAULT_GROUP
+            && !groups.iter().any(|group| &group.name == wanted)
+        {
+            return self.fail(
+                place.span(),
+                format!("there is no group \"{wanted}\""),
+                format!("add [[group]] name = \"{wanted}\", or leave group out"),
+            );
+        }
+        Ok(ProjectionConfig {
+            name,
+            query_path,
+            sql,
+            key: projection.key.as_ref().map(|key| self.texts(key)).transpose()?,
+            indexes: projection.indexes.as_ref().map(|path| self.read(path)).transpose()?.map(|(_, text)| text),
+            group,
+        })
+    }
+
+    fn read(&self, path: &Spanned<String>) -> Outcome<(PathBuf, String)> {
+        let relative = self.expand(path)?;
+        let full = self.path.parent().unwrap_or(Path::new("")).join(relative);
+        match std::fs::read_to_string(&full) {
+            Ok(text) => Ok((full, text)),
+            Err(error) => self.fail(
+                path.span(),
+                format!("cannot read {}: {error}", full.display()),
+                "paths are relative to the configuration file",
+            ),
+        }
+    }
+
+    fn listen(&self, metrics: Option<&raw::Metrics>) -> Outcome<Option<Listen>> {
+        let Some(value) = metrics.and_then(|metrics| metrics.listen.as_ref()) else {
+            return Ok(Some(Listen { address: SocketAddr::from(([127, 0, 0, 1], 9187)), configured: false }));
+        };
+        let text = self.expand(value)?;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        match text.parse() {
+            Ok(address) => Ok(Some(Listen { address, configured: true })),
+            Err(_) => self.fail(value.span(), "not an address to listen on", "for example \"127.0.0.1:9187\", or \"\" for none"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! The file as written: keys and their places in the text. Unknown keys are refused.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) source: Source,
+    pub(super) target: Option<Target>,
+    #[serde(default, rename = "group")]
+    pub(super) groups: Vec<Group>,
+    #[serde(default, rename = "projection")]
+    pub(super) projections: Vec<Projection>,
+    pub(super) metrics: Option<Metrics>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Source {
+    pub(super) url: Option<Spanned<String>>,
+    pub(super) slot: Option<Spanned<String>>,
+    pub(super) publication: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Target {
+    pub(super) url: Option<Spanned<String>>,
+    pub(super) schema: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) readers: Vec<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Group {
+    pub(super) name: Spanned<String>,
+    pub(super) linger_ms: Option<Spanned<Number>>,
+}
+
+/// A number, or text that an environment variable turns into one.
+#[derive(Debug, Deserialize)]
+#[serde(untagged)]
+pub(super) enum Number {
+    Literal(u64),
+    Text(String),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Projection {
+    pub(super) name: Spanned<String>,
+    pub(super) query: Option<Spanned<String>>,
+    pub(super) sql: Option<Spanned<String>>,
+    pub(super) key: Option<Vec<Spanned<String>>>,
+    pub(super) indexes: Option<Spanned<String>>,
+    pub(super) group: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Metrics {
+    pub(super) listen: Option<Spanned<String>>,
+}

@@ -1,0 +1,104 @@
+//! The metrics listener: `/metrics`, `/healthz` (the process lives), `/readyz` (every projection is live).
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use lockstep_capture::CaptureStatus;
+use lockstep_refresh::GroupStatus;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::watch;
+
+use crate::config::Config;
+
+/// Without it the histograms' memory grows with every observation.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// What `/readyz` looks at; filled when running starts.
+#[derive(Clone, Default)]
+pub(crate) struct Health(Arc<RwLock<Option<Watched>>>);
+
+struct Watched {
+    groups: Vec<watch::Receiver<GroupStatus>>,
+    capture: watch::Receiver<CaptureStatus>,
+}
+
+impl Health {
+    pub(crate) fn watch(&self, groups: Vec<watch::Receiver<GroupStatus>>, capture: watch::Receiver<CaptureStatus>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Watched { groups, capture });
+    }
+
+    /// Why it is not ready; empty if it is.
+    fn obstacles(&self) -> Vec<String> {
+        let guard = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(watched) = &*guard else { return vec!["starting".to_owned()] };
+        let mut obstacles = match &*watched.capture.borrow() {
+            CaptureStatus::Streaming => Vec::new(),
+            CaptureStatus::Starting => vec!["the stream is starting".to_owned()],
+            CaptureStatus::Reconnecting(_) => vec!["the stream is reconnecting".to_owned()],
+            CaptureStatus::Ended(_) => vec!["the stream has ended".to_owned()],
+        };
+        for group in &watched.groups {
+            let status = group.borrow();
+            let not_live = status.projections.iter().filter(|projection| projection.state.name() != "live");
+            obstacles.extend(not_live.map(|projection| format!("{} is {}", projection.name, projection.state.name())));
+        }
+        obstacles
+    }
+}
+
+#[derive(Clone)]
+struct Served {
+    metrics: PrometheusHandle,
+    health: Health,
+}
+
+/// Starts serving, if an address is configured. The default address being taken is not an error.
+pub(crate) async fn serve(config: &Config, metrics: PrometheusHandle, health: Health) -> anyhow::Result<()> {
+    let upkeep = metrics.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::time::sleep(UPKEEP).await;
+            upkeep.run_upkeep();
+        }
+    });
+    let Some(listen) = config.metrics else { return Ok(()) };
+    let listener = match tokio::net::TcpListener::bind(listen.address).await {
+        Ok(listener) => listener,
+        Err(error) if !listen.configured => {
+            tracing::warn!(address = %listen.address, error = %error, "metrics are not served");
+            return Ok(());
+        }
+        Err(error) => return Err(error).with_context(|| format!("[metrics] listen = \"{}\"", listen.address)),
+    };
+    tracing::info!(address = %listener.local_addr().unwrap_or(listen.address), "serving /metrics, /healthz and /readyz");
+    let router = Router::new()
+        .route("/metrics", get(render))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .with_state(Served { metrics, health });
+    tokio::spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(error = %error, "the metrics listener ended");
+        }
+    });
+    Ok(())
+}
+
+async fn render(State(served): State<Served>) -> impl IntoResponse {
+    ([("content-type", "text/plain; version=0.0.4; charset=utf-8")], served.metrics.render())
+}
+
+async fn ready(State(served): State<Served>) -> impl IntoResponse {
+    let obstacles = served.health.obstacles();
+    if obstacles.is_empty() {
+        (StatusCode::OK, "ready\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", obstacles.join("\n")))
+    }
+}

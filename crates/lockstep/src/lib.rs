@@ -1,0 +1,36 @@
+//! The binary's parts: configuration, command line, preflight, supervisor, metrics, HTTP, demonstration.
+//!
+//! ```text
+//!   config ──► preflight (analyse, plan, check) ──► setup (schema, publication, slot, tables) ──► supervisor
+//!                                                                                        ├─ capture (one stream)
+//!                                                                                        ├─ groups  (one task each)
+//!                                                                                        └─ monitor, HTTP, progress
+//! ```
+//!
+//! Only this crate knows TOML, HTTP and the command line.
+
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod demo;
+pub mod diagnostic;
+mod http;
+mod monitor;
+pub mod preflight;
+mod progress;
+mod setup;
+pub mod supervisor;
+pub mod telemetry;
+
+/// How the program ends. The numbers are a promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// All is well.
+    Good = 0,
+    /// It did not work.
+    Failure = 1,
+    /// Wrong usage or configuration.
+    Usage = 2,
+    /// The time ran out.
+    TimedOut = 3,
+}

@@ -1,0 +1,56 @@
+//! The `lockstep` program.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use lockstep::cli::{Cli, Command};
+use lockstep::config::Config;
+use lockstep::{Exit, commands, demo, supervisor, telemetry};
+
+fn main() -> ExitCode {
+    // clap itself exits with 2 on wrong usage.
+    let cli = Cli::parse();
+    if let Err(message) = telemetry::start_logging(&cli.log, cli.log_json) {
+        eprintln!("error: {message}");
+        return ExitCode::from(Exit::Usage as u8);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::from(Exit::Failure as u8);
+        }
+    };
+    let exit = runtime.block_on(run(cli));
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    ExitCode::from(exit as u8)
+}
+
+async fn run(cli: Cli) -> Exit {
+    if let Command::Demo(arguments) = &cli.command {
+        return finish(demo::run(arguments, cli.json).await);
+    }
+    let config = match Config::load(&cli.config) {
+        Ok(config) => config,
+        Err(diagnostic) => {
+            eprintln!("{}", diagnostic.render(telemetry::colours()));
+            return Exit::Usage;
+        }
+    };
+    finish(match cli.command {
+        Command::Check => commands::check(&config, cli.json).await,
+        Command::Plan { name, sql } => commands::plan(&config, name.as_deref(), sql, cli.json).await,
+        Command::Run { once } => supervisor::run(&config, once).await,
+        Command::Status => commands::status(&config, cli.json).await,
+        Command::Wait { lsn, timeout } => commands::wait(&config, lsn, timeout, cli.json).await,
+        Command::Teardown { yes, keep_tables } => commands::teardown(&config, yes, keep_tables, cli.json).await,
+        Command::Demo(_) => Ok(Exit::Good),
+    })
+}
+
+fn finish(result: anyhow::Result<Exit>) -> Exit {
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        Exit::Failure
+    })
+}

@@ -1,0 +1,114 @@
+//! Gauges: what changes without a batch. Looked up every second, and on the source every five.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use lockstep_capture::{Capture, slot_state};
+use lockstep_connect::Session;
+use lockstep_refresh::{GroupStatus, ProjectionState};
+use lockstep_wal::Lsn;
+use tokio::sync::watch;
+
+use crate::config::Config;
+
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The slot is looked at every so many intervals.
+const SLOT_EVERY: u64 = 5;
+
+/// Runs until aborted. `relations` gives the label of each followed relation.
+pub(crate) async fn run(
+    config: Config,
+    capture: Capture,
+    groups: Vec<String>,
+    statuses: Vec<watch::Receiver<GroupStatus>>,
+    relations: HashMap<u32, String>,
+) {
+    let mut source: Option<Session> = None;
+    let mut source_lsn = Lsn::ZERO;
+    for round in 0_u64.. {
+        if round % SLOT_EVERY == 0 {
+            match look_at_source(&config, &mut source).await {
+                Ok(lsn) => source_lsn = lsn,
+                Err(error) => {
+                    tracing::debug!(error = format!("{error:#}"), "monitor");
+                    source = None;
+                }
+            }
+        }
+        for (index, (name, status)) in groups.iter().zip(&statuses).enumerate() {
+            group_gauges(&capture, index, name, &status.borrow(), source_lsn, &relations);
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+async fn look_at_source(config: &Config, source: &mut Option<Session>) -> anyhow::Result<Lsn> {
+    let session = match source {
+        Some(session) if !session.is_closed() => session,
+        _ => source.insert(Session::open(&config.source, "lockstep monitor").await?),
+    };
+    if let Some(state) = slot_state(session, &config.slot).await? {
+        metrics::gauge!("lockstep_slot_retained_bytes").set(float(state.retained_bytes));
+        metrics::gauge!("lockstep_slot_safe_bytes").set(state.safe_bytes.map_or(-1.0, float));
+    }
+    let text: String = session.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
+    Ok(text.parse()?)
+}
+
+fn group_gauges(
+    capture: &Capture,
+    index: usize,
+    name: &str,
+    status: &GroupStatus,
+    source_lsn: Lsn,
+    relations: &HashMap<u32, String>,
+) {
+    let group = name.to_owned();
+    let (waiting, by_relation) =
+        capture.with_group(index, |dirty| (dirty.oldest_waiting_since(), dirty.waiting_keys_by_relation()));
+    for (oid, label) in relations {
+        if let Some(keys) = by_relation.get(oid) {
+            metrics::gauge!("lockstep_dirty_keys", "group" => group.clone(), "relation" => label.clone()).set(count(*keys));
+        } else {
+            metrics::gauge!("lockstep_dirty_keys", "group" => group.clone(), "relation" => label.clone()).set(0.0);
+        }
+    }
+    // With nothing waiting the group is where the stream is.
+    let position = if waiting.is_none() {
+        capture.received().max(status.contained_lsn.unwrap_or_default())
+    } else {
+        status.contained_lsn.unwrap_or_default()
+    };
+    if position > Lsn::ZERO {
+        metrics::gauge!("lockstep_lag_bytes", "group" => group.clone()).set(unsigned(source_lsn.bytes_since(position)));
+    }
+    if let Some(as_of) = waiting.or_else(|| capture.last_heard()) {
+        let staleness = Instant::now().saturating_duration_since(as_of);
+        metrics::gauge!("lockstep_staleness_seconds", "group" => group.clone()).set(staleness.as_secs_f64());
+    }
+    for projection in &status.projections {
+        for state in [ProjectionState::Registered, ProjectionState::Building, ProjectionState::Live, ProjectionState::Faulted] {
+            let value = if projection.state == state { 1.0 } else { 0.0 };
+            let labels = [("group", group.clone()), ("projection", projection.name.clone()), ("state", state.name().to_owned())];
+            metrics::gauge!("lockstep_projection_state", &labels).set(value);
+        }
+        metrics::gauge!("lockstep_projection_rows", "projection" => projection.name.clone()).set(float(projection.rows));
+    }
+}
+
+/// Gauges are floating point; beyond 2^53 they lose the last digits, which no dashboard shows.
+#[allow(clippy::cast_precision_loss)]
+fn float(value: i64) -> f64 {
+    value as f64
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn unsigned(value: u64) -> f64 {
+    value as f64
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn count(value: usize) -> f64 {
+    value as f64
+}

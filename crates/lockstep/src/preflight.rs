@@ -1,0 +1,177 @@
+//! Everything that must be right before anything is changed: servers, privileges, tables, queries. `lockstep check` shows it;
+//! `lockstep run` insists on it.
+
+mod queries;
+mod servers;
+
+use lockstep_capture::Tracked;
+use lockstep_plan::Plan;
+use lockstep_plan::facts::Identity;
+use serde::Serialize;
+
+use crate::config::{Config, DEFAULT_GROUP};
+use crate::diagnostic::Diagnostic;
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// As it should be.
+    Ok,
+    /// Works, and could work better.
+    Warning,
+    /// `run` will refuse.
+    Error,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, Serialize)]
+pub struct Finding {
+    /// How bad.
+    pub severity: Severity,
+    /// What was looked at: `source`, `target`, `projection product_search`, …
+    pub subject: String,
+    /// What was found.
+    pub message: String,
+    /// What to do about it.
+    pub remedy: Option<String>,
+    /// The message with its place in a file.
+    #[serde(skip)]
+    pub diagnostic: Option<Diagnostic>,
+}
+
+/// A projection that is ready to be set up.
+#[derive(Debug, Clone)]
+pub struct Planned {
+    /// Its plan.
+    pub plan: Plan,
+    /// The types of its contributions' columns.
+    pub contribution_types: Vec<String>,
+    /// Its group.
+    pub group: String,
+    /// Statements that create its indexes.
+    pub indexes: Option<String>,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Preflight {
+    /// Everything that was looked at.
+    pub findings: Vec<Finding>,
+    /// The projections whose plan could be made.
+    pub planned: Vec<Planned>,
+    /// The relations to follow.
+    pub tracked: Vec<Tracked>,
+    /// The source's major version; 0 if it was not reached.
+    pub major: u32,
+    /// The source cluster's identifier.
+    pub system_identifier: String,
+}
+
+impl Preflight {
+    fn ok(&mut self, subject: impl Into<String>, message: impl Into<String>) {
+        self.push(Severity::Ok, subject, message, None);
+    }
+
+    fn warn(&mut self, subject: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) {
+        self.push(Severity::Warning, subject, message, Some(remedy.into()));
+    }
+
+    fn error(&mut self, subject: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) {
+        self.push(Severity::Error, subject, message, Some(remedy.into()));
+    }
+
+    fn push(&mut self, severity: Severity, subject: impl Into<String>, message: impl Into<String>, remedy: Option<String>) {
+        self.findings.push(Finding { severity, subject: subject.into(), message: message.into(), remedy, diagnostic: None });
+    }
+
+    fn diagnostic(&mut self, subject: impl Into<String>, diagnostic: Diagnostic) {
+        self.findings.push(Finding {
+            severity: Severity::Error,
+            subject: subject.into(),
+            message: diagnostic.message().to_owned(),
+            remedy: diagnostic.remedy().map(str::to_owned),
+            diagnostic: Some(diagnostic),
+        });
+    }
+
+    /// Whether nothing stands in the way.
+    pub fn passed(&self) -> bool {
+        self.findings.iter().all(|finding| finding.severity != Severity::Error)
+    }
+
+    /// The errors, each as it is shown to people.
+    pub fn errors(&self, colours: bool) -> Vec<String> {
+        self.findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+            .map(|finding| match &finding.diagnostic {
+                Some(diagnostic) => diagnostic.render(colours),
+                None => {
+                    let diagnostic = Diagnostic::error(format!("{}: {}", finding.subject, finding.message));
+                    match &finding.remedy {
+                        Some(remedy) => diagnostic.help(remedy.as_str()).render(colours),
+                        None => diagnostic.render(colours),
+                    }
+                }
+            })
+            .collect()
+    }
+
+    fn track(&mut self) {
+        for relation in self.planned.iter().flat_map(|planned| &planned.plan.relations).map(|plan| &plan.relation) {
+            if self.tracked.iter().any(|tracked| tracked.oid == relation.oid) {
+                continue;
+            }
+            let (identity, full) = match &relation.identity {
+                Identity::Columns { columns, full } => (columns.clone(), *full),
+                Identity::FullRow => (Vec::new(), true),
+                Identity::None => (Vec::new(), false),
+            };
+            self.tracked.push(Tracked {
+                oid: relation.oid,
+                schema: relation.schema.clone(),
+                name: relation.name.clone(),
+                identity,
+                full,
+            });
+        }
+    }
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// The queries alone: enough for a plan.
+    Plans,
+    /// Everything that does not read whole tables.
+    Start,
+    /// Everything, key uniqueness in the data too.
+    Full,
+}
+
+/// Looks at everything; changes nothing.
+pub async fn run(config: &Config, depth: Depth) -> Preflight {
+    let mut preflight = Preflight::default();
+    let Some(source) = servers::source(config, depth, &mut preflight).await else { return preflight };
+    queries::plan_all(config, &source, &mut preflight).await;
+    preflight.track();
+    if depth == Depth::Plans {
+        return preflight;
+    }
+    servers::relations(&source, &mut preflight).await;
+    servers::publication(config, &source, &mut preflight).await;
+    let registered = servers::target(config, &source, &mut preflight).await;
+    queries::check_keys(&source, depth, &registered, &mut preflight).await;
+    preflight
+}
+
+/// The group of a projection: the one it names; otherwise a whole projection is a group of its own, so that it never holds the
+/// others back.
+fn group_of(configured: Option<&String>, plan: &Plan) -> String {
+    match configured {
+        Some(group) => group.clone(),
+        None if plan.is_incremental() => DEFAULT_GROUP.to_owned(),
+        None => plan.projection.clone(),
+    }
+}

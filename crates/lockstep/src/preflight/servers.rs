@@ -1,0 +1,327 @@
+//! The servers: versions, settings, privileges, publication, slot, target tables.
+
+use lockstep_capture::{Coverage, coverage, publication_statement, slot_state};
+use lockstep_connect::{ConnectError, Session, Settings};
+use lockstep_plan::quote;
+use lockstep_refresh::analysis::may_read;
+use lockstep_wal::ReplicationConnection;
+
+use super::{Depth, Preflight};
+use crate::config::Config;
+
+/// The majors that are supported.
+const MAJORS: std::ops::RangeInclusive<u32> = 14..=18;
+
+async fn open(settings: &Settings, subject: &str, preflight: &mut Preflight) -> Option<Session> {
+    match Session::open(settings, "lockstep check").await {
+        Ok(session) => Some(session),
+        Err(error) => {
+            let remedy = match &error {
+                ConnectError::Unreachable { .. } => "check host and port, and that the server accepts connections from here",
+                ConnectError::Tls { .. } => "check sslmode and sslrootcert",
+                ConnectError::Refused { .. } => "check user, password, database and pg_hba.conf",
+            };
+            preflight.error(subject, error.to_string(), remedy);
+            None
+        }
+    }
+}
+
+pub(super) async fn source(config: &Config, depth: Depth, preflight: &mut Preflight) -> Option<Session> {
+    let session = open(&config.source, "source", preflight).await?;
+    let facts = session
+        .query_one(
+            "SELECT current_setting('server_version_num')::int / 10000, current_setting('server_version'), current_setting('wal_level'),
+                    current_setting('max_replication_slots')::bigint - (SELECT count(*) FROM pg_replication_slots),
+                    (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user), pg_is_in_recovery()",
+            &[],
+        )
+        .await;
+    let row = match facts {
+        Ok(row) => row,
+        Err(error) => {
+            preflight.error(
+                "source",
+                lockstep_connect::describe(&error),
+                "is this PostgreSQL? A pooler or another database cannot be followed",
+            );
+            return None;
+        }
+    };
+    let major = u32::try_from(row.get::<_, i32>(0)).unwrap_or_default();
+    preflight.major = major;
+    let version: &str = row.get(1);
+    if MAJORS.contains(&major) {
+        preflight.ok("source", format!("PostgreSQL {version} at {}", config.source.summary()));
+    } else {
+        preflight.error(
+            "source",
+            format!("PostgreSQL {version} is not supported"),
+            format!("supported are {} to {}", MAJORS.start(), MAJORS.end()),
+        );
+        return None;
+    }
+    if depth == Depth::Plans {
+        return Some(session);
+    }
+    let wal_level: &str = row.get(2);
+    if wal_level == "logical" {
+        preflight.ok("source", "wal_level is logical");
+    } else {
+        preflight.error(
+            "source",
+            format!("wal_level is {wal_level}; logical replication needs logical"),
+            "ALTER SYSTEM SET wal_level = logical; then restart the server (managed services: set rds.logical_replication or its like)",
+        );
+    }
+    if row.get::<_, bool>(5) {
+        preflight.error("source", "the server is a standby", "follow the primary");
+    }
+    replication(config, row.get::<_, Option<bool>>(4).unwrap_or(false), preflight).await;
+    slot(config, &session, row.get(3), preflight).await;
+    Some(session)
+}
+
+async fn replication(config: &Config, has_attribute: bool, preflight: &mut Preflight) {
+    let identified = match ReplicationConnection::open(&config.source).await {
+        Ok(mut connection) => connection.identify_system().await,
+        Err(error) => Err(error),
+    };
+    match identified {
+        Ok(identity) => {
+            preflight.system_identifier = identity.system_identifier;
+            preflight.ok("source", "replication connections are accepted");
+        }
+        Err(error) => preflight.error(
+            "source",
+            format!("a replication connection fails: {error}"),
+            if has_attribute {
+                "allow it in pg_hba.conf (logical replication matches the database's own lines), and do not go through a pooler"
+                    .to_owned()
+            } else {
+                format!("as a superuser: ALTER ROLE {} REPLICATION;", quote::identifier(config.source.user()))
+            },
+        ),
+    }
+}
+
+async fn slot(config: &Config, session: &Session, free_slots: i64, preflight: &mut Preflight) {
+    let slot = &config.slot;
+    match slot_state(session, slot).await {
+        Err(error) => preflight.error("slot", lockstep_connect::describe(&error), "pg_replication_slots must be readable"),
+        Ok(None) if free_slots <= 0 => {
+            preflight.error(
+                "slot",
+                "no replication slot is free",
+                "raise max_replication_slots, or drop a slot that nobody uses",
+            );
+        }
+        Ok(None) => preflight.ok("slot", format!("{slot} will be created")),
+        Ok(Some(state)) if state.plugin != "pgoutput" || state.database != config.source.database() => preflight.error(
+            "slot",
+            format!("{slot} exists and is not a pgoutput slot of this database"),
+            "choose another name with [source] slot",
+        ),
+        Ok(Some(state)) if state.wal_status == "lost" => {
+            preflight.warn("slot", format!("{slot} has lost WAL"), "run makes a new one and repairs every projection");
+        }
+        Ok(Some(_)) => preflight.ok("slot", format!("{slot} exists")),
+    }
+}
+
+pub(super) async fn relations(source: &Session, preflight: &mut Preflight) {
+    for relation in preflight.tracked.clone() {
+        match may_read(source, &relation.schema, &relation.name).await {
+            Ok(problems) if problems.is_empty() => {
+                let identity = if relation.identity.is_empty() {
+                    "no key: its projections are recomputed as a whole".to_owned()
+                } else {
+                    format!("identity ({})", relation.identity.join(", "))
+                };
+                preflight.ok(format!("relation {}", relation.label()), identity);
+            }
+            Ok(problems) => {
+                let table = quote::qualified(&relation.schema, &relation.name);
+                preflight.error(
+                    format!("relation {}", relation.label()),
+                    problems.join("; "),
+                    format!("GRANT USAGE ON SCHEMA {} and SELECT ON {table} to the role; for row-level security ALTER ROLE … BYPASSRLS", quote::identifier(&relation.schema)),
+                );
+            }
+            Err(error) => {
+                preflight.error(format!("relation {}", relation.label()), lockstep_connect::describe(&error), "make it readable")
+            }
+        }
+    }
+}
+
+pub(super) async fn publication(config: &Config, source: &Session, preflight: &mut Preflight) {
+    let name = &config.publication;
+    let found = match coverage(source, name, &preflight.tracked, preflight.major).await {
+        Ok(found) => found,
+        Err(error) => {
+            return preflight.error("publication", lockstep_connect::describe(&error), "pg_publication must be readable");
+        }
+    };
+    let exists = found != Coverage::Missing;
+    let lacks = match found {
+        Coverage::Complete => return preflight.ok("publication", format!("{name} covers every table")),
+        Coverage::Missing => format!("{name} does not exist"),
+        Coverage::Incomplete(lacks) => format!("{name} is incomplete: {}", lacks.join("; ")),
+    };
+    if preflight.tracked.is_empty() {
+        return;
+    }
+    let statements = publication_statement(name, &preflight.tracked, preflight.major, exists);
+    match may_publish(source, name, exists, preflight).await {
+        Ok(true) => preflight.ok("publication", format!("{lacks}; it will be made so")),
+        Ok(false) => preflight.error(
+            "publication",
+            format!("{lacks}, and this role may not change that"),
+            format!("as the tables' owner: {};", statements.join("; ")),
+        ),
+        Err(error) => preflight.error("publication", lockstep_connect::describe(&error), "catalogs must be readable"),
+    }
+}
+
+/// Publishing a table takes its ownership; a publication takes CREATE on the database, or its ownership.
+async fn may_publish(source: &Session, name: &str, exists: bool, preflight: &Preflight) -> Result<bool, tokio_postgres::Error> {
+    let oids: Vec<u32> = preflight.tracked.iter().map(|relation| relation.oid).collect();
+    let row = source
+        .query_one(
+            "SELECT coalesce(bool_and(pg_has_role(c.relowner, 'USAGE')), true),
+                    CASE WHEN $2 THEN (SELECT pg_has_role(pubowner, 'USAGE') FROM pg_publication WHERE pubname = $3)
+                         ELSE has_database_privilege(current_database(), 'CREATE') END
+             FROM pg_class c WHERE c.oid = ANY($1)",
+            &[&oids, &exists, &name],
+        )
+        .await?;
+    Ok(row.get::<_, bool>(0) && row.get::<_, Option<bool>>(1).unwrap_or(false))
+}
+
+/// Checks the target; returns the names of the projections registered there.
+pub(super) async fn target(config: &Config, source: &Session, preflight: &mut Preflight) -> Vec<String> {
+    let opened;
+    let session = match &config.target {
+        None => source,
+        Some(settings) => match open(settings, "target", preflight).await {
+            Some(session) => {
+                opened = session;
+                &opened
+            }
+            None => return Vec::new(),
+        },
+    };
+    match target_facts(config, session, preflight).await {
+        Ok(registered) => registered,
+        Err(error) => {
+            preflight.error("target", lockstep_connect::describe(&error), "the target's catalogs must be readable");
+            Vec::new()
+        }
+    }
+}
+
+async fn target_facts(
+    config: &Config,
+    session: &Session,
+    preflight: &mut Preflight,
+) -> Result<Vec<String>, tokio_postgres::Error> {
+    let row = session
+        .query_one(
+            "SELECT current_setting('server_version_num')::int / 10000,
+                    has_database_privilege(current_database(), 'CREATE'),
+                    (SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = $1),
+                    (SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = 'lockstep'),
+                    pg_is_in_recovery()",
+            &[&config.schema],
+        )
+        .await?;
+    let major = u32::try_from(row.get::<_, i32>(0)).unwrap_or_default();
+    if !MAJORS.contains(&major) {
+        preflight.error("target", format!("PostgreSQL {major} is not supported"), "supported are 14 to 18");
+    }
+    if row.get::<_, bool>(4) {
+        preflight.error("target", "the server is a standby and cannot be written", "name the primary");
+    }
+    let may_create_schemas: bool = row.get(1);
+    for (schema, privilege) in [(config.schema.as_str(), row.get::<_, Option<bool>>(2)), ("lockstep", row.get(3))] {
+        if !privilege.unwrap_or(may_create_schemas) {
+            preflight.error(
+                "target",
+                format!("no CREATE privilege for schema {schema}"),
+                format!(
+                    "CREATE SCHEMA IF NOT EXISTS {0} AUTHORIZATION {1};",
+                    quote::identifier(schema),
+                    quote::identifier(config.target_settings().user())
+                ),
+            );
+        }
+    }
+    for reader in &config.readers {
+        if session.query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[reader]).await?.is_none() {
+            preflight.error(
+                "target",
+                format!("the reader {reader} does not exist"),
+                format!("CREATE ROLE {};", quote::identifier(reader)),
+            );
+        }
+    }
+    let registered = registered_names(session).await?;
+    for planned in &preflight.planned {
+        let name = &planned.plan.projection;
+        let exists = session
+            .query_opt(
+                "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
+                &[&config.schema, name],
+            )
+            .await?
+            .is_some();
+        if exists && !registered.contains(name) {
+            let table = format!("{}.{name}", config.schema);
+            preflight.findings.push(super::Finding {
+                severity: super::Severity::Error,
+                subject: "target".to_owned(),
+                message: format!("{table} exists and is not Lockstep's"),
+                remedy: Some(format!("rename the projection, choose another [target] schema, or DROP TABLE {table}")),
+                diagnostic: None,
+            });
+        }
+    }
+    foreign_slot(config, session, preflight).await?;
+    preflight.ok("target", format!("read models in schema {} of {}", config.schema, config.target_settings().summary()));
+    Ok(registered)
+}
+
+/// A slot that exists although this target has never made one belongs to somebody else.
+async fn foreign_slot(config: &Config, session: &Session, preflight: &mut Preflight) -> Result<(), tokio_postgres::Error> {
+    let exists = preflight.findings.iter().any(|finding| finding.subject == "slot" && finding.message.ends_with("exists"));
+    if !exists {
+        return Ok(());
+    }
+    let installed: bool = session.query_one("SELECT to_regclass('lockstep.installation') IS NOT NULL", &[]).await?.get(0);
+    let slot: Option<String> = if installed {
+        session.query_opt("SELECT slot FROM lockstep.installation", &[]).await?.map(|row| row.get(0))
+    } else {
+        None
+    };
+    if slot.as_ref() != Some(&config.slot) {
+        preflight.error(
+            "slot",
+            format!("{} exists, and this target did not create it", config.slot),
+            format!(
+                "choose another name with [source] slot, or drop it: SELECT pg_drop_replication_slot({})",
+                quote::literal(&config.slot)
+            ),
+        );
+    }
+    Ok(())
+}
+
+async fn registered_names(session: &Session) -> Result<Vec<String>, tokio_postgres::Error> {
+    let known: bool = session.query_one("SELECT to_regclass('lockstep.projection') IS NOT NULL", &[]).await?.get(0);
+    if !known {
+        return Ok(Vec::new());
+    }
+    let rows = session.query("SELECT name FROM lockstep.projection", &[]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

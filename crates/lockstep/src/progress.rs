@@ -1,0 +1,68 @@
+//! The progress of builds: bars on a terminal, a log line each when done.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use lockstep_connect::Session;
+use lockstep_refresh::{GroupStatus, ProjectionState};
+use tokio::sync::watch;
+
+use crate::config::Config;
+
+const REDRAW: Duration = Duration::from_millis(200);
+
+/// Shows builds until all are done or the task is aborted.
+pub(crate) async fn show(config: Config, statuses: Vec<watch::Receiver<GroupStatus>>, quiet: bool) {
+    let bars = (!quiet && std::io::stderr().is_terminal()).then(MultiProgress::new);
+    let mut shown: Vec<(String, Option<ProgressBar>, bool)> = Vec::new();
+    for projection in statuses.iter().flat_map(|status| status.borrow().projections.clone()) {
+        if projection.state != ProjectionState::Live {
+            let bar = match &bars {
+                Some(bars) => Some(bars.add(bar(&projection.name, expected_rows(&config).await))),
+                None => None,
+            };
+            shown.push((projection.name, bar, false));
+        }
+    }
+    while shown.iter().any(|(_, _, done)| !done) {
+        for projection in statuses.iter().flat_map(|status| status.borrow().projections.clone()) {
+            let Some((_, bar, done)) = shown.iter_mut().find(|(name, _, _)| *name == projection.name) else { continue };
+            if let Some(bar) = bar {
+                bar.set_position(projection.built_roots);
+            }
+            let settled = match projection.state {
+                ProjectionState::Live | ProjectionState::Faulted => true,
+                ProjectionState::Registered | ProjectionState::Building => false,
+            };
+            if settled && !*done {
+                *done = true;
+                if let Some(bar) = bar {
+                    bar.finish_and_clear();
+                }
+                tracing::info!(projection = projection.name, state = projection.state.name(), rows = projection.rows, "built");
+            }
+        }
+        tokio::time::sleep(REDRAW).await;
+    }
+}
+
+fn bar(name: &str, expected: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix:24} {bar:30} {human_pos:>12} rows  {per_sec}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(expected).with_style(style).with_prefix(name.to_owned())
+}
+
+/// A rough size for the bars: the rows of the largest table that is published. 0 where unknown.
+async fn expected_rows(config: &Config) -> u64 {
+    let Ok(source) = Session::open(&config.source, "lockstep progress").await else { return 0 };
+    let row = source
+        .query_one(
+            "SELECT coalesce(max(c.reltuples), 0)::bigint FROM pg_publication_tables p
+             JOIN pg_namespace n ON n.nspname = p.schemaname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename
+             WHERE p.pubname = $1",
+            &[&config.publication],
+        )
+        .await;
+    row.ok().and_then(|row| u64::try_from(row.get::<_, i64>(0)).ok()).unwrap_or(0)
+}

@@ -1,0 +1,282 @@
+//! What `run` makes before it starts: metadata, publication, slot, tables. Each step can be repeated.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use lockstep_capture::{Coverage, coverage, publication_statement, slot_state, wait_for_invisible_commits};
+use lockstep_connect::Session;
+use lockstep_plan::quote;
+use lockstep_refresh::{Registered, claim_group, drop_projection, grant, load_registered, register};
+use lockstep_wal::ReplicationConnection;
+use sha2::{Digest as _, Sha256};
+
+use crate::config::Config;
+use crate::preflight::{Planned, Preflight};
+
+mod migrations {
+    refinery::embed_migrations!("../../migrations");
+}
+
+/// The session-level advisory lock of the instance that writes: "lockstep" with the top bit set.
+const WRITER_LOCK: i64 = i64::MIN | 0x6C6F_636B_7374_6570;
+
+/// How long to wait for a predecessor to let go of the target or the slot.
+const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
+
+/// How long commits may stay invisible after the slot was made.
+const INVISIBLE_MAX: Duration = Duration::from_mins(5);
+
+/// Part of every fingerprint: raise it when the same plan would make different tables.
+const TABLE_FORMAT: &str = "1";
+
+/// What was set up.
+pub(crate) struct Installed {
+    /// Holds the writer's lock; keep it open.
+    pub(crate) target: Session,
+    /// Our turn as writer.
+    pub(crate) leader_epoch: i64,
+    /// Each planned projection as registered, in the same order.
+    pub(crate) registered: Vec<Registered>,
+}
+
+/// Connects to the target and becomes its writer.
+pub(crate) async fn become_writer(config: &Config) -> anyhow::Result<Session> {
+    let target = Session::open(config.target_settings(), "lockstep").await.context("target")?;
+    let deadline = tokio::time::Instant::now() + TAKE_OVER_MAX;
+    loop {
+        let locked: bool = target.query_one("SELECT pg_try_advisory_lock($1)", &[&WRITER_LOCK]).await?.get(0);
+        if locked {
+            return Ok(target);
+        }
+        if tokio::time::Instant::now() >= deadline {
+            bail!("another lockstep writes to this target; stop it first (it holds an advisory lock, see pg_locks)");
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+/// Sets everything up. `new_slot` makes a new slot even if ours exists: it cannot be used any more.
+pub(crate) async fn install(
+    config: &Config,
+    preflight: &Preflight,
+    mut target: Session,
+    new_slot: bool,
+) -> anyhow::Result<Installed> {
+    migrate(&mut target).await.context("creating lockstep's own schema in the target")?;
+    let leader_epoch = claim(config, preflight, &target).await?;
+    let registered = register_all(config, preflight, &mut target).await?;
+    let source = Session::open(&config.source, "lockstep").await.context("source")?;
+    publish(config, preflight, &source).await.context("publication")?;
+    ensure_slot(config, &source, &target, new_slot).await.context("replication slot")?;
+    // The slot may just have been made anew, and the states with it.
+    let now = load_registered(&target).await?;
+    let registered = registered
+        .into_iter()
+        .map(|earlier| now.iter().find(|found| found.name == earlier.name).cloned().unwrap_or(earlier))
+        .collect();
+    Ok(Installed { target, leader_epoch, registered })
+}
+
+async fn migrate(target: &mut Session) -> anyhow::Result<()> {
+    target.batch_execute("CREATE SCHEMA IF NOT EXISTS lockstep").await?;
+    let mut runner = migrations::migrations::runner();
+    runner.set_migration_table_name("lockstep.migration");
+    runner.run_async(&mut **target).await?;
+    Ok(())
+}
+
+async fn claim(config: &Config, preflight: &Preflight, target: &Session) -> anyhow::Result<i64> {
+    let found = target.query_opt("SELECT system_identifier, source_database FROM lockstep.installation", &[]).await?;
+    if let Some(row) = found {
+        let (identifier, database): (&str, &str) = (row.get(0), row.get(1));
+        if identifier != preflight.system_identifier || database != config.source.database() {
+            bail!(
+                "this target follows another source (cluster {identifier}, database {database}); \
+                 run lockstep teardown with the old configuration first, or use another target database"
+            );
+        }
+    }
+    let row = target
+        .query_one(
+            "INSERT INTO lockstep.installation (system_identifier, source_database, slot, leader_epoch) VALUES ($1, $2, $3, 1)
+             ON CONFLICT (single_row) DO UPDATE
+             SET leader_epoch = installation.leader_epoch + 1, started_at = now(),
+                 slot_created_lsn = CASE WHEN installation.slot = excluded.slot THEN installation.slot_created_lsn END,
+                 slot = excluded.slot
+             RETURNING leader_epoch",
+            &[&preflight.system_identifier, &config.source.database(), &config.slot],
+        )
+        .await?;
+    let leader_epoch = row.get(0);
+    let mut groups: Vec<&str> = preflight.planned.iter().map(|planned| planned.group.as_str()).collect();
+    groups.sort_unstable();
+    groups.dedup();
+    for group in &groups {
+        claim_group(target, group, leader_epoch).await?;
+    }
+    target.execute("DELETE FROM lockstep.checkpoint WHERE group_name <> ALL ($1)", &[&groups]).await?;
+    Ok(leader_epoch)
+}
+
+async fn register_all(config: &Config, preflight: &Preflight, target: &mut Session) -> anyhow::Result<Vec<Registered>> {
+    let known = load_registered(target).await?;
+    for orphan in known.iter().filter(|known| !preflight.planned.iter().any(|planned| planned.plan.projection == known.name)) {
+        tracing::warn!(projection = orphan.name, "no longer configured: its table stays as it is and is not maintained");
+    }
+    let mut registered = Vec::with_capacity(preflight.planned.len());
+    for planned in &preflight.planned {
+        let fingerprint = fingerprint(planned);
+        let existing = known.iter().find(|known| known.name == planned.plan.projection);
+        let current = match existing {
+            Some(existing) if existing.fingerprint == fingerprint && existing.schema == config.schema => {
+                target
+                    .execute(
+                        "UPDATE lockstep.projection SET group_name = $2 WHERE name = $1 AND group_name <> $2",
+                        &[&existing.name, &planned.group],
+                    )
+                    .await?;
+                existing.clone()
+            }
+            Some(changed) => {
+                tracing::warn!(projection = changed.name, "its definition changed: dropped, and built anew");
+                drop_projection(target, changed, false).await.with_context(|| format!("dropping {}", changed.name))?;
+                create(config, planned, target, &fingerprint).await?
+            }
+            None => create(config, planned, target, &fingerprint).await?,
+        };
+        registered.push(current);
+    }
+    let tables: Vec<String> = registered.iter().map(|registered| registered.name.clone()).collect();
+    grant(target, &config.schema, &tables, &config.readers).await.context("granting to the readers")?;
+    Ok(registered)
+}
+
+async fn create(config: &Config, planned: &Planned, target: &mut Session, fingerprint: &str) -> anyhow::Result<Registered> {
+    register(target, &planned.plan, &planned.contribution_types, &config.schema, &planned.group, fingerprint)
+        .await
+        .map_err(|error| anyhow::anyhow!("creating {}: {}", planned.plan.projection, lockstep_connect::describe(&error)))
+}
+
+/// Everything that, when it changes, makes the tables' contents or form wrong.
+fn fingerprint(planned: &Planned) -> String {
+    let plan = &planned.plan;
+    let text = format!(
+        "{TABLE_FORMAT}\n{}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}",
+        plan.query, plan.columns, plan.key, plan.declared_key, planned.contribution_types, planned.indexes
+    );
+    Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+async fn publish(config: &Config, preflight: &Preflight, source: &Session) -> anyhow::Result<()> {
+    let found = coverage(source, &config.publication, &preflight.tracked, preflight.major).await?;
+    let exists = match found {
+        Coverage::Complete => return Ok(()),
+        Coverage::Missing => false,
+        Coverage::Incomplete(lacks) => {
+            tracing::info!(publication = config.publication, lacks = lacks.join("; "), "extending the publication");
+            true
+        }
+    };
+    for statement in publication_statement(&config.publication, &preflight.tracked, preflight.major, exists) {
+        source.batch_execute(&statement).await?;
+    }
+    Ok(())
+}
+
+/// Makes the slot if it is missing, unusable, or left over from a start that did not get to record it.
+async fn ensure_slot(config: &Config, source: &Session, target: &Session, new_slot: bool) -> anyhow::Result<()> {
+    let slot = &config.slot;
+    let recorded: Option<String> =
+        target.query_one("SELECT slot_created_lsn::text FROM lockstep.installation", &[]).await?.get(0);
+    let state = slot_state(source, slot).await?;
+    if let (Some(state), Some(_), false) = (&state, &recorded, new_slot)
+        && state.wal_status != "lost"
+    {
+        return Ok(());
+    }
+    if recorded.is_some() {
+        tracing::warn!(
+            slot,
+            "the replication slot is lost: making a new one; everything is compared and repaired, readers are served meanwhile"
+        );
+    }
+    target.execute("UPDATE lockstep.installation SET slot_created_lsn = NULL", &[]).await?;
+    if state.is_some() {
+        drop_slot(source, slot).await?;
+    }
+    tracing::info!(slot, "creating the replication slot; this waits for the transactions that run now");
+    let mut connection = ReplicationConnection::open(&config.source).await?;
+    let created = tokio::select! {
+        created = connection.create_slot(slot) => created?,
+        error = report_blockers(source) => return Err(error),
+    };
+    wait_for_invisible_commits(source, INVISIBLE_MAX).await?;
+    record_slot(target, &created.consistent_lsn.to_string()).await
+}
+
+/// Drops our slot, waiting for the walsender of a predecessor to go.
+pub(crate) async fn drop_slot(source: &Session, slot: &str) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + TAKE_OVER_MAX;
+    loop {
+        match source.execute("SELECT pg_drop_replication_slot($1)", &[&slot]).await {
+            Ok(_) => return Ok(()),
+            Err(error) if error.code().is_some_and(|code| code.code() == "55006") && tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// The new slot's position, and in the same transaction what follows from it: projections that were live have missed changes and
+/// must be refreshed in full, those in the making start again.
+async fn record_slot(target: &Session, consistent_lsn: &str) -> anyhow::Result<()> {
+    target.batch_execute("BEGIN").await?;
+    let unfinished = target
+        .query(
+            "SELECT table_schema, name, state_tables FROM lockstep.projection WHERE built_at IS NULL AND state <> 'registered'",
+            &[],
+        )
+        .await?;
+    for row in &unfinished {
+        let (schema, name, states): (&str, &str, Vec<&str>) = (row.get(0), row.get(1), row.get(2));
+        let states = states.iter().map(|state| quote::qualified("lockstep", state));
+        let tables: Vec<String> = std::iter::once(quote::qualified(schema, name)).chain(states).collect();
+        target.batch_execute(&format!("TRUNCATE {}", tables.join(", "))).await?;
+    }
+    target
+        .batch_execute(
+            "UPDATE lockstep.projection SET state = 'registered', build_position = NULL, row_count = 0 WHERE built_at IS NULL;
+             UPDATE lockstep.projection SET state = 'faulted', changed_at = now(),
+                    reason = 'the replication slot was lost; all rows are being compared and repaired'
+             WHERE built_at IS NOT NULL;
+             UPDATE lockstep.checkpoint SET lsn = NULL",
+        )
+        .await?;
+    target.execute("UPDATE lockstep.installation SET slot_created_lsn = $1::text::pg_lsn", &[&consistent_lsn]).await?;
+    target.batch_execute("COMMIT").await?;
+    Ok(())
+}
+
+/// Names, every few seconds, the transactions that keep a slot from being created. Never returns without an error.
+async fn report_blockers(source: &Session) -> anyhow::Error {
+    loop {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let rows = source
+            .query(
+                "SELECT pid, coalesce(application_name, ''), (now() - xact_start)::text FROM pg_stat_activity
+                 WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 5",
+                &[],
+            )
+            .await;
+        match rows {
+            Ok(rows) => {
+                for row in rows {
+                    let (pid, application, age): (i32, &str, Option<&str>) = (row.get(0), row.get(1), row.get(2));
+                    tracing::warn!(pid, application, age, "the slot waits for this transaction");
+                }
+            }
+            Err(error) => return error.into(),
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! `lockstep run`: sets up, starts capture and groups, watches them, stops them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use lockstep_capture::{Capture, CaptureStatus, Interest, Limits, StreamSettings};
+use lockstep_connect::Session;
+use lockstep_plan::sql::Places;
+use lockstep_refresh::{
+    BatchObserver, Endpoints, Group, GroupEnd, GroupSettings, GroupStatus, Projection, RefreshOptions, Registered,
+};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use crate::config::Config;
+use crate::preflight::{self, Depth, Planned, Preflight};
+use crate::{Exit, http, monitor, progress, setup, telemetry};
+
+/// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
+/// cost memory.
+const DIRTY_KEYS_MAX: usize = 100_000;
+
+/// How long the groups get to finish their batch when asked to stop.
+const STOP_MAX: Duration = Duration::from_secs(4);
+
+/// A stream that ends again within this time after a restart needs a new slot.
+const RESTART_WINDOW: Duration = Duration::from_secs(30);
+
+/// Switches for embedders: the demonstration and tests.
+#[derive(Clone, Default)]
+pub struct Hooks {
+    /// Told about every batch.
+    pub observer: Option<Arc<dyn BatchObserver>>,
+    /// Tuning of batches.
+    pub options: RefreshOptions,
+    /// Where the statuses of the groups are published.
+    pub statuses: Option<watch::Sender<Vec<watch::Receiver<GroupStatus>>>>,
+    /// No progress bar.
+    pub quiet: bool,
+}
+
+/// How a round of running ended.
+enum RoundEnd {
+    Stopped,
+    CaughtUp,
+    /// Capture ended for this reason; set up again.
+    CaptureEnded(String),
+    Failed(anyhow::Error),
+}
+
+/// Runs until SIGTERM or SIGINT, or until caught up with `once`.
+///
+/// # Errors
+/// What could not be set up, or why a group could not go on.
+pub async fn run(config: &Config, once: bool) -> anyhow::Result<Exit> {
+    let (stop_sender, stop) = watch::channel(false);
+    let signals = tokio::spawn(async move {
+        wait_for_signal().await;
+        tracing::info!("stopping: the batch in work is finished first");
+        stop_sender.send_replace(true);
+        // A second signal means now.
+        wait_for_signal().await;
+        std::process::exit(Exit::Failure as i32);
+    });
+    let result = run_until(config, once, stop, Hooks::default()).await;
+    signals.abort();
+    result
+}
+
+/// Runs until `stop` turns true, or until caught up with `once`.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_until(config: &Config, once: bool, mut stop: watch::Receiver<bool>, hooks: Hooks) -> anyhow::Result<Exit> {
+    let checked = tokio::select! {
+        checked = preflight::run(config, Depth::Start) => checked,
+        _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
+    };
+    if !checked.passed() {
+        for error in checked.errors(telemetry::colours()) {
+            eprintln!("{error}\n");
+        }
+        return Ok(Exit::Failure);
+    }
+    let metrics = telemetry::start_metrics();
+    let health = http::Health::default();
+    http::serve(config, metrics, health.clone()).await?;
+    let mut checked = checked;
+    let mut new_slot = false;
+    loop {
+        let began = tokio::time::Instant::now();
+        match round(config, &checked, once, stop.clone(), &hooks, &health, new_slot).await {
+            RoundEnd::Stopped | RoundEnd::CaughtUp => return Ok(Exit::Good),
+            RoundEnd::Failed(error) => return Err(error),
+            RoundEnd::CaptureEnded(reason) => {
+                // Mostly the set-up mends it (the slot is gone). If not, the slot itself cannot be used.
+                new_slot = began.elapsed() < RESTART_WINDOW;
+                tracing::warn!(reason, new_slot, "setting up again");
+                tokio::select! {
+                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
+                    _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
+                }
+                checked = preflight::run(config, Depth::Start).await;
+                if !checked.passed() {
+                    bail!("{}", checked.errors(false).join("\n"));
+                }
+            }
+        }
+    }
+}
+
+async fn round(
+    config: &Config,
+    checked: &Preflight,
+    once: bool,
+    stop: watch::Receiver<bool>,
+    hooks: &Hooks,
+    health: &http::Health,
+    new_slot: bool,
+) -> RoundEnd {
+    match start(config, checked, hooks, new_slot).await {
+        Ok(running) => {
+            health.watch(running.statuses.clone(), running.capture.status());
+            if let Some(statuses) = &hooks.statuses {
+                statuses.send_replace(running.statuses.clone());
+            }
+            running.watch(config, once, stop, hooks).await
+        }
+        Err(error) => RoundEnd::Failed(error),
+    }
+}
+
+struct Running {
+    capture: Capture,
+    /// Holds the writer's lock.
+    target: Session,
+    statuses: Vec<watch::Receiver<GroupStatus>>,
+    groups: JoinSet<GroupEnd>,
+    stop_groups: watch::Sender<bool>,
+    monitor: tokio::task::JoinHandle<()>,
+}
+
+async fn start(config: &Config, checked: &Preflight, hooks: &Hooks, new_slot: bool) -> anyhow::Result<Running> {
+    let target = setup::become_writer(config).await?;
+    let installed = setup::install(config, checked, target, new_slot).await?;
+    let grouped = by_group(config, checked, &installed.registered);
+    let stream = StreamSettings {
+        source: config.source.clone(),
+        slot: config.slot.clone(),
+        publication: config.publication.clone(),
+        tracked: checked.tracked.clone(),
+    };
+    let interests = grouped.iter().map(|group| interests(&group.members)).collect();
+    let capture = Capture::start(stream, interests, Limits { keys_max: DIRTY_KEYS_MAX });
+    let (stop_groups, stop) = watch::channel(false);
+    let mut groups = JoinSet::new();
+    let mut statuses = Vec::new();
+    let mut names = Vec::new();
+    for (index, group) in grouped.into_iter().enumerate() {
+        names.push(group.name.clone());
+        let settings = GroupSettings {
+            name: group.name,
+            index,
+            linger: group.linger,
+            projections: group
+                .members
+                .into_iter()
+                .map(|(planned, registered)| {
+                    Projection::new(planned.plan.clone(), &config.schema, planned.indexes.clone(), registered)
+                })
+                .collect(),
+            endpoints: Endpoints { source: config.source.clone(), target: config.target.clone() },
+            places: Places { schema: config.schema.clone(), state_schema: "lockstep".to_owned() },
+            options: hooks.options.clone(),
+            leader_epoch: installed.leader_epoch,
+            observer: hooks.observer.clone(),
+        };
+        let (group, status) = Group::new(settings, capture.clone(), stop.clone());
+        statuses.push(status);
+        groups.spawn(group.run());
+    }
+    let relations = checked.tracked.iter().map(|tracked| (tracked.oid, tracked.label())).collect();
+    let monitor = tokio::spawn(monitor::run(config.clone(), capture.clone(), names, statuses.clone(), relations));
+    Ok(Running { capture, target: installed.target, statuses, groups, stop_groups, monitor })
+}
+
+struct Grouped<'a> {
+    name: String,
+    linger: Duration,
+    members: Vec<(&'a Planned, &'a Registered)>,
+}
+
+fn by_group<'a>(config: &Config, checked: &'a Preflight, registered: &'a [Registered]) -> Vec<Grouped<'a>> {
+    let mut groups: Vec<Grouped<'a>> = Vec::new();
+    for member in checked.planned.iter().zip(registered) {
+        let name = &member.0.group;
+        match groups.iter_mut().find(|group| &group.name == name) {
+            Some(group) => group.members.push(member),
+            None => {
+                let configured = config.groups.iter().find(|group| &group.name == name);
+                let linger = configured.map_or(Duration::ZERO, |group| group.linger);
+                groups.push(Grouped { name: name.clone(), linger, members: vec![member] });
+            }
+        }
+    }
+    groups
+}
+
+/// A relation's keys are wanted if some incremental projection of the group traces them.
+fn interests(members: &[(&Planned, &Registered)]) -> Vec<Interest> {
+    let mut interests: Vec<Interest> = Vec::new();
+    for (planned, _) in members {
+        for relation in &planned.plan.relations {
+            let keys_wanted = planned.plan.is_incremental();
+            match interests.iter_mut().find(|interest| interest.oid == relation.relation.oid) {
+                Some(interest) => interest.keys_wanted |= keys_wanted,
+                None => interests.push(Interest { oid: relation.relation.oid, keys_wanted }),
+            }
+        }
+    }
+    interests
+}
+
+impl Running {
+    async fn watch(mut self, config: &Config, once: bool, mut stop: watch::Receiver<bool>, hooks: &Hooks) -> RoundEnd {
+        let mut capture_status = self.capture.status();
+        let progress = tokio::spawn(progress::show(config.clone(), self.statuses.clone(), hooks.quiet));
+        let catching_up = catch_up(config, once, &self.target, self.statuses.clone());
+        let end = tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => RoundEnd::Stopped,
+            caught_up = catching_up => match caught_up {
+                Ok(()) => RoundEnd::CaughtUp,
+                Err(error) => RoundEnd::Failed(error),
+            },
+            ended = capture_status.wait_for(|status| matches!(status, CaptureStatus::Ended(_))) => match ended.as_deref() {
+                Ok(CaptureStatus::Ended(reason)) => RoundEnd::CaptureEnded(reason.clone()),
+                Ok(CaptureStatus::Starting | CaptureStatus::Streaming | CaptureStatus::Reconnecting(_)) | Err(_) => {
+                    RoundEnd::CaptureEnded("the stream's task is gone".to_owned())
+                }
+            },
+            Some(ended) = self.groups.join_next() => match ended {
+                Ok(GroupEnd::Failed(lockstep_refresh::BatchError::Capture(error))) => RoundEnd::CaptureEnded(error.to_string()),
+                Ok(GroupEnd::Failed(error)) => RoundEnd::Failed(error.into()),
+                Ok(GroupEnd::Stopped) => RoundEnd::Stopped,
+                Err(error) => RoundEnd::Failed(anyhow::anyhow!("a group's task ended: {error}")),
+            },
+        };
+        progress.abort();
+        self.monitor.abort();
+        self.stop_groups.send_replace(true);
+        let finish = async { while self.groups.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_MAX, finish).await.is_err() {
+            tracing::warn!("a batch did not finish in time; it is rolled back and repeated at the next start");
+        }
+        end
+    }
+}
+
+/// With `once`: returns when every group contains the source's position of now. Otherwise never.
+async fn catch_up(
+    config: &Config,
+    once: bool,
+    target: &Session,
+    statuses: Vec<watch::Receiver<GroupStatus>>,
+) -> anyhow::Result<()> {
+    if !once {
+        return std::future::pending().await;
+    }
+    let source = Session::open(&config.source, "lockstep").await.context("source")?;
+    let lsn: String = source.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
+    loop {
+        let contained: bool =
+            target.query_one("SELECT lockstep.wait_for($1::text::pg_lsn, interval '1 second')", &[&lsn]).await?.get(0);
+        if contained {
+            break;
+        }
+    }
+    let faulted: Vec<String> = statuses
+        .iter()
+        .flat_map(|status| status.borrow().projections.clone())
+        .filter(|projection| projection.reason.is_some())
+        .map(|projection| format!("{}: {}", projection.name, projection.reason.unwrap_or_default()))
+        .collect();
+    if faulted.is_empty() { Ok(()) } else { bail!("faulted: {}", faulted.join("; ")) }
+}
+
+async fn wait_for_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

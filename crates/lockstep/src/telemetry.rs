@@ -1,0 +1,77 @@
+//! Logs and metrics.
+
+use std::io::IsTerminal as _;
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing_subscriber::EnvFilter;
+
+/// Buckets of durations, in seconds: from a fast batch to a long recomputation.
+const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// Starts logging to standard error.
+///
+/// # Errors
+/// The filter does not parse.
+pub fn start_logging(filter: &str, json: bool) -> Result<(), String> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| format!("--log {filter}: {error}"))?;
+    // Refinery announces every look at the migrations.
+    let filter = match "refinery_core=warn".parse() {
+        Ok(directive) => filter.add_directive(directive),
+        Err(_) => filter,
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours());
+    let started = if json { builder.json().try_init() } else { builder.with_target(false).try_init() };
+    started.map_err(|error| error.to_string())
+}
+
+/// Whether standard error is a terminal that wants colours.
+pub fn colours() -> bool {
+    std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none()
+}
+
+/// Installs the metrics recorder. In one process only the first call installs; later ones (tests) get their own, unused.
+pub fn start_metrics() -> PrometheusHandle {
+    let builder = PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS)
+        .unwrap_or_else(|_| PrometheusBuilder::new());
+    let recorder = builder.build_recorder();
+    let handle = recorder.handle();
+    if metrics::set_global_recorder(recorder).is_err() {
+        tracing::debug!("a metrics recorder is installed already");
+    }
+    describe();
+    handle
+}
+
+fn describe() {
+    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+    describe_gauge!(
+        "lockstep_staleness_seconds",
+        Unit::Seconds,
+        "How long ago the group's read models were last known to be current"
+    );
+    describe_histogram!(
+        "lockstep_freshness_seconds",
+        Unit::Seconds,
+        "From a commit in the source to its visibility in the read model"
+    );
+    describe_gauge!("lockstep_lag_bytes", Unit::Bytes, "WAL written after the position that the group contains");
+    describe_gauge!("lockstep_slot_retained_bytes", Unit::Bytes, "WAL that the slot keeps the source from recycling");
+    describe_gauge!(
+        "lockstep_slot_safe_bytes",
+        Unit::Bytes,
+        "WAL that may be written before the slot is in danger; -1 without a limit"
+    );
+    describe_gauge!("lockstep_dirty_keys", Unit::Count, "Dirty keys that wait");
+    describe_counter!("lockstep_changes_total", Unit::Count, "Row changes received");
+    describe_histogram!(
+        "lockstep_refresh_duration_seconds",
+        Unit::Seconds,
+        "Time of the phases of a batch: fence, trace, merge, commit"
+    );
+    describe_counter!("lockstep_refresh_rows_total", Unit::Count, "Rows written, by operation");
+    describe_counter!("lockstep_batches_total", Unit::Count, "Batches committed");
+    describe_counter!("lockstep_errors_total", Unit::Count, "Errors, by class");
+    describe_gauge!("lockstep_projection_state", Unit::Count, "1 for the projection's current state, 0 for the others");
+    describe_gauge!("lockstep_projection_rows", Unit::Count, "Rows in the projection's table");
+}

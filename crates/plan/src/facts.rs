@@ -1,0 +1,153 @@
+//! What the planner is told about a query: facts that PostgreSQL's catalogs gave, nothing it would have to look up itself.
+
+use serde::Serialize;
+
+/// A defining query as PostgreSQL understood it.
+#[derive(Debug, Clone)]
+pub struct Query {
+    /// The projection's name.
+    pub projection: String,
+    /// The query as `pg_get_viewdef` prints it under an empty search path: names qualified, stars expanded.
+    pub sql: String,
+    /// The result's columns.
+    pub columns: Vec<OutputColumn>,
+    /// Every table that the query reads, directly or through views.
+    pub relations: Vec<Relation>,
+    /// Every function that the query calls, operators' and aggregates' included.
+    pub functions: Vec<Function>,
+    /// The key given in the configuration.
+    pub declared_key: Option<Vec<String>>,
+}
+
+/// A column of the result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct OutputColumn {
+    /// Name.
+    pub name: String,
+    /// `format_type`'s name with modifier.
+    pub type_name: String,
+    /// Collation, quoted and qualified, where it is not the type's default.
+    pub collation: Option<String>,
+    /// Whether the type can be hashed (a hash operator class exists).
+    pub hashable: bool,
+    /// Whether the type has an equality (json, xml and point have none).
+    pub comparable: bool,
+}
+
+/// A table that the query reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relation {
+    /// Its oid.
+    pub oid: u32,
+    /// Schema.
+    pub schema: String,
+    /// Name.
+    pub name: String,
+    /// What kind of relation it is.
+    pub kind: RelationKind,
+    /// Its columns.
+    pub columns: Vec<Column>,
+    /// What identifies a row in the replication stream.
+    pub identity: Identity,
+    /// The leading columns (or expressions) of its usable indexes.
+    pub indexes: Vec<Vec<String>>,
+}
+
+impl Relation {
+    /// `schema.name`, unquoted, for messages and labels.
+    pub fn label(&self) -> String {
+        format!("{}.{}", self.schema, self.name)
+    }
+
+    /// The column of that name.
+    pub fn column(&self, name: &str) -> Option<&Column> {
+        self.columns.iter().find(|column| column.name == name)
+    }
+
+    /// The identity's columns, where it has some.
+    pub fn identity_columns(&self) -> &[String] {
+        match &self.identity {
+            Identity::Columns { columns, .. } => columns,
+            Identity::FullRow | Identity::None => &[],
+        }
+    }
+}
+
+/// The kinds of relation that can be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelationKind {
+    /// An ordinary table.
+    Table,
+    /// A partitioned table; its partitions' changes are published under its name.
+    Partitioned,
+    /// A table with inheritance children, whose changes come under the children's names.
+    InheritanceParent,
+}
+
+/// A column of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// Name.
+    pub name: String,
+    /// `format_type`'s name with modifier.
+    pub type_name: String,
+    /// Whether it is declared NOT NULL.
+    pub not_null: bool,
+}
+
+/// What identifies a row of a table in the replication stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// These columns: the primary key, or the replica identity index.
+    Columns {
+        /// The columns, in index order.
+        columns: Vec<String>,
+        /// REPLICA IDENTITY FULL: the old row comes whole, and the publication cannot list columns.
+        full: bool,
+    },
+    /// REPLICA IDENTITY FULL and no primary key: changes are seen, rows cannot be told apart.
+    FullRow,
+    /// Nothing: publishing it would make the application's updates and deletes fail.
+    None,
+}
+
+/// A function that the query calls.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// Its oid.
+    pub oid: u32,
+    /// Schema.
+    pub schema: String,
+    /// Name.
+    pub name: String,
+    /// `v`olatile functions are refused.
+    pub volatility: Volatility,
+    /// Function, aggregate or window function.
+    pub kind: FunctionKind,
+    /// Whether it returns a set.
+    pub returns_set: bool,
+    /// Number of arguments declared.
+    pub arguments: usize,
+}
+
+/// `pg_proc.provolatile`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Volatility {
+    /// Same arguments, same result, for ever.
+    Immutable,
+    /// Same result within one statement.
+    Stable,
+    /// Anything.
+    Volatile,
+}
+
+/// `pg_proc.prokind`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FunctionKind {
+    /// An ordinary function.
+    Function,
+    /// An aggregate.
+    Aggregate,
+    /// A window function.
+    Window,
+}

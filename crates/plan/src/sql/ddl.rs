@@ -1,0 +1,51 @@
+//! The tables' definitions.
+
+use super::StateTable;
+use super::merge::{RowKey, locator};
+use crate::facts::OutputColumn;
+use crate::plan::Plan;
+use crate::quote;
+
+/// The statements that create a projection's table: exactly the query's columns, and what finds its rows.
+pub fn create_table(plan: &Plan, schema: &str) -> Vec<String> {
+    let table = quote::qualified(schema, &plan.projection);
+    let mut items: Vec<String> = plan.columns.iter().map(column_definition).collect();
+    if let RowKey::Primary(columns) = &plan.key {
+        items.push(format!("PRIMARY KEY ({})", quote::list(columns)));
+    }
+    let mut statements = vec![format!("CREATE TABLE {table} (\n  {}\n)", items.join(",\n  "))];
+    if let RowKey::Located(columns) = &plan.key {
+        statements.push(format!("CREATE INDEX ON {table} (({}))", locator("", columns)));
+    }
+    if let Some(columns) = &plan.declared_key {
+        statements.push(format!("CREATE UNIQUE INDEX ON {table} ({})", quote::list(columns)));
+    }
+    statements
+}
+
+fn column_definition(column: &OutputColumn) -> String {
+    let collation = column.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
+    format!("{} {}{collation}", quote::identifier(&column.name), column.type_name)
+}
+
+/// The statements that create a table of hidden state, given its columns' types.
+pub fn create_state_table(state: &StateTable, types: &[String], schema: &str) -> Vec<String> {
+    let table = quote::qualified(schema, &state.name);
+    let mut items: Vec<String> =
+        state.columns.iter().zip(types).map(|(column, type_name)| format!("{} {type_name}", quote::identifier(column))).collect();
+    items.push(format!("PRIMARY KEY ({})", quote::list(&state.key)));
+    let mut statements = vec![format!("CREATE TABLE {table} (\n  {}\n)", items.join(",\n  "))];
+    if !state.located_by.is_empty() {
+        statements.push(format!("CREATE INDEX ON {table} (({}))", locator("", &state.located_by)));
+    }
+    statements
+}
+
+/// Marks a table as ours.
+pub fn add_comment(plan: &Plan, schema: &str) -> String {
+    format!(
+        "COMMENT ON TABLE {} IS {}",
+        quote::qualified(schema, &plan.projection),
+        quote::literal(&format!("Lockstep projection ({}); written by lockstep only", plan.kind()))
+    )
+}

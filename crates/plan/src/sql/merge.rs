@@ -1,0 +1,189 @@
+//! Writing the difference between what a table holds and what it should hold.
+
+use crate::quote;
+
+/// What identifies a row of a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowKey {
+    /// Columns that are never NULL and unique: a primary key.
+    Primary(Vec<String>),
+    /// Columns that may be NULL, or too long for a B-tree: rows are found by an index on their hash and then compared.
+    Located(Vec<String>),
+    /// At most one row.
+    SingleRow,
+    /// Nothing: equal rows are counted.
+    Multiset,
+}
+
+impl RowKey {
+    /// The key's columns.
+    pub fn columns(&self) -> &[String] {
+        match self {
+            Self::Primary(columns) | Self::Located(columns) => columns,
+            Self::SingleRow | Self::Multiset => &[],
+        }
+    }
+}
+
+/// Two ways to write the same difference. Each statement returns one row: rows added, changed, gone, and duplicated keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Merge {
+    /// One statement: update in place. The usual way.
+    pub in_place: String,
+    /// First remove what is gone or different, then add: for the batch in which two rows swap a value that a secondary unique
+    /// index guards, where updating in place must clash.
+    pub delete_first: [String; 2],
+}
+
+/// The `hash_record_extended` of some columns: an immutable, NULL-safe locator that an index can hold whatever the columns' types
+/// and lengths. A collision costs a comparison, never a wrong answer.
+pub(crate) fn locator(prefix: &str, columns: &[String]) -> String {
+    format!("hash_record_extended(ROW({}), 0)", quote::prefixed_list(prefix, columns))
+}
+
+/// `left` and `right` have the same key.
+pub(crate) fn same_key(left: &str, right: &str, left_columns: &[String], right_columns: &[String], key: &RowKey) -> String {
+    let pairs = |operator: &str| {
+        left_columns
+            .iter()
+            .zip(right_columns)
+            .map(|(a, b)| format!("{left}.{} {operator} {right}.{}", quote::identifier(a), quote::identifier(b)))
+            .collect::<Vec<_>>()
+            .join(" AND ")
+    };
+    match key {
+        RowKey::Primary(_) => pairs("="),
+        RowKey::Located(_) => format!(
+            "{} = {} AND {}",
+            locator(&format!("{left}."), left_columns),
+            locator(&format!("{right}."), right_columns),
+            pairs("IS NOT DISTINCT FROM")
+        ),
+        RowKey::SingleRow | RowKey::Multiset => "true".to_owned(),
+    }
+}
+
+/// `left` and `right` are stored differently.
+pub(crate) fn differs(left: &str, right: &str, columns: &[String]) -> String {
+    format!(
+        "ROW({}) OPERATOR(pg_catalog.*<>) ROW({})",
+        quote::prefixed_list(&format!("{left}."), columns),
+        quote::prefixed_list(&format!("{right}."), columns)
+    )
+}
+
+/// What a merge works on.
+pub(crate) struct Target<'a> {
+    /// Quoted name of the table.
+    pub(crate) table: &'a str,
+    pub(crate) columns: &'a [String],
+    pub(crate) key: &'a RowKey,
+    /// Whether more than one fresh row of a key is to be looked for.
+    pub(crate) check_duplicates: bool,
+}
+
+/// Merges the CTE `fresh` into a table. `gone_among` restricts the rows that may go: a FROM item and a condition on `t` and it;
+/// `None` means any row.
+pub(crate) fn merge(ctes: &[String], target: &Target<'_>, gone_among: Option<(&str, &str)>) -> Merge {
+    if *target.key == RowKey::Multiset {
+        return multiset(ctes, target);
+    }
+    let Target { table, columns, key, .. } = target;
+    let matches = |other: &str| same_key(other, "t", key.columns(), key.columns(), key);
+    let (using, restriction) = match gone_among {
+        Some((item, condition)) => (format!(" USING {item}"), format!("{condition} AND ")),
+        None => (String::new(), String::new()),
+    };
+    let gone = format!(
+        "gone AS (\n  DELETE FROM {table} AS t{using}\n  WHERE {restriction}NOT EXISTS (SELECT FROM fresh WHERE {})\n  RETURNING 1\n)",
+        matches("fresh")
+    );
+    let gone_or_different = format!(
+        "gone AS (\n  DELETE FROM {table} AS t{using}\n  WHERE {restriction}NOT EXISTS (SELECT FROM fresh WHERE {} AND NOT {})\n  RETURNING 1\n)",
+        matches("fresh"),
+        differs("t", "fresh", columns)
+    );
+    let assignments: Vec<String> = columns.iter().map(|column| format!("{0} = fresh.{0}", quote::identifier(column))).collect();
+    let changed = format!(
+        "changed AS (\n  UPDATE {table} AS t SET {}\n  FROM fresh\n  WHERE {} AND {}\n  RETURNING 1\n)",
+        assignments.join(", "),
+        matches("fresh"),
+        differs("t", "fresh", columns)
+    );
+    let added = format!(
+        "added AS (\n  INSERT INTO {table} ({})\n  SELECT {} FROM fresh\n  WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE {})\n  RETURNING 1\n)",
+        quote::list(columns),
+        quote::prefixed_list("fresh.", columns),
+        matches("fresh")
+    );
+    let duplicates = duplicates_count(target);
+    let zero = "0::bigint";
+    Merge {
+        in_place: statement(
+            ctes,
+            &[gone, changed, added.clone()],
+            [count("added"), count("changed"), count("gone"), duplicates.clone()],
+        ),
+        delete_first: [
+            statement(ctes, &[gone_or_different], [zero.to_owned(), zero.to_owned(), count("gone"), zero.to_owned()]),
+            statement(ctes, &[added], [count("added"), zero.to_owned(), zero.to_owned(), duplicates]),
+        ],
+    }
+}
+
+/// Without a key, the n-th copy of a row in the table stands for the n-th copy in the result.
+fn multiset(ctes: &[String], target: &Target<'_>) -> Merge {
+    let Target { table, columns, .. } = target;
+    let image = |prefix: &str| format!("ROW({})::text", quote::prefixed_list(prefix, columns));
+    let numbered = |prefix: &str| {
+        let image = image(prefix);
+        format!("{image} AS \"lockstep image\", row_number() OVER (PARTITION BY {image}) AS \"lockstep copy\"")
+    };
+    let same = "want.\"lockstep image\" = have.\"lockstep image\" AND want.\"lockstep copy\" = have.\"lockstep copy\"";
+    let have = format!("have AS MATERIALIZED (\n  SELECT t.ctid AS \"lockstep row\", {} FROM {table} AS t\n)", numbered("t."));
+    let want = format!(
+        "want AS MATERIALIZED (\n  SELECT {}, {} FROM fresh\n)",
+        quote::prefixed_list("fresh.", columns),
+        numbered("fresh.")
+    );
+    let gone = format!(
+        "gone AS (\n  DELETE FROM {table} AS t USING have\n  WHERE t.ctid = have.\"lockstep row\" AND NOT EXISTS (SELECT FROM want WHERE {same})\n  RETURNING 1\n)"
+    );
+    let added = format!(
+        "added AS (\n  INSERT INTO {table} ({})\n  SELECT {} FROM want WHERE NOT EXISTS (SELECT FROM have WHERE {same})\n  RETURNING 1\n)",
+        quote::list(columns),
+        quote::prefixed_list("want.", columns)
+    );
+    let zero = || "0::bigint".to_owned();
+    Merge {
+        in_place: statement(
+            ctes,
+            &[have.clone(), want.clone(), gone.clone(), added.clone()],
+            [count("added"), zero(), count("gone"), zero()],
+        ),
+        delete_first: [
+            statement(ctes, &[have.clone(), want.clone(), gone], [zero(), zero(), count("gone"), zero()]),
+            statement(ctes, &[have, want, added], [count("added"), zero(), zero(), zero()]),
+        ],
+    }
+}
+
+fn duplicates_count(target: &Target<'_>) -> String {
+    let columns = target.key.columns();
+    if !target.check_duplicates || columns.is_empty() {
+        return "0::bigint".to_owned();
+    }
+    format!(
+        "(SELECT count(*) FROM (SELECT FROM fresh GROUP BY {} HAVING count(*) > 1) AS duplicated)",
+        quote::prefixed_list("fresh.", columns)
+    )
+}
+
+fn count(cte: &str) -> String {
+    format!("(SELECT count(*) FROM {cte})")
+}
+
+fn statement(ctes: &[String], writes: &[String], [added, changed, gone, duplicates]: [String; 4]) -> String {
+    let all: Vec<&str> = ctes.iter().chain(writes).map(String::as_str).collect();
+    format!("WITH {}\nSELECT {added} AS added, {changed} AS changed, {gone} AS gone, {duplicates} AS duplicates", all.join(", "))
+}

@@ -1,0 +1,36 @@
+//! The statements that maintain a projection. They are a feature: readable, and shown by `lockstep plan --sql`.
+//!
+//! Every statement follows one pattern, with the CTEs
+//!
+//! * `dirty`: the keys to refresh, bound as text arrays and cast in SQL;
+//! * `fresh`: what the rows of those keys are at the snapshot;
+//! * `gone`, `changed`, `added`: the three differences, written; an unchanged row is not touched.
+//!
+//! Rows are compared with `*<>`, the comparison of stored images that `REFRESH MATERIALIZED VIEW CONCURRENTLY` uses: it works for
+//! types without equality (json), and it sees that 1.0 and 1.00 differ.
+
+mod ddl;
+mod merge;
+mod refresh;
+
+pub use ddl::{add_comment, create_state_table, create_table};
+pub use merge::{Merge, RowKey};
+pub use refresh::{
+    Fresh, Places, TracedKeys, contribution_merge, defining_query_duplicates, dirty_cte, group_merge, next_root_keys, row_merge,
+    whole_merge,
+};
+
+/// A table of hidden state in schema `lockstep`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StateTable {
+    /// Its name.
+    pub name: String,
+    /// What it holds, for the reader of a plan.
+    pub purpose: String,
+    /// All columns, key first.
+    pub columns: Vec<String>,
+    /// The key columns.
+    pub key: Vec<String>,
+    /// The columns whose hash finds its rows.
+    pub located_by: Vec<String>,
+}

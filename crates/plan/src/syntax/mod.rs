@@ -1,0 +1,130 @@
+//! The syntax tree: parsing, printing and walking it. PostgreSQL's own grammar, through `pg_query`.
+
+mod walk;
+
+use pg_query::protobuf::{self, Node, ParseResult, RawStmt, ResTarget, SelectStmt};
+use pg_query::{DeparseOptions, NodeEnum};
+
+pub(crate) use walk::{children, subtree_is_known};
+
+/// Stack for parsing and planning: a legal query can nest deeper than a thread's default stack.
+const STACK_BYTES: usize = 256 * 1024 * 1024;
+
+/// Runs `work` on a thread with a large stack.
+pub(crate) fn with_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, String> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("planner".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, work)
+            .map_err(|error| format!("cannot start the planner's thread: {error}"))?;
+        thread.join().map_err(|_| "the planner panicked on this query; please report it".to_owned())
+    })
+}
+
+/// Parses one SELECT.
+pub(crate) fn parse_select(sql: &str) -> Result<SelectStmt, String> {
+    let result = pg_query::parse(sql, 0).map_err(|error| error.to_string())?;
+    let mut statements = result.protobuf.stmts.into_iter();
+    match (statements.next().and_then(|raw| raw.stmt).and_then(|node| node.node), statements.next()) {
+        (Some(NodeEnum::SelectStmt(select)), None) => Ok(*select),
+        (Some(_), None) => Err("not a SELECT".to_owned()),
+        (Some(_), Some(_)) => Err("more than one statement".to_owned()),
+        (None, _) => Err("empty".to_owned()),
+    }
+}
+
+/// Parses an expression.
+pub(crate) fn parse_expression(sql: &str) -> Result<Node, String> {
+    let select = parse_select(&format!("SELECT {sql}"))?;
+    target_value(select.target_list.into_iter().next()).ok_or_else(|| "no expression".to_owned())
+}
+
+fn target_value(target: Option<Node>) -> Option<Node> {
+    match target?.node? {
+        NodeEnum::ResTarget(target) => target.val.map(|value| *value),
+        _ => None,
+    }
+}
+
+/// Prints a SELECT.
+pub(crate) fn print_select(select: &SelectStmt) -> Result<String, String> {
+    print(select, false)
+}
+
+/// Prints a SELECT over several lines.
+pub(crate) fn print_select_pretty(select: &SelectStmt) -> Result<String, String> {
+    print(select, true)
+}
+
+fn print(select: &SelectStmt, pretty_print: bool) -> Result<String, String> {
+    let result = ParseResult {
+        version: 180_000,
+        stmts: vec![RawStmt {
+            stmt: Some(Box::new(wrap(NodeEnum::SelectStmt(Box::new(select.clone()))))),
+            stmt_location: 0,
+            stmt_len: 0,
+        }],
+    };
+    let options = DeparseOptions { pretty_print, indent_size: 2, max_line_length: 100, ..DeparseOptions::default() };
+    pg_query::deparse(&result, options).map_err(|error| error.to_string())
+}
+
+/// Prints an expression. Equal expressions print equally, which is how expressions are compared.
+pub(crate) fn print_expression(expression: &Node) -> Result<String, String> {
+    let target = ResTarget { val: Some(Box::new(expression.clone())), ..ResTarget::default() };
+    let select = SelectStmt {
+        target_list: vec![wrap(NodeEnum::ResTarget(Box::new(target)))],
+        limit_option: protobuf::LimitOption::Default as i32,
+        op: protobuf::SetOperation::SetopNone as i32,
+        ..SelectStmt::default()
+    };
+    let text = print_select(&select)?;
+    text.strip_prefix("SELECT ").map(str::to_owned).ok_or_else(|| format!("unprintable expression: {text}"))
+}
+
+/// A node of one kind.
+pub(crate) fn wrap(node: NodeEnum) -> Node {
+    Node { node: Some(node) }
+}
+
+/// The text of a `String` node.
+pub(crate) fn string_of(node: &Node) -> Option<&str> {
+    match &node.node {
+        Some(NodeEnum::String(string)) => Some(&string.sval),
+        _ => None,
+    }
+}
+
+/// A list of `String` nodes as texts: a function's or operator's name.
+pub(crate) fn name_parts(nodes: &[Node]) -> Vec<&str> {
+    nodes.iter().filter_map(string_of).collect()
+}
+
+/// `left AND right`, where either may be missing.
+pub(crate) fn and(left: Option<Box<Node>>, right: Node) -> Box<Node> {
+    let Some(left) = left else { return Box::new(right) };
+    let conjunction = protobuf::BoolExpr {
+        boolop: protobuf::BoolExprType::AndExpr as i32,
+        args: vec![*left, right],
+        ..protobuf::BoolExpr::default()
+    };
+    Box::new(wrap(NodeEnum::BoolExpr(Box::new(conjunction))))
+}
+
+/// The operands of nested ANDs.
+pub(crate) fn conjuncts(node: &Node) -> Vec<&Node> {
+    match &node.node {
+        Some(NodeEnum::BoolExpr(expression)) if expression.boolop == protobuf::BoolExprType::AndExpr as i32 => {
+            expression.args.iter().flat_map(conjuncts).collect()
+        }
+        _ => vec![node],
+    }
+}
+
+/// A reference to `alias.column`.
+pub(crate) fn column_reference(alias: &str, column: &str) -> Node {
+    let part = |text: &str| wrap(NodeEnum::String(protobuf::String { sval: text.to_owned() }));
+    let reference = protobuf::ColumnRef { fields: vec![part(alias), part(column)], location: -1 };
+    wrap(NodeEnum::ColumnRef(reference))
+}

@@ -1,0 +1,234 @@
+//! What the source's catalogs say about a defining query.
+//!
+//! PostgreSQL resolves the names: the query becomes a temporary view inside a transaction that is rolled back, and
+//! `pg_get_viewdef`, `pg_depend` and the stored rule tell the rest. Nothing is parsed here.
+
+mod functions;
+mod relations;
+
+use lockstep_connect::{ErrorClass, classify, describe};
+use lockstep_plan::facts::{OutputColumn, Query};
+use lockstep_plan::quote;
+use tokio_postgres::Client;
+use tokio_postgres::error::ErrorPosition;
+
+/// The temporary view's name.
+const VIEW: &str = "lockstep_analysis";
+
+/// A defining query cannot be analysed.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct AnalysisError {
+    /// What is wrong, PostgreSQL's words where it found it.
+    pub message: String,
+    /// Where in the query, counted in characters from 0.
+    pub position: Option<usize>,
+    /// What to do.
+    pub hint: Option<String>,
+    /// PostgreSQL's code.
+    pub sqlstate: Option<String>,
+    /// Whether trying again may help (the connection broke).
+    pub class: ErrorClass,
+}
+
+impl AnalysisError {
+    pub(crate) fn definite(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), position: None, hint: Some(hint.into()), sqlstate: None, class: ErrorClass::Definite }
+    }
+
+    /// An error of the view's creation, its position moved from our statement into the user's text.
+    fn in_query(error: &tokio_postgres::Error, prefix_characters: usize) -> Self {
+        let mut analysis = Self::from_sql(error);
+        if let Some(db) = error.as_db_error() {
+            analysis.position = match db.position() {
+                Some(ErrorPosition::Original(at)) => (*at as usize).checked_sub(prefix_characters + 1),
+                Some(ErrorPosition::Internal { .. }) | None => None,
+            };
+        }
+        analysis
+    }
+
+    fn from_sql(error: &tokio_postgres::Error) -> Self {
+        let db = error.as_db_error();
+        Self {
+            message: db.map_or_else(|| describe(error), |db| db.message().to_owned()),
+            position: None,
+            hint: db.and_then(|db| db.hint()).map(str::to_owned),
+            sqlstate: db.map(|db| db.code().code().to_owned()),
+            class: classify(error),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for AnalysisError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::from_sql(&error)
+    }
+}
+
+/// A projection's definition as configured.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    /// The projection's name.
+    pub name: String,
+    /// The SELECT.
+    pub sql: String,
+    /// The declared key.
+    pub key: Option<Vec<String>>,
+}
+
+/// Analyses a definition. Changes nothing: everything happens in a transaction that is rolled back.
+///
+/// # Errors
+/// The query does not parse, names something that does not exist, reads something that cannot be followed, or the role may not
+/// read it.
+pub async fn analyse(client: &Client, definition: &Definition) -> Result<Query, AnalysisError> {
+    client.batch_execute("BEGIN").await?;
+    let result = analyse_in_transaction(client, definition).await;
+    let rolled_back = client.batch_execute("ROLLBACK").await;
+    let query = result?;
+    rolled_back?;
+    Ok(query)
+}
+
+async fn analyse_in_transaction(client: &Client, definition: &Definition) -> Result<Query, AnalysisError> {
+    let sql = without_trailing_semicolon(&definition.sql);
+    if sql.is_empty() {
+        return Err(AnalysisError::definite("the query is empty", "write a SELECT"));
+    }
+    let prefix = format!("CREATE TEMPORARY VIEW {VIEW} AS ");
+    // The extended protocol: it refuses more than one statement.
+    client
+        .execute(&format!("{prefix}{sql}"), &[])
+        .await
+        .map_err(|error| AnalysisError::in_query(&error, prefix.chars().count()))?;
+    let view: u32 = client.query_one("SELECT $1::text::regclass::oid", &[&format!("pg_temp.{VIEW}")]).await?.get(0);
+    let columns = output_columns(client, view).await?;
+    let relations = relations::read(client, view).await?;
+    let functions = functions::read(client, view).await?;
+    // With an empty search path every name outside pg_catalog prints qualified.
+    let canonical: String =
+        client.query_one("SELECT pg_get_viewdef($1::oid) FROM set_config('search_path', '', true)", &[&view]).await?.get(0);
+    Ok(Query {
+        projection: definition.name.clone(),
+        sql: canonical,
+        columns,
+        relations,
+        functions,
+        declared_key: definition.key.clone(),
+    })
+}
+
+fn without_trailing_semicolon(sql: &str) -> &str {
+    // Leading space stays: error positions count from the start of the user's text.
+    sql.trim_end().trim_end_matches(';').trim_end()
+}
+
+async fn output_columns(client: &Client, view: u32) -> Result<Vec<OutputColumn>, AnalysisError> {
+    let rows = client
+        .query(
+            "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod),
+                    CASE WHEN a.attcollation NOT IN (0, t.typcollation)
+                         THEN quote_ident(n.nspname) || '.' || quote_ident(c.collname) END
+             FROM pg_attribute a
+             JOIN pg_type t ON t.oid = a.atttypid
+             LEFT JOIN pg_collation c ON c.oid = a.attcollation
+             LEFT JOIN pg_namespace n ON n.oid = c.collnamespace
+             WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
+             ORDER BY a.attnum",
+            &[&view],
+        )
+        .await?;
+    let mut columns = Vec::with_capacity(rows.len());
+    for row in rows {
+        let type_name: String = row.get(1);
+        columns.push(OutputColumn {
+            name: row.get(0),
+            hashable: supports(client, &format!("hash_record_extended(ROW(NULL::{type_name}), 0)")).await?,
+            comparable: supports(client, &format!("record_eq(ROW(NULL::{type_name}), ROW(NULL::{type_name}))")).await?,
+            type_name,
+            collation: row.get(2),
+        });
+    }
+    Ok(columns)
+}
+
+/// Whether an expression can be evaluated: PostgreSQL looks the operator class of a record's column up when it runs.
+async fn supports(client: &Client, expression: &str) -> Result<bool, AnalysisError> {
+    client.batch_execute("SAVEPOINT supports").await?;
+    match client.batch_execute(&format!("SELECT {expression}")).await {
+        Ok(()) => {
+            client.batch_execute("RELEASE SAVEPOINT supports").await?;
+            Ok(true)
+        }
+        Err(error) if error.as_db_error().is_some() => {
+            client.batch_execute("ROLLBACK TO SAVEPOINT supports").await?;
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The types of a query's result, as `CREATE TABLE` wants them.
+///
+/// # Errors
+/// The query does not prepare.
+pub async fn result_types(client: &Client, sql: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+    let statement = client.prepare(sql).await?;
+    let mut types = Vec::with_capacity(statement.columns().len());
+    for column in statement.columns() {
+        let (oid, modifier) = (column.type_().oid(), column.type_modifier());
+        // An undecorated literal has no type of its own; a table column needs one.
+        let name: String = client
+            .query_one(
+                "SELECT CASE WHEN t.typtype = 'p' THEN 'text' ELSE format_type(t.oid, $2) END FROM pg_type t WHERE t.oid = $1::oid",
+                &[&oid, &modifier],
+            )
+            .await?
+            .get(0);
+        types.push(name);
+    }
+    Ok(types)
+}
+
+/// One duplicated key of a query, for the message: how many rows, and the key's columns.
+///
+/// # Errors
+/// The query fails.
+pub async fn duplicate_key(
+    client: &Client,
+    query: &str,
+    key: &[String],
+) -> Result<Option<(i64, Vec<(String, Option<String>)>)>, tokio_postgres::Error> {
+    let row = client.query_opt(&lockstep_plan::sql::defining_query_duplicates(query, key), &[]).await?;
+    Ok(row.map(|row| {
+        let values = key.iter().enumerate().map(|(n, column)| (column.clone(), row.get(n + 1))).collect();
+        (row.get(0), values)
+    }))
+}
+
+/// Whether the role may read a table in full: SELECT, and no row-level security that hides rows from it.
+///
+/// # Errors
+/// The query failed.
+pub async fn may_read(client: &Client, schema: &str, name: &str) -> Result<Vec<String>, tokio_postgres::Error> {
+    let table = quote::qualified(schema, name);
+    let row = client
+        .query_one(
+            "SELECT has_schema_privilege(n.oid, 'USAGE'), has_table_privilege(c.oid, 'SELECT'), row_security_active(c.oid)
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = $1::text::regclass",
+            &[&table],
+        )
+        .await?;
+    let mut problems = Vec::new();
+    if !row.get::<_, bool>(0) {
+        problems.push(format!("no USAGE on schema {schema}"));
+    }
+    if !row.get::<_, bool>(1) {
+        problems.push(format!("no SELECT on {schema}.{name}"));
+    }
+    if row.get::<_, bool>(2) {
+        problems.push(format!("row-level security on {schema}.{name} hides rows from this role"));
+    }
+    Ok(problems)
+}

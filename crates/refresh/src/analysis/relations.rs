@@ -1,0 +1,158 @@
+//! The tables that a query reads, through views too.
+
+use lockstep_plan::facts::{Column, Identity, Relation, RelationKind};
+use tokio_postgres::{Client, Row};
+
+use super::AnalysisError;
+
+/// Everything that a view's rule refers to, through views of views.
+pub(super) const READS: &str = "WITH RECURSIVE reads(oid) AS (
+    SELECT $1::oid
+    UNION
+    SELECT d.refobjid
+    FROM reads JOIN pg_rewrite r ON r.ev_class = reads.oid
+    JOIN pg_class v ON v.oid = reads.oid AND v.relkind = 'v'
+    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+)";
+
+pub(super) async fn read(client: &Client, view: u32) -> Result<Vec<Relation>, AnalysisError> {
+    let rows = client
+        .query(
+            &format!(
+                "{READS}
+                 SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
+                        c.relreplident::text, EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)
+                 FROM reads JOIN pg_class c ON c.oid = reads.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE c.relkind NOT IN ('v', 'S', 'c')
+                 ORDER BY n.nspname, c.relname"
+            ),
+            &[&view],
+        )
+        .await?;
+    let mut relations = Vec::with_capacity(rows.len());
+    for row in rows {
+        relations.push(relation(client, &row).await?);
+        if relations.last().is_some_and(|relation| relation.kind == RelationKind::InheritanceParent) {
+            add_children(client, &mut relations).await?;
+        }
+    }
+    Ok(relations)
+}
+
+/// The descendants of an inheritance parent: their changes come under their own names.
+async fn add_children(client: &Client, relations: &mut Vec<Relation>) -> Result<(), AnalysisError> {
+    let Some(parent) = relations.last().map(|relation| relation.oid) else { return Ok(()) };
+    let rows = client
+        .query(
+            "WITH RECURSIVE family(oid) AS (
+                 SELECT inhrelid FROM pg_inherits WHERE inhparent = $1::oid
+                 UNION
+                 SELECT i.inhrelid FROM family JOIN pg_inherits i ON i.inhparent = family.oid
+             )
+             SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text, c.relreplident::text, false
+             FROM family JOIN pg_class c ON c.oid = family.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+             ORDER BY n.nspname, c.relname",
+            &[&parent],
+        )
+        .await?;
+    for row in rows {
+        relations.push(relation(client, &row).await?);
+    }
+    Ok(())
+}
+
+async fn relation(client: &Client, row: &Row) -> Result<Relation, AnalysisError> {
+    let (oid, schema, name): (u32, String, String) = (row.get(0), row.get(1), row.get(2));
+    let label = format!("{schema}.{name}");
+    let kind = match row.get::<_, &str>(3) {
+        "p" => RelationKind::Partitioned,
+        "r" if row.get::<_, bool>(6) => RelationKind::InheritanceParent,
+        "r" => RelationKind::Table,
+        "m" => {
+            return Err(AnalysisError::definite(
+                format!("{label} is a materialized view: its changes do not come through replication"),
+                "read the tables that it is made from, or make a projection of its query",
+            ));
+        }
+        _ => {
+            return Err(AnalysisError::definite(
+                format!("{label} is a foreign table: its changes are not in this server's WAL"),
+                "follow the server that holds the table",
+            ));
+        }
+    };
+    if schema == "pg_catalog" || schema == "information_schema" {
+        return Err(AnalysisError::definite(
+            format!("{label} is a system table: its changes are not published"),
+            "read the application's tables only",
+        ));
+    }
+    if row.get::<_, &str>(4) != "p" {
+        return Err(AnalysisError::definite(
+            format!("{label} is temporary or unlogged: its changes are not in the WAL"),
+            format!("ALTER TABLE {label} SET LOGGED"),
+        ));
+    }
+    Ok(Relation {
+        oid,
+        kind,
+        columns: columns(client, oid).await?,
+        identity: identity(client, oid, row.get(5)).await?,
+        indexes: indexes(client, oid).await?,
+        schema,
+        name,
+    })
+}
+
+async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, AnalysisError> {
+    let rows = client
+        .query(
+            "SELECT attname::text, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute
+             WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+            &[&oid],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| Column { name: row.get(0), type_name: row.get(1), not_null: row.get(2) }).collect())
+}
+
+async fn identity(client: &Client, oid: u32, replica_identity: &str) -> Result<Identity, AnalysisError> {
+    let condition = match replica_identity {
+        "i" => "i.indisreplident",
+        "d" | "f" => "i.indisprimary AND i.indimmediate",
+        _ => return Ok(Identity::None),
+    };
+    let rows = client
+        .query(
+            &format!(
+                "SELECT a.attname::text
+                 FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, n)
+                 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+                 WHERE i.indrelid = $1::oid AND i.indisvalid AND {condition} AND k.n <= i.indnkeyatts
+                 ORDER BY k.n"
+            ),
+            &[&oid],
+        )
+        .await?;
+    let columns: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let full = replica_identity == "f";
+    Ok(match (columns.is_empty(), full) {
+        (false, _) => Identity::Columns { columns, full },
+        (true, true) => Identity::FullRow,
+        (true, false) => Identity::None,
+    })
+}
+
+async fn indexes(client: &Client, oid: u32) -> Result<Vec<Vec<String>>, AnalysisError> {
+    let rows = client
+        .query(
+            "SELECT ARRAY(SELECT coalesce(a.attname::text, pg_get_indexdef(i.indexrelid, k.n::int, false))
+                          FROM unnest(i.indkey) WITH ORDINALITY AS k(attnum, n)
+                          LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND k.attnum > 0
+                          WHERE k.n <= i.indnkeyatts ORDER BY k.n)
+             FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
+             WHERE i.indrelid = $1::oid AND i.indisvalid AND i.indpred IS NULL AND m.amname IN ('btree', 'hash')",
+            &[&oid],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

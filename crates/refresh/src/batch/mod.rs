@@ -1,0 +1,276 @@
+//! One batch of a group: snapshot, fence, take, refresh, checkpoint, commit.
+
+mod refresh;
+mod trace;
+
+use std::time::{Duration, Instant};
+
+use lockstep_capture::{Batch, Capture, Snapshot};
+use lockstep_connect::Session;
+use lockstep_wal::Lsn;
+use tokio_postgres::Client;
+
+use crate::checkpoint::{self, Checkpoint};
+use crate::error::{BatchError, Side};
+use crate::group::{FencePolicy, RefreshOptions};
+use crate::observer::{BatchObserver, BatchView, LiveProjection};
+use crate::projection::{Projection, Statements as ProjectionStatements};
+use crate::sessions::Sessions;
+use crate::statements::Statements;
+
+/// What a batch needs; borrowed from the group for its duration.
+pub(crate) struct BatchRun<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) index: usize,
+    pub(crate) leader_epoch: i64,
+    pub(crate) capture: &'a Capture,
+    pub(crate) sessions: &'a Sessions,
+    pub(crate) nudge: &'a Session,
+    pub(crate) prepared: &'a mut Statements,
+    pub(crate) projections: &'a mut [Projection],
+    pub(crate) sql: &'a [ProjectionStatements],
+    pub(crate) options: &'a RefreshOptions,
+    pub(crate) observer: Option<&'a dyn BatchObserver>,
+    /// Root keys that a build reads in this batch, for each projection that is building.
+    pub(crate) page_rows: usize,
+}
+
+/// A committed batch.
+pub(crate) struct Committed {
+    pub(crate) contained_lsn: Option<Lsn>,
+    pub(crate) transactions: u64,
+    pub(crate) keys: usize,
+    /// How long whole recomputations took.
+    pub(crate) whole_time: Duration,
+    pub(crate) began: Instant,
+}
+
+/// How a batch ended without an error.
+pub(crate) enum BatchEnd {
+    Committed(Committed),
+    /// Nothing that the snapshot saw was to be done.
+    NothingVisible,
+}
+
+/// A snapshot of the source, and the position that the fence must reach for it.
+struct SourceSnapshot {
+    text: String,
+    snapshot: Snapshot,
+    fence_lsn: Lsn,
+    source_microseconds: i64,
+}
+
+impl BatchRun<'_> {
+    /// Runs the batch. On an error the taken work has been given back and both transactions are rolled back.
+    pub(crate) async fn run(mut self) -> Result<BatchEnd, BatchError> {
+        let began = Instant::now();
+        let snapshot = match self.open_snapshot().await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                self.sessions.rollback().await;
+                return Err(error);
+            }
+        };
+        let snapshot_at = Instant::now();
+        if self.options.fence == FencePolicy::Wait
+            && let Err(error) = self.fence(snapshot.fence_lsn).await
+        {
+            self.sessions.rollback().await;
+            return Err(error);
+        }
+        let fence_time = snapshot_at.elapsed();
+        let (batch, contained_lsn) = self.capture.with_group(self.index, |dirty| {
+            let batch = dirty.take(&snapshot.snapshot);
+            // A commit before the fence that this snapshot does not see is not contained, and nothing after it may be claimed.
+            let contained = dirty.oldest_waiting_lsn().map_or(snapshot.fence_lsn, |waiting| waiting.min(snapshot.fence_lsn));
+            (batch, contained)
+        });
+        let nothing_else = !self.projections.iter().any(|projection| {
+            projection.takes_part() && (projection.is_building() || projection.is_due() || !projection.is_live())
+        });
+        if batch.is_empty() && nothing_else {
+            self.capture.with_group(self.index, |dirty| dirty.give_back(batch));
+            self.sessions.rollback().await;
+            return Ok(BatchEnd::NothingVisible);
+        }
+        match self.refresh_and_commit(&batch, &snapshot, contained_lsn, began, fence_time).await {
+            Ok(committed) => {
+                self.measure_freshness(&batch, &snapshot, snapshot_at);
+                Ok(BatchEnd::Committed(committed))
+            }
+            Err(error) => {
+                self.sessions.rollback().await;
+                self.projections.iter_mut().for_each(Projection::roll_back);
+                self.capture.with_group(self.index, |dirty| dirty.give_back(batch));
+                Err(error)
+            }
+        }
+    }
+
+    async fn open_snapshot(&mut self) -> Result<SourceSnapshot, BatchError> {
+        let sql_error = |side| move |error| BatchError::Sql { side, error, projection: None };
+        let source = self.sessions.source();
+        let mode = if self.sessions.is_one() { "READ WRITE" } else { "READ ONLY" };
+        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ, {mode}");
+        // The functions run after the snapshot of the statement has been taken, so every commit that it sees is before L.
+        let statement = self
+            .prepared
+            .on_source(
+                source,
+                "SELECT pg_current_snapshot()::text,
+                        (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END)::text,
+                        (extract(epoch FROM clock_timestamp() - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint",
+            )
+            .await
+            .map_err(sql_error(Side::Source))?;
+        let (begun, row) = tokio::join!(biased; source.batch_execute(&begin), source.query_one(&statement, &[]));
+        begun.map_err(sql_error(Side::Source))?;
+        let row = row.map_err(sql_error(Side::Source))?;
+        if !self.sessions.is_one() {
+            self.sessions.target().batch_execute("BEGIN").await.map_err(sql_error(Side::Target))?;
+        }
+        let text: String = row.get(0);
+        let unreadable = |what: &str| {
+            BatchError::Capture(lockstep_capture::CaptureError::Ended(format!("the source returned an unreadable {what}")))
+        };
+        Ok(SourceSnapshot {
+            snapshot: text.parse().map_err(|_| unreadable("snapshot"))?,
+            fence_lsn: row.get::<_, &str>(1).parse().map_err(|_| unreadable("position"))?,
+            source_microseconds: row.get(2),
+            text,
+        })
+    }
+
+    async fn fence(&self, lsn: Lsn) -> Result<(), BatchError> {
+        let began = Instant::now();
+        let nudge = || async {
+            // A transactional message is a commit of a few bytes; it makes the server flush its WAL up to here.
+            if let Err(error) = self.nudge.batch_execute("SELECT pg_logical_emit_message(true, 'lockstep', '')").await {
+                tracing::debug!(error = %lockstep_connect::describe(&error), "nudge");
+            }
+        };
+        self.capture.fence(lsn, nudge).await?;
+        self.measure_phase("fence", began);
+        Ok(())
+    }
+
+    async fn refresh_and_commit(
+        &mut self,
+        batch: &Batch,
+        snapshot: &SourceSnapshot,
+        contained_lsn: Lsn,
+        began: Instant,
+        fence_time: Duration,
+    ) -> Result<Committed, BatchError> {
+        fail::fail_point!("batch_before_refresh", |_| std::process::abort());
+        let mut whole_time = Duration::ZERO;
+        for index in 0..self.projections.len() {
+            if self.projections[index].takes_part() {
+                let started = Instant::now();
+                self.refresh_projection(index, batch).await?;
+                if self.projections[index].is_whole() {
+                    whole_time += started.elapsed();
+                }
+            }
+        }
+        fail::fail_point!("batch_before_checkpoint", |_| std::process::abort());
+        let live = self.projections.iter().all(|projection| {
+            matches!(projection.phase_after_batch(), crate::projection::Phase::Live | crate::projection::Phase::Faulted { .. })
+        });
+        let contained_lsn = live.then_some(contained_lsn);
+        let checkpoint = Checkpoint {
+            group: self.group,
+            leader_epoch: self.leader_epoch,
+            snapshot: &snapshot.text,
+            lsn: contained_lsn,
+            source_time_microseconds: snapshot.source_microseconds,
+            batch_ms: began.elapsed().as_secs_f64() * 1000.0,
+            fence_ms: fence_time.as_secs_f64() * 1000.0,
+            keys: i64::try_from(batch.keys()).unwrap_or(i64::MAX),
+            transactions: i64::try_from(batch.transactions).unwrap_or(i64::MAX),
+        };
+        self.commit(&checkpoint).await?;
+        Ok(Committed { contained_lsn, transactions: batch.transactions, keys: batch.keys(), whole_time, began })
+    }
+
+    async fn commit(&mut self, checkpoint: &Checkpoint<'_>) -> Result<(), BatchError> {
+        let sql_error = |side| move |error| BatchError::Sql { side, error, projection: None };
+        let target = self.sessions.target();
+        let committing = Instant::now();
+        if !checkpoint::write(target, checkpoint).await.map_err(sql_error(Side::Target))? {
+            return Err(BatchError::Fenced);
+        }
+        checkpoint::write_projections(target, self.projections).await.map_err(sql_error(Side::Target))?;
+        let live = self.live_projections();
+        if let Some(observer) = self.observer {
+            observer.before_commit(self.view(&live)).await.map_err(BatchError::Refused)?;
+        }
+        let durable_at = commit_and_position(target).await.map_err(sql_error(Side::Target))?;
+        fail::fail_point!("batch_after_commit", |_| std::process::abort());
+        if !self.sessions.is_one() {
+            // The batch is committed whatever becomes of the source's read-only transaction; a lost session shows next time.
+            if let Err(error) = self.sessions.source().batch_execute("COMMIT").await {
+                tracing::debug!(error = %lockstep_connect::describe(&error), "closing the source snapshot");
+            }
+        }
+        self.projections.iter_mut().for_each(Projection::commit);
+        self.capture.with_group(self.index, |dirty| {
+            dirty.done_until_durable(durable_at.inserted);
+            dirty.flushed(durable_at.flushed);
+        });
+        self.measure_phase("commit", committing);
+        if let Some(observer) = self.observer {
+            observer.after_commit(self.view(&live)).await;
+        }
+        Ok(())
+    }
+
+    fn live_projections(&self) -> Vec<LiveProjection> {
+        if self.observer.is_none() {
+            return Vec::new();
+        }
+        let live = |projection: &&Projection| matches!(projection.phase_after_batch(), crate::projection::Phase::Live);
+        self.projections.iter().filter(live).map(Projection::live_view).collect()
+    }
+
+    fn view<'b>(&'b self, live: &'b [LiveProjection]) -> BatchView<'b> {
+        BatchView {
+            group: self.group,
+            source: self.sessions.source(),
+            target: self.sessions.target(),
+            one_database: self.sessions.is_one(),
+            live,
+        }
+    }
+
+    pub(crate) fn measure_phase(&self, phase: &'static str, since: Instant) {
+        metrics::histogram!("lockstep_refresh_duration_seconds", "group" => self.group.to_owned(), "phase" => phase)
+            .record(since.elapsed().as_secs_f64());
+    }
+
+    /// Commit to visible, by the source's clock: the time of the snapshot there plus what has passed here since.
+    fn measure_freshness(&self, batch: &Batch, snapshot: &SourceSnapshot, snapshot_at: Instant) {
+        let histogram = metrics::histogram!("lockstep_freshness_seconds", "group" => self.group.to_owned());
+        let since_snapshot = i64::try_from(snapshot_at.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let visible_at = snapshot.source_microseconds.saturating_add(since_snapshot);
+        for commit in &batch.commits {
+            let microseconds = u32::try_from((visible_at - commit.commit_time).max(0)).unwrap_or(u32::MAX);
+            histogram.record(f64::from(microseconds) / 1e6);
+        }
+    }
+}
+
+struct CommittedAt {
+    inserted: Lsn,
+    flushed: Lsn,
+}
+
+/// Commits and asks, in the same round trip, which position must be flushed for the commit to be durable.
+async fn commit_and_position(target: &Client) -> Result<CommittedAt, tokio_postgres::Error> {
+    let position = "SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text";
+    let (committed, row) = tokio::join!(biased; target.batch_execute("COMMIT"), target.query_one(position, &[]));
+    committed?;
+    let row = row?;
+    let lsn = |index: usize| row.get::<_, &str>(index).parse().unwrap_or_default();
+    Ok(CommittedAt { inserted: lsn(0), flushed: lsn(1) })
+}

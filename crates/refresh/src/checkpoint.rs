@@ -1,0 +1,137 @@
+//! The checkpoint: where a group is, committed with its data.
+
+use tokio_postgres::Client;
+
+use lockstep_wal::Lsn;
+
+use crate::projection::{FaultRecord, Projection};
+
+/// What a batch records.
+pub(crate) struct Checkpoint<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) leader_epoch: i64,
+    pub(crate) snapshot: &'a str,
+    /// `None` while something is still being built.
+    pub(crate) lsn: Option<Lsn>,
+    pub(crate) source_time_microseconds: i64,
+    pub(crate) batch_ms: f64,
+    pub(crate) fence_ms: f64,
+    pub(crate) keys: i64,
+    pub(crate) transactions: i64,
+}
+
+/// Takes a group over: from now on only `leader_epoch` can write its checkpoint.
+///
+/// # Errors
+/// The statement failed.
+pub async fn claim_group(target: &Client, group: &str, leader_epoch: i64) -> Result<(), tokio_postgres::Error> {
+    target
+        .execute(
+            "INSERT INTO lockstep.checkpoint (group_name, leader_epoch) VALUES ($1, $2)
+             ON CONFLICT (group_name) DO UPDATE SET leader_epoch = excluded.leader_epoch",
+            &[&group, &leader_epoch],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Writes a checkpoint; false if another instance has taken the group over.
+pub(crate) async fn write(target: &Client, checkpoint: &Checkpoint<'_>) -> Result<bool, tokio_postgres::Error> {
+    let lsn = checkpoint.lsn.map(|lsn| lsn.to_string());
+    let updated = target
+        .execute(
+            "UPDATE lockstep.checkpoint
+             SET snapshot = $3::text::pg_snapshot, lsn = $4::text::pg_lsn,
+                 current_as_of = timestamptz '2000-01-01 00:00:00+00' + $5::bigint * interval '1 microsecond',
+                 committed_at = clock_timestamp(), batches = batches + 1, batch_ms = $6, fence_ms = $7, keys = $8, transactions = $9
+             WHERE group_name = $1 AND leader_epoch = $2",
+            &[
+                &checkpoint.group,
+                &checkpoint.leader_epoch,
+                &checkpoint.snapshot,
+                &lsn,
+                &checkpoint.source_time_microseconds,
+                &checkpoint.batch_ms,
+                &checkpoint.fence_ms,
+                &checkpoint.keys,
+                &checkpoint.transactions,
+            ],
+        )
+        .await?;
+    Ok(updated == 1)
+}
+
+/// Moves the position of an idle group forward: nothing that concerns it has happened up to `lsn`.
+pub(crate) async fn advance(target: &Client, group: &str, leader_epoch: i64, lsn: Lsn) -> Result<bool, tokio_postgres::Error> {
+    let updated = target
+        .execute(
+            "UPDATE lockstep.checkpoint SET lsn = $3::text::pg_lsn, current_as_of = clock_timestamp(), committed_at = clock_timestamp()
+             WHERE group_name = $1 AND leader_epoch = $2",
+            &[&group, &leader_epoch, &lsn.to_string()],
+        )
+        .await?;
+    Ok(updated == 1)
+}
+
+/// The position of a group, as committed.
+pub(crate) async fn position(target: &Client, group: &str) -> Result<Option<Lsn>, tokio_postgres::Error> {
+    let row = target.query_opt("SELECT lsn::text FROM lockstep.checkpoint WHERE group_name = $1", &[&group]).await?;
+    Ok(row.and_then(|row| row.get::<_, Option<String>>(0)).and_then(|text| text.parse().ok()))
+}
+
+/// Whether some session waits in `lockstep.wait_for`.
+pub(crate) async fn somebody_waits(target: &Client) -> Result<bool, tokio_postgres::Error> {
+    let row = target
+        .query_one(
+            "SELECT EXISTS (
+                 SELECT FROM pg_locks
+                 WHERE locktype = 'advisory' AND mode = 'ShareLock' AND objsubid = 1
+                   AND (classid::bigint << 32 | objid::bigint) = lockstep.waiters_lock()
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
+            &[],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
+/// Records what a batch changed about projections: rows, progress, state.
+pub(crate) async fn write_projections(target: &Client, projections: &[Projection]) -> Result<(), tokio_postgres::Error> {
+    for projection in projections {
+        if let Some(fault) = projection.unrecorded_fault() {
+            write_fault(target, projection.name(), fault).await?;
+        }
+    }
+    for projection in projections.iter().filter(|projection| projection.has_unsaved_progress()) {
+        let progress = projection.unsaved();
+        target
+            .execute(
+                "UPDATE lockstep.projection
+                 SET row_count = $2, state = $3, build_position = $4,
+                     built_at = CASE WHEN $3 = 'live' THEN coalesce(built_at, clock_timestamp()) ELSE built_at END,
+                     sqlstate = NULL, reason = NULL, hint = NULL,
+                     changed_at = CASE WHEN state = $3 THEN changed_at ELSE clock_timestamp() END
+                 WHERE name = $1",
+                &[&projection.name(), &progress.rows, &progress.state.name(), &progress.build_position],
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+/// Records a fault.
+pub(crate) async fn write_fault(
+    target: &Client,
+    projection: &str,
+    (sqlstate, reason, hint): &FaultRecord,
+) -> Result<(), tokio_postgres::Error> {
+    target
+        .execute(
+            "UPDATE lockstep.projection
+             SET state = 'faulted', sqlstate = $2, reason = $3, hint = $4,
+                 changed_at = CASE WHEN state = 'faulted' THEN changed_at ELSE clock_timestamp() END
+             WHERE name = $1",
+            &[&projection, sqlstate, reason, hint],
+        )
+        .await?;
+    Ok(())
+}

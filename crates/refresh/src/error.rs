@@ -1,0 +1,142 @@
+//! Errors of a batch: what failed, on which side, for which projection, and what to do about it.
+
+use lockstep_capture::CaptureError;
+use lockstep_connect::{ConnectError, ErrorClass, classify, describe};
+
+/// Which database an error came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The database that is followed.
+    Source,
+    /// The database that holds the read models.
+    Target,
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Source => "source",
+            Self::Target => "target",
+        })
+    }
+}
+
+/// Why a batch did not commit.
+#[derive(Debug, thiserror::Error)]
+pub enum BatchError {
+    /// A session could not be opened.
+    #[error("{side}: {error}")]
+    Connect {
+        /// Where.
+        side: Side,
+        /// Why.
+        error: ConnectError,
+    },
+    /// A statement failed.
+    #[error("{side}: {}", describe(error))]
+    Sql {
+        /// Where.
+        side: Side,
+        /// PostgreSQL's error.
+        error: tokio_postgres::Error,
+        /// The projection whose statement it was; `None` for the batch's own statements.
+        projection: Option<usize>,
+    },
+    /// The defining query returned several rows with one key.
+    #[error("the key is not unique: {duplicates} keys have more than one row")]
+    DuplicateKey {
+        /// Whose.
+        projection: usize,
+        /// How many keys.
+        duplicates: i64,
+    },
+    /// The fence failed.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// Another instance has taken over.
+    #[error("another instance has taken this target over")]
+    Fenced,
+    /// An observer refused the batch (tests and audits).
+    #[error("the batch was refused: {0}")]
+    Refused(String),
+}
+
+/// What the group does about a failed batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// Try again after a pause; reconnect first if the sessions are gone.
+    Retry,
+    /// Write this projection's next batch by deleting first: its rows clashed with each other on a unique index.
+    DeleteFirst(usize),
+    /// Set this projection aside and go on with the others.
+    Fault(usize),
+    /// Stop: nothing that we can do.
+    Stop,
+}
+
+impl BatchError {
+    /// What to do. `deleting_first` tells whether a projection already writes that way.
+    pub(crate) fn remedy(&self, deleting_first: impl Fn(usize) -> bool) -> Remedy {
+        match self {
+            Self::Sql { error, projection, .. } => match (classify(error), projection) {
+                (ErrorClass::Transient, _) | (ErrorClass::Definite, None) => Remedy::Retry,
+                (ErrorClass::Definite, Some(projection)) => {
+                    let clash = error.code() == Some(&tokio_postgres::error::SqlState::UNIQUE_VIOLATION);
+                    if clash && !deleting_first(*projection) {
+                        Remedy::DeleteFirst(*projection)
+                    } else {
+                        Remedy::Fault(*projection)
+                    }
+                }
+            },
+            Self::DuplicateKey { projection, .. } => Remedy::Fault(*projection),
+            // Even a definite refusal of a connection (a password changed): serve what is there and keep trying until it is mended.
+            Self::Connect { .. }
+            | Self::Capture(CaptureError::TimedOut(_) | CaptureError::Replication(_) | CaptureError::Sql(_)) => Remedy::Retry,
+            Self::Capture(CaptureError::Ended(_)) | Self::Fenced | Self::Refused(_) => Remedy::Stop,
+        }
+    }
+
+    /// SQLSTATE, message and hint for the record of a fault.
+    pub(crate) fn record(&self) -> (Option<String>, String, Option<String>) {
+        match self {
+            Self::Sql { error, side, .. } => match error.as_db_error() {
+                Some(db) => (
+                    Some(db.code().code().to_owned()),
+                    format!("{side}: {}", db.message()),
+                    db.hint().map(str::to_owned).or_else(|| hint_for(db.code().code()).map(str::to_owned)),
+                ),
+                None => (None, self.to_string(), None),
+            },
+            Self::DuplicateKey { .. } => (
+                None,
+                self.to_string(),
+                Some("run lockstep check to see a duplicate; then add key columns, or leave the key out".to_owned()),
+            ),
+            Self::Connect { .. } | Self::Capture(_) | Self::Fenced | Self::Refused(_) => (None, self.to_string(), None),
+        }
+    }
+
+    /// `transient` or `definite`, the label of the error metric.
+    pub(crate) fn class_label(&self) -> &'static str {
+        match self.remedy(|_| false) {
+            Remedy::Retry => "transient",
+            Remedy::DeleteFirst(_) => "unique_clash",
+            Remedy::Fault(_) => "definite",
+            Remedy::Stop => "fatal",
+        }
+    }
+}
+
+/// What an operator can do about the usual faults.
+fn hint_for(sqlstate: &str) -> Option<&'static str> {
+    Some(match sqlstate {
+        "42703" | "42P01" => "the source's schema changed: adapt the query, then restart lockstep",
+        "42501" => "grant the projector's role what the message names (lockstep check lists the grants)",
+        "23505" => "a unique index on the read model refuses a row: correct the data or drop the index",
+        _ if sqlstate.starts_with("22") => {
+            "a value does not fit the query's expressions: correct the row, or guard the expression"
+        }
+        _ => return None,
+    })
+}

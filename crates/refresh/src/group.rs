@@ -1,0 +1,493 @@
+//! The life of a group: connect, batch after batch, and what to do when one fails.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lockstep_capture::Capture;
+use lockstep_connect::Session;
+use lockstep_plan::sql::Places;
+use lockstep_plan::{Maintenance, quote};
+use lockstep_wal::Lsn;
+use tokio::sync::watch;
+
+use crate::batch::{BatchEnd, BatchRun, Committed};
+use crate::checkpoint;
+use crate::error::{BatchError, Remedy, Side};
+use crate::observer::BatchObserver;
+use crate::projection::{Projection, Statements as ProjectionStatements};
+use crate::sessions::{Endpoints, Sessions};
+use crate::statements::Statements;
+use crate::status::GroupStatus;
+use crate::transfer::Stage;
+
+/// First and longest pause after a batch that failed for a transient reason.
+const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(5);
+
+/// How often an idle group looks whether somebody waits for its position.
+const IDLE_TICK: Duration = Duration::from_millis(100);
+
+/// How often the position of an idle group is written although nobody waits, so that it shows when the group was last current.
+const ADVANCE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Pause before another look when commits have arrived that no snapshot sees yet.
+const INVISIBLE_PAUSE: Duration = Duration::from_millis(1);
+
+/// Root keys in a build's first page.
+const FIRST_PAGE_ROWS: usize = 1_000;
+
+/// Whether batches wait for the fence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FencePolicy {
+    /// Always, in production.
+    Wait,
+    /// Never: only for the test that shows what the fence is for.
+    SkipForNegativeControl,
+}
+
+/// Tuning of batches. The defaults are meant to be left alone.
+#[derive(Debug, Clone)]
+pub struct RefreshOptions {
+    /// Keys bound to one statement.
+    pub statement_keys_max: usize,
+    /// Root keys named in one batch of a projection; more refresh everything.
+    pub root_keys_max: usize,
+    /// Groups recomputed by name in one batch; more recompute all.
+    pub groups_max: usize,
+    /// Root keys in a build's page at most.
+    pub page_rows_max: usize,
+    /// Share of the time that whole recomputation may take.
+    pub whole_share: f64,
+    /// How often projections that depend on the time are recomputed.
+    pub schedule: Duration,
+    /// See [`FencePolicy`].
+    pub fence: FencePolicy,
+}
+
+impl Default for RefreshOptions {
+    fn default() -> Self {
+        Self {
+            statement_keys_max: 10_000,
+            root_keys_max: 250_000,
+            groups_max: 100_000,
+            page_rows_max: 20_000,
+            whole_share: 0.2,
+            schedule: Duration::from_mins(1),
+            fence: FencePolicy::Wait,
+        }
+    }
+}
+
+/// What a group is made of.
+pub struct GroupSettings {
+    /// Its name.
+    pub name: String,
+    /// Its index in capture.
+    pub index: usize,
+    /// How long to gather more changes after the first.
+    pub linger: Duration,
+    /// Its projections, in the order in which they are refreshed.
+    pub projections: Vec<Projection>,
+    /// Where source and target are.
+    pub endpoints: Endpoints,
+    /// Where the tables are.
+    pub places: Places,
+    /// Tuning.
+    pub options: RefreshOptions,
+    /// Our turn as writer; see [`crate::claim_group`].
+    pub leader_epoch: i64,
+    /// Told about every batch.
+    pub observer: Option<Arc<dyn BatchObserver>>,
+}
+
+/// How a group's run ended.
+#[derive(Debug)]
+pub enum GroupEnd {
+    /// It was asked to stop.
+    Stopped,
+    /// It cannot go on.
+    Failed(BatchError),
+}
+
+/// A running group.
+pub struct Group {
+    settings: GroupSettings,
+    capture: Capture,
+    stop: watch::Receiver<bool>,
+    status: watch::Sender<GroupStatus>,
+    sql: Vec<ProjectionStatements>,
+    page_rows: usize,
+    contained_lsn: Option<Lsn>,
+    advanced_at: Instant,
+    /// Whole recomputation is paced: not before this time.
+    not_before: Instant,
+    batches: u64,
+}
+
+struct Connected {
+    sessions: Sessions,
+    nudge: Session,
+    prepared: Statements,
+}
+
+impl Group {
+    /// A group that has not started, and its status.
+    pub fn new(settings: GroupSettings, capture: Capture, stop: watch::Receiver<bool>) -> (Self, watch::Receiver<GroupStatus>) {
+        let status = watch::Sender::new(GroupStatus {
+            name: settings.name.clone(),
+            contained_lsn: None,
+            current_as_of: None,
+            batches: 0,
+            projections: settings.projections.iter().map(Projection::status).collect(),
+        });
+        let receiver = status.subscribe();
+        let group = Self {
+            settings,
+            capture,
+            stop,
+            status,
+            sql: Vec::new(),
+            page_rows: FIRST_PAGE_ROWS,
+            contained_lsn: None,
+            advanced_at: Instant::now(),
+            not_before: Instant::now(),
+            batches: 0,
+        };
+        (group, receiver)
+    }
+
+    /// Runs until asked to stop, or until it cannot go on.
+    pub async fn run(mut self) -> GroupEnd {
+        let mut pause = *RETRY.start();
+        let mut connected: Option<Connected> = None;
+        loop {
+            if *self.stop.borrow() {
+                return GroupEnd::Stopped;
+            }
+            let step = match &mut connected {
+                Some(connection) => self.step(connection).await,
+                None => match self.connect().await {
+                    Ok(connection) => {
+                        connected = Some(connection);
+                        Ok(())
+                    }
+                    Err(error) => Err(error),
+                },
+            };
+            let Err(error) = step else {
+                pause = *RETRY.start();
+                continue;
+            };
+            metrics::counter!("lockstep_errors_total", "class" => error.class_label()).increment(1);
+            let deleting_first = |index: usize| self.settings.projections[index].delete_first;
+            match error.remedy(deleting_first) {
+                Remedy::Retry => {
+                    tracing::warn!(group = self.settings.name, error = %error, retry_in = ?pause, "batch failed; trying again");
+                    if connected.as_ref().is_none_or(|connection| connection.sessions.closed() || connection.nudge.is_closed()) {
+                        // Batches that the target had committed and not yet made durable may be gone with it.
+                        if connected.take().is_some() {
+                            self.capture.restart();
+                        }
+                    }
+                    self.pause(pause).await;
+                    pause = (pause * 2).min(*RETRY.end());
+                }
+                Remedy::DeleteFirst(index) => {
+                    tracing::debug!(
+                        projection = self.settings.projections[index].name(),
+                        "rows clash; writing by deleting first"
+                    );
+                    self.settings.projections[index].delete_first = true;
+                }
+                Remedy::Fault(index) => self.fault(index, &error, connected.as_ref()).await,
+                Remedy::Stop => {
+                    tracing::error!(group = self.settings.name, error = %error, "group stopped");
+                    return GroupEnd::Failed(error);
+                }
+            }
+        }
+    }
+
+    async fn pause(&mut self, pause: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            // An error means that the supervisor is gone; the next look at the flag ends the loop all the same.
+            changed = self.stop.changed() => drop(changed),
+        }
+    }
+
+    async fn connect(&mut self) -> Result<Connected, BatchError> {
+        let name = format!("lockstep {}", self.settings.name);
+        let sessions = Sessions::open(&self.settings.endpoints, &name).await?;
+        let nudge = Session::open(&self.settings.endpoints.source, "lockstep nudge")
+            .await
+            .map_err(|error| BatchError::Connect { side: Side::Source, error })?;
+        let sql_error = |side| move |error| BatchError::Sql { side, error, projection: None };
+        if !sessions.is_one() {
+            self.make_stages(&sessions).await?;
+        }
+        if self.sql.is_empty() {
+            self.sql = self.settings.projections.iter().map(|projection| projection.statements(&self.settings.places)).collect();
+        }
+        // Whether the last commit before a lost connection took effect, only the target knows.
+        let registered = crate::tables::load_registered(sessions.target()).await.map_err(sql_error(Side::Target))?;
+        for projection in &mut self.settings.projections {
+            if let Some(found) = registered.iter().find(|found| found.name == projection.name()) {
+                projection.resume(found);
+            }
+        }
+        self.contained_lsn =
+            checkpoint::position(sessions.target(), &self.settings.name).await.map_err(sql_error(Side::Target))?;
+        self.publish_status();
+        Ok(Connected { sessions, nudge, prepared: Statements::default() })
+    }
+
+    /// Describes each projection's stage once, and creates its temporary table in the new session.
+    async fn make_stages(&mut self, sessions: &Sessions) -> Result<(), BatchError> {
+        for (index, projection) in self.settings.projections.iter_mut().enumerate() {
+            let sql_error = |side| move |error| BatchError::Sql { side, error, projection: Some(index) };
+            if projection.stage.is_none() {
+                let stage = describe_stage(projection, index, &self.settings.places, sessions).await?;
+                projection.stage = Some(stage);
+            }
+            if let Some(stage) = &projection.stage {
+                sessions.target().batch_execute(&stage.create_statement()).await.map_err(sql_error(Side::Target))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for something to do and does it.
+    async fn step(&mut self, connected: &mut Connected) -> Result<(), BatchError> {
+        if let Some(index) = self.settings.projections.iter().position(|p| p.is_exhausted() && !p.indexes_built) {
+            return self.build_indexes(index, connected).await;
+        }
+        if !self.has_work() {
+            return self.idle(connected).await;
+        }
+        if !self.settings.linger.is_zero() && !self.building() {
+            self.pause(self.settings.linger).await;
+        }
+        let wait = self.not_before.saturating_duration_since(Instant::now());
+        if !wait.is_zero() {
+            self.pause(wait).await;
+            if *self.stop.borrow() {
+                return Ok(());
+            }
+        }
+        let run = BatchRun {
+            group: &self.settings.name,
+            index: self.settings.index,
+            leader_epoch: self.settings.leader_epoch,
+            capture: &self.capture,
+            sessions: &connected.sessions,
+            nudge: &connected.nudge,
+            prepared: &mut connected.prepared,
+            projections: &mut self.settings.projections,
+            sql: &self.sql,
+            options: &self.settings.options,
+            observer: self.settings.observer.as_deref(),
+            page_rows: self.page_rows,
+        };
+        match run.run().await? {
+            BatchEnd::Committed(committed) => self.committed(&committed),
+            BatchEnd::NothingVisible => self.pause(INVISIBLE_PAUSE).await,
+        }
+        Ok(())
+    }
+
+    fn building(&self) -> bool {
+        self.settings.projections.iter().any(Projection::is_building)
+    }
+
+    fn has_work(&self) -> bool {
+        let dirty = self.capture.with_group(self.settings.index, |dirty| !dirty.is_empty());
+        dirty
+            || self.settings.projections.iter().any(|projection| {
+                projection.takes_part() && (projection.is_building() || projection.is_due() || !projection.is_live())
+            })
+    }
+
+    fn committed(&mut self, committed: &Committed) {
+        let elapsed = committed.began.elapsed();
+        self.batches += 1;
+        self.contained_lsn = committed.contained_lsn;
+        self.advanced_at = Instant::now();
+        if !committed.whole_time.is_zero() {
+            let rest = committed.whole_time.mul_f64(1.0 / self.settings.options.whole_share - 1.0);
+            self.not_before = Instant::now() + rest;
+        }
+        if self.building() {
+            self.adapt_page(elapsed);
+        }
+        metrics::counter!("lockstep_batches_total", "group" => self.settings.name.clone()).increment(1);
+        tracing::debug!(
+            group = self.settings.name,
+            transactions = committed.transactions,
+            keys = committed.keys,
+            elapsed = ?elapsed,
+            "batch committed"
+        );
+        self.publish_status();
+    }
+
+    /// Pages grow while they are quick; beside live projections a page must not hold them up for long.
+    fn adapt_page(&mut self, elapsed: Duration) {
+        let live = self.settings.projections.iter().any(Projection::is_live);
+        let goal = if live { Duration::from_millis(50) } else { Duration::from_millis(500) };
+        let next = if elapsed < goal { self.page_rows * 2 } else { self.page_rows / 2 };
+        self.page_rows = next.clamp(FIRST_PAGE_ROWS / 4, self.settings.options.page_rows_max);
+    }
+
+    /// Nothing to do: wait for an arrival, and meanwhile keep the position and the slot up to date.
+    async fn idle(&mut self, connected: &Connected) -> Result<(), BatchError> {
+        let until = self
+            .settings
+            .projections
+            .iter()
+            .filter_map(Projection::next_wake)
+            .min()
+            .map_or(IDLE_TICK, |wake| wake.saturating_duration_since(Instant::now()).min(IDLE_TICK));
+        tokio::select! {
+            () = self.capture.arrival(self.settings.index) => return Ok(()),
+            changed = self.stop.changed() => {
+                drop(changed);
+                return Ok(());
+            }
+            () = tokio::time::sleep(until) => {}
+        }
+        let sql_error = |error| BatchError::Sql { side: Side::Target, error, projection: None };
+        let target = connected.sessions.target();
+        self.note_flushed(connected).await?;
+        // First the position, then whether anything waits: in this order nothing can slip in between.
+        let received = self.capture.received();
+        let dirty = self.capture.with_group(self.settings.index, |dirty| !dirty.is_empty());
+        let live = self.status.borrow().is_settled();
+        if dirty || !live || self.contained_lsn.is_some_and(|contained| received <= contained) || received == Lsn::ZERO {
+            self.publish_status();
+            return Ok(());
+        }
+        let due = self.advanced_at.elapsed() >= ADVANCE_INTERVAL;
+        if due || checkpoint::somebody_waits(target).await.map_err(sql_error)? {
+            if !checkpoint::advance(target, &self.settings.name, self.settings.leader_epoch, received).await.map_err(sql_error)? {
+                return Err(BatchError::Fenced);
+            }
+            self.contained_lsn = Some(received);
+            self.advanced_at = Instant::now();
+        }
+        self.publish_status();
+        Ok(())
+    }
+
+    /// Lets the slot move on once the target has made our batches durable.
+    async fn note_flushed(&self, connected: &Connected) -> Result<(), BatchError> {
+        if self.capture.with_group(self.settings.index, |dirty| dirty.awaits_flush_of()).is_none() {
+            return Ok(());
+        }
+        let row = connected
+            .sessions
+            .target()
+            .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
+            .await
+            .map_err(|error| BatchError::Sql { side: Side::Target, error, projection: None })?;
+        let flushed = row.get::<_, &str>(0).parse().unwrap_or_default();
+        self.capture.with_group(self.settings.index, |dirty| dirty.flushed(flushed));
+        Ok(())
+    }
+
+    /// The configured indexes, once the rows are there: building an index beats maintaining it through the build.
+    async fn build_indexes(&mut self, index: usize, connected: &Connected) -> Result<(), BatchError> {
+        let projection = &mut self.settings.projections[index];
+        let target = connected.sessions.target();
+        let name = projection.name().to_owned();
+        let table = quote::qualified(&projection.schema, &name);
+        let schema = quote::literal(&quote::identifier(&projection.schema));
+        let mut script =
+            format!("BEGIN; SELECT set_config('search_path', {schema} || ', ' || current_setting('search_path'), true);\n");
+        if let Some(indexes) = &projection.indexes {
+            script.push_str(indexes.trim_end().trim_end_matches(';'));
+            script.push_str(";\n");
+        }
+        script.push_str(&format!(
+            "UPDATE lockstep.projection SET indexes_built = true WHERE name = {}; COMMIT;\nANALYZE {table};",
+            quote::literal(&name)
+        ));
+        if let Maintenance::Aggregate(aggregate) = &projection.plan.maintenance {
+            script.push_str(&format!("ANALYZE {};", quote::qualified("lockstep", &aggregate.contributions.name)));
+        }
+        if let Err(error) = target.batch_execute(&script).await {
+            connected.sessions.rollback().await;
+            return Err(BatchError::Sql { side: Side::Target, error, projection: Some(index) });
+        }
+        projection.indexes_built = true;
+        Ok(())
+    }
+
+    async fn fault(&mut self, index: usize, error: &BatchError, connected: Option<&Connected>) {
+        let record = error.record();
+        let projection = &mut self.settings.projections[index];
+        tracing::error!(
+            projection = projection.name(),
+            reason = record.1,
+            hint = record.2,
+            "projection faulted; the others go on"
+        );
+        projection.fault(record.clone());
+        if let Some(connected) = connected {
+            let name = projection.name();
+            match checkpoint::write_fault(connected.sessions.target(), name, &record).await {
+                Ok(()) => projection.fault_recorded(),
+                // The group's next batch records it, or does not commit.
+                Err(error) => {
+                    tracing::warn!(projection = name, error = %lockstep_connect::describe(&error), "recording the fault");
+                }
+            }
+        }
+        self.publish_status();
+    }
+
+    fn publish_status(&self) {
+        let dirty_since = self.capture.with_group(self.settings.index, |dirty| dirty.oldest_waiting_since());
+        let current_as_of = match dirty_since {
+            // Nothing waits: current as of the last word from the walsender.
+            None => self.capture.last_heard(),
+            Some(since) => Some(since),
+        };
+        self.status.send_replace(GroupStatus {
+            name: self.settings.name.clone(),
+            contained_lsn: self.contained_lsn,
+            current_as_of,
+            batches: self.batches,
+            projections: self.settings.projections.iter().map(Projection::status).collect(),
+        });
+    }
+}
+
+async fn describe_stage(
+    projection: &Projection,
+    index: usize,
+    places: &Places,
+    sessions: &Sessions,
+) -> Result<Stage, BatchError> {
+    let at = |side| move |error| BatchError::Sql { side, error, projection: Some(index) };
+    let columns_of = |table: String| async move {
+        let rows = sessions
+            .target()
+            .query(
+                "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute
+                 WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+                &[&table],
+            )
+            .await
+            .map_err(at(Side::Target))?;
+        Ok::<_, BatchError>(rows.iter().map(|row| (row.get(0), row.get(1))).collect::<Vec<(String, String)>>())
+    };
+    let (query, table) = match &projection.plan.maintenance {
+        Maintenance::Row(row) => (&row.row_query, quote::qualified(&projection.schema, projection.name())),
+        Maintenance::Whole(_) => (&projection.plan.query, quote::qualified(&projection.schema, projection.name())),
+        Maintenance::Aggregate(aggregate) => {
+            (&aggregate.contribution_query, quote::qualified(&places.state_schema, &aggregate.contributions.name))
+        }
+    };
+    let columns = columns_of(table).await?;
+    Stage::describe(sessions.source(), index, query, columns.into_iter()).await.map_err(at(Side::Source))
+}

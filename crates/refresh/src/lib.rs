@@ -1,0 +1,33 @@
+//! From dirty keys to rows: batches, builds and faults.
+//!
+//! ```text
+//!   DirtySet ──take(snapshot)──► batch ──trace──► root keys ──row query──► merge ──┐
+//!      ▲                           │  one source snapshot, fenced                  ├─ one target transaction
+//!      └────── done / give back ───┴───────────────── checkpoint ──────────────────┘
+//! ```
+//!
+//! The guarantee: after every commit the tables of a group equal their defining queries at one source snapshot, all of them
+//! together. One primitive, *refresh these keys*, serves live changes and the build; a crash anywhere only repeats work, because
+//! recomputing a row is idempotent.
+
+pub mod analysis;
+mod batch;
+mod checkpoint;
+mod error;
+mod group;
+mod observer;
+mod projection;
+mod sessions;
+mod statements;
+mod status;
+mod tables;
+mod transfer;
+
+pub use checkpoint::claim_group;
+pub use error::{BatchError, Side};
+pub use group::{FencePolicy, Group, GroupEnd, GroupSettings, RefreshOptions};
+pub use observer::{BatchObserver, BatchView, LiveProjection};
+pub use projection::{Progress, Projection};
+pub use sessions::Endpoints;
+pub use status::{GroupStatus, ProjectionState, ProjectionStatus};
+pub use tables::{Registered, drop_projection, grant, load_registered, register};

@@ -1,0 +1,42 @@
+//! A look at batches from outside: audits, verification, tests.
+
+use futures_util::future::BoxFuture;
+use lockstep_plan::facts::OutputColumn;
+use tokio_postgres::Client;
+
+/// A projection that is live in the batch.
+#[derive(Debug, Clone)]
+pub struct LiveProjection {
+    /// Its name.
+    pub name: String,
+    /// Its defining query.
+    pub query: String,
+    /// Its columns.
+    pub columns: Vec<OutputColumn>,
+    /// The schema of its table.
+    pub schema: String,
+}
+
+/// A batch, all written and not yet committed. The source session's snapshot is the batch's; the target session sees the batch's
+/// writes. With one database both are the same session.
+pub struct BatchView<'a> {
+    /// The group.
+    pub group: &'a str,
+    /// The source session, inside the batch's snapshot.
+    pub source: &'a Client,
+    /// The target session, inside the batch's transaction.
+    pub target: &'a Client,
+    /// Whether both are one session.
+    pub one_database: bool,
+    /// The group's live projections.
+    pub live: &'a [LiveProjection],
+}
+
+/// Told about every batch.
+pub trait BatchObserver: Send + Sync {
+    /// Before the commit. An error refuses the batch and stops the group.
+    fn before_commit<'a>(&'a self, batch: BatchView<'a>) -> BoxFuture<'a, Result<(), String>>;
+
+    /// After the commit and before the group's next batch.
+    fn after_commit<'a>(&'a self, batch: BatchView<'a>) -> BoxFuture<'a, ()>;
+}

@@ -1,0 +1,271 @@
+//! A projection at run time: its plan, its statements, where it stands.
+
+use std::time::{Duration, Instant};
+
+use lockstep_plan::facts::OutputColumn;
+use lockstep_plan::sql::{self, Fresh, Merge, Places, TracedKeys};
+use lockstep_plan::{Maintenance, Plan};
+
+use crate::observer::LiveProjection;
+use crate::status::{ProjectionState, ProjectionStatus};
+use crate::transfer::Stage;
+
+/// First and longest pause before a faulted projection is tried again.
+const FAULT_RETRY: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_mins(5);
+
+/// SQLSTATE, reason and hint of a fault.
+pub(crate) type FaultRecord = (Option<String>, String, Option<String>);
+
+/// Where a projection stands.
+#[derive(Debug, Clone)]
+pub(crate) enum Phase {
+    /// Root keys up to `position` are built; `exhausted` when there are no more.
+    Building { position: Option<Vec<String>>, exhausted: bool },
+    /// Equal to its query at every batch.
+    Live,
+    /// Set aside.
+    Faulted { retry_at: Instant, pause: Duration, was_built: bool },
+}
+
+impl Phase {
+    pub(crate) fn state(&self) -> ProjectionState {
+        match self {
+            Self::Building { .. } => ProjectionState::Building,
+            Self::Live => ProjectionState::Live,
+            Self::Faulted { .. } => ProjectionState::Faulted,
+        }
+    }
+}
+
+/// What is recorded about a projection with each batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Rows in its table.
+    pub rows: i64,
+    /// Its state.
+    pub state: ProjectionState,
+    /// How far the build has come.
+    pub build_position: Option<Vec<String>>,
+}
+
+/// Its maintenance statements, made once.
+pub(crate) enum Statements {
+    Row { bound: Merge, everything: Merge },
+    Aggregate { contributions: String, all_contributions: String, groups: Merge, all_groups: Merge },
+    Whole { everything: Merge },
+}
+
+/// A projection at run time.
+pub struct Projection {
+    pub(crate) plan: Plan,
+    pub(crate) indexes: Option<String>,
+    pub(crate) indexes_built: bool,
+    pub(crate) schema: String,
+    pub(crate) phase: Phase,
+    pub(crate) rows: i64,
+    pub(crate) built_roots: u64,
+    pub(crate) reason: Option<String>,
+    /// Write the next batch by deleting first.
+    pub(crate) delete_first: bool,
+    /// When a projection that depends on the time is due again.
+    pub(crate) due_at: Option<Instant>,
+    pub(crate) stage: Option<Stage>,
+    unrecorded_fault: Option<FaultRecord>,
+    /// What the batch in work will have changed when it commits.
+    pending: Option<(Phase, i64)>,
+    saved: Progress,
+}
+
+impl Projection {
+    /// A projection as it was registered.
+    pub fn new(plan: Plan, schema: &str, indexes: Option<String>, registered: &crate::tables::Registered) -> Self {
+        let phase = match registered.state {
+            ProjectionState::Live => Phase::Live,
+            ProjectionState::Registered | ProjectionState::Building => {
+                Phase::Building { position: registered.build_position.clone(), exhausted: false }
+            }
+            ProjectionState::Faulted => {
+                Phase::Faulted { retry_at: Instant::now(), pause: *FAULT_RETRY.start(), was_built: registered.was_built }
+            }
+        };
+        let on_schedule = matches!(&plan.maintenance, Maintenance::Whole(whole) if whole.on_schedule);
+        Self {
+            plan,
+            indexes,
+            indexes_built: registered.indexes_built,
+            schema: schema.to_owned(),
+            saved: Progress { rows: registered.rows, state: registered.state, build_position: registered.build_position.clone() },
+            phase,
+            rows: registered.rows,
+            built_roots: 0,
+            reason: None,
+            delete_first: false,
+            due_at: on_schedule.then(Instant::now),
+            stage: None,
+            unrecorded_fault: None,
+            pending: None,
+        }
+    }
+
+    /// Takes over what the target has recorded.
+    pub(crate) fn resume(&mut self, registered: &crate::tables::Registered) {
+        self.rows = registered.rows;
+        self.indexes_built = registered.indexes_built;
+        let Phase::Building { position, .. } = &mut self.phase else { return };
+        position.clone_from(&registered.build_position);
+        if registered.state == ProjectionState::Live {
+            self.phase = Phase::Live;
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.plan.projection
+    }
+
+    /// Its plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    pub(crate) fn statements(&self, places: &Places) -> Statements {
+        let fresh = || self.stage.as_ref().map_or(Fresh::Query, |stage| Fresh::Staged(stage.typed_source()));
+        match &self.plan.maintenance {
+            Maintenance::Row(row) => Statements::Row {
+                bound: sql::row_merge(&self.plan, row, places, TracedKeys::Bound, &fresh()),
+                everything: sql::row_merge(&self.plan, row, places, TracedKeys::Everything, &fresh()),
+            },
+            Maintenance::Aggregate(aggregate) => Statements::Aggregate {
+                contributions: sql::contribution_merge(aggregate, places, TracedKeys::Bound, &fresh()),
+                all_contributions: sql::contribution_merge(aggregate, places, TracedKeys::Everything, &fresh()),
+                groups: sql::group_merge(&self.plan, aggregate, places, TracedKeys::Bound),
+                all_groups: sql::group_merge(&self.plan, aggregate, places, TracedKeys::Everything),
+            },
+            Maintenance::Whole(_) => Statements::Whole { everything: sql::whole_merge(&self.plan, places, &fresh()) },
+        }
+    }
+
+    /// Whether the projection takes part in batches now.
+    pub(crate) fn takes_part(&self) -> bool {
+        match &self.phase {
+            Phase::Building { .. } | Phase::Live => true,
+            Phase::Faulted { retry_at, .. } => *retry_at <= Instant::now(),
+        }
+    }
+
+    pub(crate) fn is_building(&self) -> bool {
+        matches!(self.phase, Phase::Building { .. })
+    }
+
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live)
+    }
+
+    /// Whether the build has read all roots and waits for its indexes and its last batch.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        matches!(self.phase, Phase::Building { exhausted: true, .. })
+    }
+
+    /// Whether the clock makes it dirty.
+    pub(crate) fn is_due(&self) -> bool {
+        self.due_at.is_some_and(|due| due <= Instant::now())
+    }
+
+    /// When something is to be done without any change: a schedule, or another try after a fault.
+    pub(crate) fn next_wake(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Live => self.due_at,
+            Phase::Building { .. } => None,
+            Phase::Faulted { retry_at, .. } => Some(*retry_at),
+        }
+    }
+
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.plan.maintenance, Maintenance::Whole(_))
+    }
+
+    /// Notes what the batch in work does; nothing counts until [`Self::commit`].
+    pub(crate) fn stage_progress(&mut self, phase: Phase, row_delta: i64) {
+        self.pending = Some((phase, self.rows + row_delta));
+    }
+
+    /// The phase that the batch in work ends in.
+    pub(crate) fn phase_after_batch(&self) -> &Phase {
+        self.pending.as_ref().map_or(&self.phase, |(phase, _)| phase)
+    }
+
+    /// Whether the batch in work changes what is recorded.
+    pub(crate) fn has_unsaved_progress(&self) -> bool {
+        self.pending.is_some() && self.unsaved() != self.saved
+    }
+
+    /// What is to be recorded.
+    pub(crate) fn unsaved(&self) -> Progress {
+        let (phase, rows) = self.pending.as_ref().map_or((&self.phase, self.rows), |(phase, rows)| (phase, *rows));
+        let build_position = match phase {
+            Phase::Building { position, .. } => position.clone(),
+            Phase::Live | Phase::Faulted { .. } => None,
+        };
+        Progress { rows, state: phase.state(), build_position }
+    }
+
+    /// The batch has committed.
+    pub(crate) fn commit(&mut self) {
+        self.unrecorded_fault = None;
+        if self.pending.is_some() {
+            self.saved = self.unsaved();
+        }
+        if let Some((phase, rows)) = self.pending.take() {
+            self.phase = phase;
+            self.rows = rows;
+            self.reason = None;
+            self.delete_first = false;
+        }
+    }
+
+    /// The batch has not committed.
+    pub(crate) fn roll_back(&mut self) {
+        self.pending = None;
+    }
+
+    /// Sets the projection aside.
+    pub(crate) fn fault(&mut self, record: FaultRecord) {
+        let (pause, was_built) = match &self.phase {
+            Phase::Faulted { pause, was_built, .. } => ((*pause * 2).min(*FAULT_RETRY.end()), *was_built),
+            Phase::Live => (*FAULT_RETRY.start(), true),
+            Phase::Building { .. } => (*FAULT_RETRY.start(), false),
+        };
+        self.phase = Phase::Faulted { retry_at: Instant::now() + pause, pause, was_built };
+        self.saved.state = ProjectionState::Faulted;
+        self.reason = Some(record.1.clone());
+        self.unrecorded_fault = Some(record);
+        self.delete_first = false;
+        self.pending = None;
+    }
+
+    /// A fault that the target does not know yet. No batch may commit without it: the batch drops the projection's changes, and
+    /// only the record tells a later start that they are missing.
+    pub(crate) fn unrecorded_fault(&self) -> Option<&FaultRecord> {
+        self.unrecorded_fault.as_ref()
+    }
+
+    /// The target knows the fault.
+    pub(crate) fn fault_recorded(&mut self) {
+        self.unrecorded_fault = None;
+    }
+
+    pub(crate) fn status(&self) -> ProjectionStatus {
+        ProjectionStatus {
+            name: self.name().to_owned(),
+            state: self.phase.state(),
+            rows: self.rows,
+            built_roots: self.built_roots,
+            reason: self.reason.clone(),
+        }
+    }
+
+    pub(crate) fn live_view(&self) -> LiveProjection {
+        let columns: Vec<OutputColumn> = self.plan.columns.clone();
+        LiveProjection { name: self.name().to_owned(), query: self.plan.query.clone(), columns, schema: self.schema.clone() }
+    }
+}

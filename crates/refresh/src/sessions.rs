@@ -1,0 +1,92 @@
+//! The sessions of a group: one where source and target are one database, two otherwise.
+
+use lockstep_connect::{Session, Settings};
+use tokio_postgres::Client;
+
+use crate::error::{BatchError, Side};
+
+/// Where source and target are.
+#[derive(Debug, Clone)]
+pub struct Endpoints {
+    /// The source.
+    pub source: Settings,
+    /// The target, unless it is the source's database.
+    pub target: Option<Settings>,
+}
+
+impl Endpoints {
+    /// The target's settings.
+    pub fn target(&self) -> &Settings {
+        self.target.as_ref().unwrap_or(&self.source)
+    }
+
+    /// Whether source and target are one database.
+    pub fn one_database(&self) -> bool {
+        self.target.is_none()
+    }
+}
+
+pub(crate) enum Sessions {
+    One(Session),
+    Two { source: Session, target: Session },
+}
+
+impl Sessions {
+    pub(crate) async fn open(endpoints: &Endpoints, application_name: &str) -> Result<Self, BatchError> {
+        let source = Session::open(&endpoints.source, application_name)
+            .await
+            .map_err(|error| BatchError::Connect { side: Side::Source, error })?;
+        let sessions = match &endpoints.target {
+            None => Self::One(source),
+            Some(settings) => {
+                let target = Session::open(settings, application_name)
+                    .await
+                    .map_err(|error| BatchError::Connect { side: Side::Target, error })?;
+                Self::Two { source, target }
+            }
+        };
+        // A batch is visible as soon as it is committed and durable a moment later, when the WAL writer gets to it. That costs
+        // the application's disk no extra flush, and nothing can be lost: the slot is confirmed only up to what is durable.
+        sessions.target().batch_execute("SET synchronous_commit = off").await.map_err(|error| BatchError::Sql {
+            side: Side::Target,
+            error,
+            projection: None,
+        })?;
+        Ok(sessions)
+    }
+
+    pub(crate) fn source(&self) -> &Client {
+        match self {
+            Self::One(session) => session,
+            Self::Two { source, .. } => source,
+        }
+    }
+
+    pub(crate) fn target(&self) -> &Client {
+        match self {
+            Self::One(session) => session,
+            Self::Two { target, .. } => target,
+        }
+    }
+
+    pub(crate) fn is_one(&self) -> bool {
+        match self {
+            Self::One(_) => true,
+            Self::Two { .. } => false,
+        }
+    }
+
+    pub(crate) fn closed(&self) -> bool {
+        self.source().is_closed() || self.target().is_closed()
+    }
+
+    /// Ends whatever transaction is open on either side.
+    pub(crate) async fn rollback(&self) {
+        for client in [self.source(), self.target()] {
+            // A failure means that the connection is gone, and the transaction with it.
+            if let Err(error) = client.batch_execute("ROLLBACK").await {
+                tracing::debug!(error = %lockstep_connect::describe(&error), "rollback");
+            }
+        }
+    }
+}

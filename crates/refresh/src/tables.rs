@@ -1,0 +1,150 @@
+//! The tables in the target: creating, registering, granting, dropping.
+
+use lockstep_plan::{Maintenance, Plan, quote, sql};
+use tokio_postgres::Client;
+
+use crate::status::ProjectionState;
+
+/// What the metadata knows about a projection.
+#[derive(Debug, Clone)]
+pub struct Registered {
+    /// Its name.
+    pub name: String,
+    /// The fingerprint of its definition.
+    pub fingerprint: String,
+    /// The schema of its table.
+    pub schema: String,
+    /// Its hidden tables, unqualified.
+    pub state_tables: Vec<String>,
+    /// Its state.
+    pub state: ProjectionState,
+    /// Rows in its table.
+    pub rows: i64,
+    /// How far the build has come.
+    pub build_position: Option<Vec<String>>,
+    /// Whether the configured indexes exist.
+    pub indexes_built: bool,
+    /// Whether it has ever been live.
+    pub was_built: bool,
+}
+
+/// Every registered projection.
+///
+/// # Errors
+/// The query failed.
+pub async fn load_registered(target: &Client) -> Result<Vec<Registered>, tokio_postgres::Error> {
+    let rows = target
+        .query(
+            "SELECT name, fingerprint, table_schema, state_tables, state, row_count, build_position, indexes_built, built_at IS NOT NULL
+             FROM lockstep.projection ORDER BY name",
+            &[],
+        )
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| Registered {
+            name: row.get(0),
+            fingerprint: row.get(1),
+            schema: row.get(2),
+            state_tables: row.get(3),
+            state: ProjectionState::from_name(row.get(4)).unwrap_or(ProjectionState::Registered),
+            rows: row.get(5),
+            build_position: row.get(6),
+            indexes_built: row.get(7),
+            was_built: row.get(8),
+        })
+        .collect())
+}
+
+/// Creates a projection's tables and registers it, in one transaction.
+///
+/// # Errors
+/// A statement failed; nothing is left behind.
+pub async fn register(
+    target: &mut Client,
+    plan: &Plan,
+    contribution_types: &[String],
+    schema: &str,
+    group: &str,
+    fingerprint: &str,
+) -> Result<Registered, tokio_postgres::Error> {
+    let transaction = target.transaction().await?;
+    transaction.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", quote::identifier(schema))).await?;
+    let mut statements = sql::create_table(plan, schema);
+    statements.push(sql::add_comment(plan, schema));
+    let mut state_tables = Vec::new();
+    match &plan.maintenance {
+        Maintenance::Aggregate(aggregate) => {
+            statements.extend(sql::create_state_table(&aggregate.contributions, contribution_types, "lockstep"));
+            state_tables.push(aggregate.contributions.name.clone());
+        }
+        Maintenance::Row(_) | Maintenance::Whole(_) => {}
+    }
+    for statement in &statements {
+        transaction.batch_execute(statement).await?;
+    }
+    transaction
+        .execute(
+            "INSERT INTO lockstep.projection (name, group_name, kind, definition, fingerprint, table_schema, state_tables)
+             VALUES ($1, $2, $3, $4, $5, $6, $7)",
+            &[&plan.projection, &group, &plan.kind(), &plan.query, &fingerprint, &schema, &state_tables],
+        )
+        .await?;
+    transaction.commit().await?;
+    Ok(Registered {
+        name: plan.projection.clone(),
+        fingerprint: fingerprint.to_owned(),
+        schema: schema.to_owned(),
+        state_tables,
+        state: ProjectionState::Registered,
+        rows: 0,
+        build_position: None,
+        indexes_built: false,
+        was_built: false,
+    })
+}
+
+/// Drops a projection's tables and forgets it. `keep_table` leaves the read model itself.
+///
+/// # Errors
+/// A statement failed; nothing is changed then.
+pub async fn drop_projection(
+    target: &mut Client,
+    registered: &Registered,
+    keep_table: bool,
+) -> Result<(), tokio_postgres::Error> {
+    let transaction = target.transaction().await?;
+    let table = quote::qualified(&registered.schema, &registered.name);
+    if keep_table {
+        transaction
+            .batch_execute(&format!("COMMENT ON TABLE {table} IS 'left behind by lockstep; no longer maintained'"))
+            .await?;
+    } else {
+        transaction.batch_execute(&format!("DROP TABLE IF EXISTS {table}")).await?;
+    }
+    for state_table in &registered.state_tables {
+        transaction.batch_execute(&format!("DROP TABLE IF EXISTS {}", quote::qualified("lockstep", state_table))).await?;
+    }
+    transaction.execute("DELETE FROM lockstep.projection WHERE name = $1", &[&registered.name]).await?;
+    transaction.commit().await
+}
+
+/// Lets roles read the read models and wait for positions.
+///
+/// # Errors
+/// A role does not exist, or a grant is refused.
+pub async fn grant(target: &Client, schema: &str, tables: &[String], readers: &[String]) -> Result<(), tokio_postgres::Error> {
+    for reader in readers {
+        let role = quote::identifier(reader);
+        let mut statements = format!(
+            "GRANT USAGE ON SCHEMA {}, lockstep TO {role};\n\
+             GRANT SELECT ON lockstep.checkpoint, lockstep.projection TO {role};",
+            quote::identifier(schema)
+        );
+        for table in tables {
+            statements.push_str(&format!("\nGRANT SELECT ON {} TO {role};", quote::qualified(schema, table)));
+        }
+        target.batch_execute(&statements).await?;
+    }
+    Ok(())
+}

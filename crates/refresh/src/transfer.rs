@@ -1,0 +1,194 @@
+//! Rows from a source to a target on another database, as PostgreSQL encodes them.
+//!
+//! The fields of a binary `DataRow` have the layout of a COPY BINARY tuple, so they are forwarded without being decoded. Types
+//! whose binary form could mean something else over there (it embeds oids, or belongs to an extension) travel as text.
+
+use bytes::{BufMut as _, BytesMut};
+use futures_util::{SinkExt as _, TryStreamExt as _, pin_mut};
+use lockstep_plan::quote;
+use tokio_postgres::types::{FromSql, ToSql, Type};
+use tokio_postgres::{Client, Statement};
+
+use crate::error::{BatchError, Side};
+
+/// COPY data is sent in pieces of this size.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// The header of a binary COPY: signature, no flags, no extension (PostgreSQL documentation, COPY, binary format).
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+
+/// Types that travel as binary: built in, and the same bytes on every server from 14 to 18.
+const BINARY_TYPES: &[Type] = &[
+    Type::BOOL,
+    Type::BYTEA,
+    Type::CHAR,
+    Type::NAME,
+    Type::INT8,
+    Type::INT2,
+    Type::INT4,
+    Type::TEXT,
+    Type::OID,
+    Type::JSON,
+    Type::FLOAT4,
+    Type::FLOAT8,
+    Type::MONEY,
+    Type::INET,
+    Type::CIDR,
+    Type::MACADDR,
+    Type::BPCHAR,
+    Type::VARCHAR,
+    Type::DATE,
+    Type::TIME,
+    Type::TIMESTAMP,
+    Type::TIMESTAMPTZ,
+    Type::INTERVAL,
+    Type::TIMETZ,
+    Type::BIT,
+    Type::VARBIT,
+    Type::NUMERIC,
+    Type::UUID,
+    Type::JSONB,
+    Type::TS_VECTOR,
+    Type::TSQUERY,
+    Type::BOOL_ARRAY,
+    Type::INT2_ARRAY,
+    Type::INT4_ARRAY,
+    Type::INT8_ARRAY,
+    Type::TEXT_ARRAY,
+    Type::VARCHAR_ARRAY,
+    Type::FLOAT8_ARRAY,
+    Type::NUMERIC_ARRAY,
+    Type::UUID_ARRAY,
+    Type::TIMESTAMPTZ_ARRAY,
+];
+
+/// A temporary table on the target that takes a projection's fresh rows.
+#[derive(Debug, Clone)]
+pub(crate) struct Stage {
+    table: String,
+    columns: Vec<StagedColumn>,
+}
+
+#[derive(Debug, Clone)]
+struct StagedColumn {
+    name: String,
+    type_name: String,
+    binary: bool,
+}
+
+impl Stage {
+    /// A stage for the result of a query, given the columns' names and types on the target.
+    pub(crate) async fn describe(
+        source: &Client,
+        number: usize,
+        query: &str,
+        columns: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, tokio_postgres::Error> {
+        let statement = source.prepare(query).await?;
+        let columns = columns
+            .zip(statement.columns())
+            .map(|((name, type_name), column)| StagedColumn { name, type_name, binary: BINARY_TYPES.contains(column.type_()) })
+            .collect();
+        Ok(Self { table: format!("pg_temp.lockstep_stage_{number}"), columns })
+    }
+
+    pub(crate) fn create_statement(&self) -> String {
+        let columns: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| {
+                format!("{} {}", quote::identifier(&column.name), if column.binary { &column.type_name } else { "text" })
+            })
+            .collect();
+        format!("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DELETE ROWS", self.table, columns.join(", "))
+    }
+
+    /// The stage as a FROM item whose columns have their final types.
+    pub(crate) fn typed_source(&self) -> String {
+        let columns: Vec<String> = self
+            .columns
+            .iter()
+            .map(|column| {
+                let name = quote::identifier(&column.name);
+                if column.binary { name } else { format!("{name}::{} AS {name}", column.type_name) }
+            })
+            .collect();
+        format!("(SELECT {} FROM {}) AS staged", columns.join(", "), self.table)
+    }
+
+    /// The query to run on the source so that its columns can be staged.
+    pub(crate) fn source_query(&self, dirty_cte: Option<&str>, query: &str) -> String {
+        let names: Vec<String> = self.columns.iter().map(|column| quote::identifier(&column.name)).collect();
+        let fields: Vec<String> = self
+            .columns
+            .iter()
+            .zip(&names)
+            .map(|(column, name)| if column.binary { format!("q.{name}") } else { format!("q.{name}::text") })
+            .collect();
+        let prelude = dirty_cte.map(|cte| format!("WITH {cte}\n")).unwrap_or_default();
+        format!("{prelude}SELECT {} FROM (\n{query}\n) AS q ({})", fields.join(", "), names.join(", "))
+    }
+
+    /// Replaces the stage's rows by the result of a prepared source query. The target must be inside a transaction.
+    pub(crate) async fn fill(
+        &self,
+        source: &Client,
+        statement: &Statement,
+        parameters: &[&(dyn ToSql + Sync)],
+        target: &Client,
+        projection: usize,
+    ) -> Result<(), BatchError> {
+        let at = |side| move |error| BatchError::Sql { side, error, projection: Some(projection) };
+        target.batch_execute(&format!("DELETE FROM {}", self.table)).await.map_err(at(Side::Target))?;
+        let rows = source.query_raw(statement, parameters.iter().copied()).await.map_err(at(Side::Source))?;
+        pin_mut!(rows);
+        let sink = target
+            .copy_in::<_, bytes::Bytes>(&format!("COPY {} FROM STDIN (FORMAT binary)", self.table))
+            .await
+            .map_err(at(Side::Target))?;
+        pin_mut!(sink);
+        let mut buffer = BytesMut::with_capacity(PIECE_BYTES * 2);
+        buffer.put_slice(HEADER);
+        while let Some(row) = rows.try_next().await.map_err(at(Side::Source))? {
+            put_tuple(&mut buffer, &row);
+            if buffer.len() >= PIECE_BYTES {
+                sink.send(buffer.split().freeze()).await.map_err(at(Side::Target))?;
+            }
+        }
+        buffer.put_i16(-1);
+        sink.send(buffer.freeze()).await.map_err(at(Side::Target))?;
+        sink.finish().await.map_err(at(Side::Target))?;
+        Ok(())
+    }
+}
+
+fn put_tuple(buffer: &mut BytesMut, row: &tokio_postgres::Row) {
+    buffer.put_i16(i16::try_from(row.len()).unwrap_or(i16::MAX));
+    for index in 0..row.len() {
+        match row.get::<_, Field<'_>>(index).0 {
+            Some(bytes) => {
+                // A field is at most 1 GiB, so its length fits.
+                buffer.put_i32(i32::try_from(bytes.len()).unwrap_or(i32::MAX));
+                buffer.put_slice(bytes);
+            }
+            None => buffer.put_i32(-1),
+        }
+    }
+}
+
+/// A field's bytes, whatever its type.
+struct Field<'a>(Option<&'a [u8]>);
+
+impl<'a> FromSql<'a> for Field<'a> {
+    fn from_sql(_: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(Some(raw)))
+    }
+
+    fn from_sql_null(_: &Type) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(None))
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+}

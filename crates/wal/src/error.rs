@@ -1,0 +1,55 @@
+//! What can go wrong on a replication connection.
+
+use lockstep_connect::{ConnectError, ErrorClass};
+
+/// An error of the replication connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplicationError {
+    /// The server could not be reached.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The server reported an error.
+    #[error("{message} (SQLSTATE {sqlstate}){}", hint.as_ref().map(|hint| format!("; hint: {hint}")).unwrap_or_default())]
+    Server {
+        /// The five-character code.
+        sqlstate: String,
+        /// The primary message.
+        message: String,
+        /// The server's hint.
+        hint: Option<String>,
+    },
+    /// The connection broke.
+    #[error("the replication connection broke: {0}")]
+    Io(#[from] std::io::Error),
+    /// The server sent something the protocol does not allow here.
+    #[error("unexpected reply on the replication connection: {0}")]
+    Protocol(String),
+    /// The server asks for an authentication method that is not supported.
+    #[error("authentication failed: {0}")]
+    Authentication(String),
+}
+
+impl ReplicationError {
+    /// Whether a later attempt may succeed by itself.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Connect(error) => error.class(),
+            // 55006: the slot is still held by the walsender of a connection that has just gone.
+            Self::Server { sqlstate, .. } => match sqlstate.get(..2) {
+                Some("08" | "53" | "57" | "58") => ErrorClass::Transient,
+                Some("55") if sqlstate == "55006" => ErrorClass::Transient,
+                Some(_) | None => ErrorClass::Definite,
+            },
+            Self::Io(_) => ErrorClass::Transient,
+            Self::Protocol(_) | Self::Authentication(_) => ErrorClass::Definite,
+        }
+    }
+
+    /// The server's SQLSTATE, where the server reported one.
+    pub fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Self::Server { sqlstate, .. } => Some(sqlstate),
+            Self::Connect(_) | Self::Io(_) | Self::Protocol(_) | Self::Authentication(_) => None,
+        }
+    }
+}
