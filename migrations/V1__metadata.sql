@@ -77,9 +77,9 @@ END
 $$;
 
 -- Whether every group contains a source position.
-CREATE FUNCTION lockstep.contains(position pg_lsn) RETURNS boolean
+CREATE FUNCTION lockstep.contains(wanted pg_lsn) RETURNS boolean
 LANGUAGE sql STABLE AS $$
-    SELECT coalesce(bool_and(coalesce(c.lsn >= position, false)), false) FROM lockstep.checkpoint c
+    SELECT coalesce(bool_and(coalesce(c.lsn >= wanted, false)), false) FROM lockstep.checkpoint c
 $$;
 
 -- The advisory lock that waiters hold: 'lockstep' as eight bytes.

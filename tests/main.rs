@@ -1,1 +1,10 @@
-//! scenarios
+//! Scenarios against real clusters, one file each.
+
+mod commands;
+mod crash;
+mod faults;
+mod harness;
+mod large;
+mod oracle;
+mod pace;
+mod shipped;

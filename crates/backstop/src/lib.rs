@@ -1,1 +1,16 @@
-//! Placeholder.
+//! Proof: is a projection exactly the result of its defining query?
+//!
+//! ```text
+//!   batch, before its commit ──exported snapshot──► expected: the defining query, on the source at the batch's snapshot
+//!   batch, after its commit  ──new snapshot───────► actual: the projection's table, as that batch left it
+//!                                                    expected EXCEPT ALL actual, and the other way round
+//! ```
+//!
+//! The comparison shares no maintenance code with the refresh, so a planner's fault cannot hide itself: PostgreSQL runs the query
+//! as the user wrote it. It is exact and has no false positives, because both sides stand at one source snapshot.
+
+mod compare;
+mod pair;
+
+pub use compare::{Comparison, Subject, compare, compare_in_one_session};
+pub use pair::{PairError, SnapshotPair};

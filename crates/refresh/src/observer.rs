@@ -15,6 +15,8 @@ pub struct LiveProjection {
     pub columns: Vec<OutputColumn>,
     /// The schema of its table.
     pub schema: String,
+    /// Whether its result changes with the clock: then it equals its query at the time it was last computed.
+    pub depends_on_time: bool,
 }
 
 /// A batch, all written and not yet committed. The source session's snapshot is the batch's; the target session sees the batch's

@@ -266,6 +266,12 @@ impl Projection {
 
     pub(crate) fn live_view(&self) -> LiveProjection {
         let columns: Vec<OutputColumn> = self.plan.columns.clone();
-        LiveProjection { name: self.name().to_owned(), query: self.plan.query.clone(), columns, schema: self.schema.clone() }
+        LiveProjection {
+            name: self.name().to_owned(),
+            query: self.plan.query.clone(),
+            columns,
+            schema: self.schema.clone(),
+            depends_on_time: self.due_at.is_some(),
+        }
     }
 }

@@ -1,1 +1,12 @@
-//! placeholder
+//! Development only: clusters for tests, random workloads, the oracle.
+//!
+//! The oracle is PostgreSQL: after every batch, inside its transaction, each live projection is compared with its defining query
+//! as multisets, EXCEPT ALL both ways.
+
+mod clusters;
+mod oracle;
+mod workload;
+
+pub use clusters::{cluster, cluster_with, connect};
+pub use oracle::Oracle;
+pub use workload::{SCHEMA, Workload, seed_from_environment};

@@ -108,7 +108,7 @@ impl Config {
                 None => diagnostic,
             })
         })?;
-        Reader { path, text, environment }.config(file)
+        Reader { path, text, environment }.config(&file)
     }
 
     /// The target's settings.
@@ -130,7 +130,7 @@ impl Reader<'_> {
         Err(Box::new(Diagnostic::error(message).at(self.path, self.text, span).help(help)))
     }
 
-    fn config(&self, file: raw::File) -> Outcome<Config> {
+    fn config(&self, file: &raw::File) -> Outcome<Config> {
         let source = self.settings(file.source.url.as_ref())?;
         let target = match &file.target {
             Some(target) if target.url.is_some() => {

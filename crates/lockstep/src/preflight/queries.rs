@@ -97,7 +97,7 @@ pub(super) async fn check_keys(source: &Session, depth: Depth, registered: &[Str
                 );
             }
             Err(error) => {
-                preflight.error(subject, lockstep_connect::describe(&error), "correct the query, or the data it fails on")
+                preflight.error(subject, lockstep_connect::describe(&error), "correct the query, or the data it fails on");
             }
         }
     }

@@ -149,7 +149,7 @@ pub(super) async fn relations(source: &Session, preflight: &mut Preflight) {
                 );
             }
             Err(error) => {
-                preflight.error(format!("relation {}", relation.label()), lockstep_connect::describe(&error), "make it readable")
+                preflight.error(format!("relation {}", relation.label()), lockstep_connect::describe(&error), "make it readable");
             }
         }
     }

@@ -66,7 +66,7 @@ pub(crate) fn same_key(left: &str, right: &str, left_columns: &[String], right_c
 /// `left` and `right` are stored differently.
 pub(crate) fn differs(left: &str, right: &str, columns: &[String]) -> String {
     format!(
-        "ROW({}) OPERATOR(pg_catalog.*<>) ROW({})",
+        "record_image_ne(ROW({}), ROW({}))",
         quote::prefixed_list(&format!("{left}."), columns),
         quote::prefixed_list(&format!("{right}."), columns)
     )

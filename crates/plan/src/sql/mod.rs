@@ -6,7 +6,7 @@
 //! * `fresh`: what the rows of those keys are at the snapshot;
 //! * `gone`, `changed`, `added`: the three differences, written; an unchanged row is not touched.
 //!
-//! Rows are compared with `*<>`, the comparison of stored images that `REFRESH MATERIALIZED VIEW CONCURRENTLY` uses: it works for
+//! Rows are compared with `record_image_ne`, the comparison of stored images that `REFRESH MATERIALIZED VIEW CONCURRENTLY` uses: it works for
 //! types without equality (json), and it sees that 1.0 and 1.00 differ.
 
 mod ddl;

@@ -1,0 +1,231 @@
+//! A projector in this process or as a child, over a cluster of its own.
+
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use lockstep::Exit;
+use lockstep::config::Config;
+use lockstep::supervisor::{self, Hooks};
+use lockstep_backstop::{Subject, compare};
+use lockstep_connect::Session;
+use lockstep_refresh::{BatchObserver, RefreshOptions};
+use lockstep_testkit::connect;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// No wait in a test is longer.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Projections over the workload's shop: every kind, every role.
+pub const PROJECTIONS: &[(&str, &str, &str)] = &[
+    ("order_row", "SELECT o.id, o.status, o.amount, c.\"fullName\" AS customer, r.name AS region, o.extra FROM shop.orders o
+        LEFT JOIN shop.customer c ON c.id = o.customer_id LEFT JOIN shop.region r ON r.code = c.region_code", "key = [\"id\"]"),
+    ("order_inner", "SELECT o.id, c.id AS customer_id, c.tier + 1 AS tier FROM shop.orders o
+        JOIN shop.customer c ON o.customer_id = c.id AND c.tier > 0 WHERE o.status <> 'new'", ""),
+    ("line_row", "SELECT l.order_id, l.position, l.product, l.quantity, o.status FROM shop.line l JOIN shop.orders o ON o.id = l.order_id", ""),
+    ("members", "SELECT o.id, o.amount FROM shop.orders o WHERE o.customer_id IN (SELECT c.id FROM shop.customer c WHERE c.tier = 2)
+        OR EXISTS (SELECT 1 FROM shop.customer v JOIN shop.region g ON g.code = v.region_code WHERE v.id = o.customer_id AND g.name LIKE 'Region 1%')", ""),
+    ("sales_by_status", "SELECT o.status, count(*) AS n, sum(o.amount) AS total, avg(o.amount) AS mean, min(o.placed) AS first,
+        count(DISTINCT o.customer_id) AS customers, string_agg(o.id::text, ',' ORDER BY o.id) AS ids FROM shop.orders o GROUP BY o.status", ""),
+    ("sales_by_region", "SELECT r.name AS region, o.placed, count(*) AS n, sum(o.amount) FILTER (WHERE o.status = 'paid') AS paid,
+        percentile_cont(0.5) WITHIN GROUP (ORDER BY o.amount) AS median
+        FROM shop.orders o LEFT JOIN shop.customer c ON c.id = o.customer_id LEFT JOIN shop.region r ON r.code = c.region_code
+        GROUP BY r.name, o.placed HAVING count(*) > 1", ""),
+    ("customer_totals", "SELECT c.id, c.\"fullName\" AS name, sum(o.amount) AS total FROM shop.orders o JOIN shop.customer c ON c.id = o.customer_id GROUP BY c.id", ""),
+    ("everything", "SELECT count(*) AS n, sum(l.quantity) AS quantity, max(o.amount) AS top FROM shop.line l LEFT JOIN shop.orders o ON o.id = l.order_id", ""),
+    ("without_lines", "SELECT o.id, o.status FROM shop.orders o WHERE NOT EXISTS (SELECT 1 FROM shop.line l WHERE l.order_id = o.id)", ""),
+    ("statuses", "SELECT o.status, o.placed FROM shop.orders o", ""),
+];
+
+/// How a projector is to be set up.
+#[derive(Clone)]
+pub struct Setup {
+    pub source_url: String,
+    pub target_url: Option<String>,
+    /// Name, query, additional TOML lines.
+    pub projections: Vec<(String, String, String)>,
+    /// TOML before the projections.
+    pub preamble: String,
+}
+
+impl Setup {
+    pub fn new(source_url: &str, projections: &[(&str, &str, &str)]) -> Self {
+        Self {
+            source_url: source_url.to_owned(),
+            target_url: None,
+            projections: projections.iter().map(|(a, b, c)| ((*a).to_owned(), (*b).to_owned(), (*c).to_owned())).collect(),
+            preamble: String::new(),
+        }
+    }
+
+    pub fn toml(&self) -> String {
+        let mut text = format!("[source]\nurl = \"{}\"\n[metrics]\nlisten = \"\"\n", self.source_url);
+        if let Some(target) = &self.target_url {
+            text.push_str(&format!("[target]\nurl = \"{target}\"\n"));
+        }
+        text.push_str(&self.preamble);
+        for (name, sql, extra) in &self.projections {
+            text.push_str(&format!("[[projection]]\nname = \"{name}\"\nsql = '''{sql}'''\n{extra}\n"));
+        }
+        text
+    }
+
+    pub fn config(&self) -> Config {
+        let path = PathBuf::from("test.toml");
+        Config::parse(&path, &self.toml(), &|_| None).unwrap_or_else(|diagnostic| panic!("{}", diagnostic.render(false)))
+    }
+
+    pub fn target_url(&self) -> &str {
+        self.target_url.as_deref().unwrap_or(&self.source_url)
+    }
+}
+
+/// A projector running in this process.
+pub struct Projector {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<anyhow::Result<Exit>>,
+    target: Session,
+    source: Session,
+    setup: Setup,
+}
+
+impl Projector {
+    pub async fn start(setup: &Setup, observer: Option<Arc<dyn BatchObserver>>, options: RefreshOptions) -> anyhow::Result<Self> {
+        let (stop, stopped) = watch::channel(false);
+        let config = setup.config();
+        let hooks = Hooks { observer, options, quiet: true, ..Hooks::default() };
+        let task = tokio::spawn(async move { supervisor::run_until(&config, false, stopped, hooks).await });
+        Ok(Self {
+            stop,
+            task,
+            target: connect(setup.target_url()).await?,
+            source: connect(&setup.source_url).await?,
+            setup: setup.clone(),
+        })
+    }
+
+    /// Waits until every group contains the source's position of now.
+    pub async fn catch_up(&mut self) -> anyhow::Result<()> {
+        let lsn: String = self.source.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while tokio::time::Instant::now() < deadline {
+            if self.task.is_finished() {
+                let ended = (&mut self.task).await?;
+                bail!("the projector ended: {ended:?}");
+            }
+            // Before the set-up the function does not exist.
+            let waited = self.target.query_one("SELECT lockstep.wait_for($1::text::pg_lsn, interval '1 second')", &[&lsn]).await;
+            match waited {
+                Ok(row) if row.get::<_, bool>(0) => return Ok(()),
+                Ok(_) => {}
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+        bail!("did not catch up with {lsn} within {PATIENCE:?}")
+    }
+
+    /// Stops it; the result is the run's.
+    pub async fn stop(self) -> anyhow::Result<Exit> {
+        self.stop.send_replace(true);
+        tokio::time::timeout(PATIENCE, self.task).await.context("did not stop")??
+    }
+
+    /// Whether it has ended by itself.
+    pub fn ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// The run's error, when it ends by itself.
+    pub async fn end(self) -> anyhow::Result<Exit> {
+        tokio::time::timeout(PATIENCE, self.task).await.context("did not end")??
+    }
+
+    pub async fn state(&self, projection: &str) -> anyhow::Result<String> {
+        Ok(self.target.query_one("SELECT state FROM lockstep.projection WHERE name = $1", &[&projection]).await?.get(0))
+    }
+
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+}
+
+/// Compares every projection with its query on a source that stands still.
+pub async fn assert_equal(setup: &Setup) -> anyhow::Result<()> {
+    let source = connect(&setup.source_url).await?;
+    let target = connect(setup.target_url()).await?;
+    for (name, query, _) in &setup.projections {
+        let columns = target
+            .query(
+                "SELECT attname::text, format_type(atttypid, NULL) NOT IN ('json', 'xml', 'point') FROM pg_attribute
+                 WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+                &[&format!("read_model.{name}")],
+            )
+            .await?;
+        let subject = Subject {
+            name: name.clone(),
+            schema: "read_model".to_owned(),
+            query: query.clone(),
+            columns: columns.iter().map(|row| (row.get(0), row.get(1))).collect(),
+        };
+        source.batch_execute("BEGIN").await?;
+        target.batch_execute("BEGIN").await?;
+        let comparison = compare(&source, &target, &subject)
+            .await
+            .map_err(|error| anyhow::anyhow!("{name}: {}", lockstep_connect::describe(&error)))?;
+        source.batch_execute("ROLLBACK").await?;
+        target.batch_execute("ROLLBACK").await?;
+        anyhow::ensure!(comparison.is_equal(), "{name} differs from its query: {comparison:?}");
+        let counted: i64 = target.query_one("SELECT row_count FROM lockstep.projection WHERE name = $1", &[name]).await?.get(0);
+        anyhow::ensure!(counted == comparison.rows, "{name} has {} rows and {counted} are recorded", comparison.rows);
+    }
+    Ok(())
+}
+
+/// The program, as a child process.
+pub struct Program {
+    pub directory: tempfile::TempDir,
+}
+
+impl Program {
+    pub fn new(setup: &Setup) -> anyhow::Result<Self> {
+        let directory = tempfile::tempdir()?;
+        std::fs::write(directory.path().join("lockstep.toml"), setup.toml())?;
+        Ok(Self { directory })
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
+        command.current_dir(self.directory.path()).args(arguments).stdin(Stdio::null()).env_remove("LOCKSTEP_LOG");
+        command
+    }
+
+    /// Runs to the end: exit status, standard output, standard error.
+    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<(i32, String, String)> {
+        let output = self.command(arguments).output()?;
+        Ok((
+            output.status.code().unwrap_or(-1),
+            String::from_utf8_lossy(&output.stdout).into_owned(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        ))
+    }
+
+    /// Starts `run` in the background, with fail points.
+    pub fn start(&self, failpoints: &str) -> anyhow::Result<Child> {
+        let log = std::fs::File::create(self.directory.path().join("log"))?;
+        Ok(self.command(&["run"]).env("FAILPOINTS", failpoints).stdout(Stdio::null()).stderr(log).spawn()?)
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
+    }
+}
+
+/// A database with the workload's schema.
+pub async fn shop(cluster_url: &str) -> anyhow::Result<Session> {
+    let session = connect(cluster_url).await?;
+    session.batch_execute(lockstep_testkit::SCHEMA).await?;
+    Ok(session)
+}
