@@ -20,6 +20,7 @@ CREATE TABLE custom_posts (
     "publishedAt"  timestamptz
 );
 CREATE INDEX idx_custom_posts_type ON custom_posts ("postTypeId");
+CREATE INDEX idx_custom_posts_slug ON custom_posts (slug);
 
 -- The shop: orders spread over several schemas.
 CREATE SCHEMA catalog;
@@ -81,6 +82,7 @@ CREATE TABLE sales."order" (
     roi                    numeric(8,2),
     platform_specific_data jsonb NOT NULL DEFAULT '{}'
 );
+CREATE INDEX idx_order_external_id ON sales."order" (external_id);
 CREATE INDEX idx_order_inventory_item ON sales."order" (inventory_item_id);
 CREATE INDEX idx_order_platform_status ON sales."order" (platform_id, status);
 CREATE INDEX idx_order_sold_date_platform ON sales."order" (sold_at DESC, platform_id);

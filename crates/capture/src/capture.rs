@@ -13,10 +13,10 @@ use crate::stream::{self, StreamSettings};
 use crate::tracked::Interest;
 
 /// How long the fence waits before it asks the walsender for its position; mostly the answer comes unasked.
-const ASK_AFTER: Duration = Duration::from_millis(2);
+const ASK_AFTER: Duration = Duration::from_millis(1);
 
 /// How long the fence waits for WAL to be flushed by others before it asks for a nudge.
-const NUDGE_AFTER: Duration = Duration::from_millis(12);
+const NUDGE_AFTER: Duration = Duration::from_millis(1);
 
 /// A fence that takes longer than this is given up; the batch is tried again.
 const FENCE_MAX: Duration = Duration::from_mins(1);

@@ -325,6 +325,7 @@ impl Group {
             transactions = committed.transactions,
             keys = committed.keys,
             elapsed = ?elapsed,
+            fence = ?committed.fence_time,
             "batch committed"
         );
         self.publish_status();

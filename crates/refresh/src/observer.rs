@@ -32,6 +32,8 @@ pub struct BatchView<'a> {
     pub one_database: bool,
     /// The group's live projections.
     pub live: &'a [LiveProjection],
+    /// After the commit: for each transaction of the batch, seconds from its commit in the source to its visibility here.
+    pub freshness_seconds: &'a [f64],
 }
 
 /// Told about every batch.

@@ -15,7 +15,7 @@ pub use wait::wait;
 use comfy_table::{ContentArrangement, Table, presets};
 
 /// A table without lines, as wide as its contents.
-fn table(header: &[&str]) -> Table {
+pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header.iter().copied());
     table

@@ -43,6 +43,8 @@ pub(crate) struct Committed {
     /// How long whole recomputations took.
     pub(crate) whole_time: Duration,
     pub(crate) began: Instant,
+    /// How long the fence took.
+    pub(crate) fence_time: Duration,
 }
 
 /// How a batch ended without an error.
@@ -58,6 +60,7 @@ struct SourceSnapshot {
     snapshot: Snapshot,
     fence_lsn: Lsn,
     source_microseconds: i64,
+    taken_at: Instant,
 }
 
 impl BatchRun<'_> {
@@ -71,14 +74,13 @@ impl BatchRun<'_> {
                 return Err(error);
             }
         };
-        let snapshot_at = Instant::now();
         if self.options.fence == FencePolicy::Wait
             && let Err(error) = self.fence(snapshot.fence_lsn).await
         {
             self.sessions.rollback().await;
             return Err(error);
         }
-        let fence_time = snapshot_at.elapsed();
+        let fence_time = snapshot.taken_at.elapsed();
         let (batch, contained_lsn) = self.capture.with_group(self.index, |dirty| {
             let batch = dirty.take(&snapshot.snapshot);
             // A commit before the fence that this snapshot does not see is not contained, and nothing after it may be claimed.
@@ -94,10 +96,7 @@ impl BatchRun<'_> {
             return Ok(BatchEnd::NothingVisible);
         }
         match self.refresh_and_commit(&batch, &snapshot, contained_lsn, began, fence_time).await {
-            Ok(committed) => {
-                self.measure_freshness(&batch, &snapshot, snapshot_at);
-                Ok(BatchEnd::Committed(committed))
-            }
+            Ok(committed) => Ok(BatchEnd::Committed(committed)),
             Err(error) => {
                 self.sessions.rollback().await;
                 self.projections.iter_mut().for_each(Projection::roll_back);
@@ -137,6 +136,7 @@ impl BatchRun<'_> {
             snapshot: text.parse().map_err(|_| unreadable("snapshot"))?,
             fence_lsn: row.get::<_, &str>(1).parse().map_err(|_| unreadable("position"))?,
             source_microseconds: row.get(2),
+            taken_at: Instant::now(),
             text,
         })
     }
@@ -189,11 +189,11 @@ impl BatchRun<'_> {
             keys: i64::try_from(batch.keys()).unwrap_or(i64::MAX),
             transactions: i64::try_from(batch.transactions).unwrap_or(i64::MAX),
         };
-        self.commit(&checkpoint).await?;
-        Ok(Committed { contained_lsn, transactions: batch.transactions, keys: batch.keys(), whole_time, began })
+        self.commit(&checkpoint, batch, snapshot).await?;
+        Ok(Committed { contained_lsn, transactions: batch.transactions, keys: batch.keys(), whole_time, began, fence_time })
     }
 
-    async fn commit(&mut self, checkpoint: &Checkpoint<'_>) -> Result<(), BatchError> {
+    async fn commit(&mut self, checkpoint: &Checkpoint<'_>, batch: &Batch, snapshot: &SourceSnapshot) -> Result<(), BatchError> {
         let sql_error = |side| move |error| BatchError::Sql { side, error, projection: None };
         let target = self.sessions.target();
         let committing = Instant::now();
@@ -203,9 +203,10 @@ impl BatchRun<'_> {
         checkpoint::write_projections(target, self.projections).await.map_err(sql_error(Side::Target))?;
         let live = self.live_projections();
         if let Some(observer) = self.observer {
-            observer.before_commit(self.view(&live)).await.map_err(BatchError::Refused)?;
+            observer.before_commit(self.view(&live, &[])).await.map_err(BatchError::Refused)?;
         }
         let durable_at = commit_and_position(target).await.map_err(sql_error(Side::Target))?;
+        let freshness = self.freshness(batch, snapshot);
         fail::fail_point!("batch_after_commit", |_| std::process::abort());
         if !self.sessions.is_one() {
             // The batch is committed whatever becomes of the source's read-only transaction; a lost session shows next time.
@@ -220,7 +221,7 @@ impl BatchRun<'_> {
         });
         self.measure_phase("commit", committing);
         if let Some(observer) = self.observer {
-            observer.after_commit(self.view(&live)).await;
+            observer.after_commit(self.view(&live, &freshness)).await;
         }
         Ok(())
     }
@@ -233,13 +234,14 @@ impl BatchRun<'_> {
         self.projections.iter().filter(live).map(Projection::live_view).collect()
     }
 
-    fn view<'b>(&'b self, live: &'b [LiveProjection]) -> BatchView<'b> {
+    fn view<'b>(&'b self, live: &'b [LiveProjection], freshness_seconds: &'b [f64]) -> BatchView<'b> {
         BatchView {
             group: self.group,
             source: self.sessions.source(),
             target: self.sessions.target(),
             one_database: self.sessions.is_one(),
             live,
+            freshness_seconds,
         }
     }
 
@@ -249,14 +251,16 @@ impl BatchRun<'_> {
     }
 
     /// Commit to visible, by the source's clock: the time of the snapshot there plus what has passed here since.
-    fn measure_freshness(&self, batch: &Batch, snapshot: &SourceSnapshot, snapshot_at: Instant) {
+    fn freshness(&self, batch: &Batch, snapshot: &SourceSnapshot) -> Vec<f64> {
         let histogram = metrics::histogram!("lockstep_freshness_seconds", "group" => self.group.to_owned());
-        let since_snapshot = i64::try_from(snapshot_at.elapsed().as_micros()).unwrap_or(i64::MAX);
+        let since_snapshot = i64::try_from(snapshot.taken_at.elapsed().as_micros()).unwrap_or(i64::MAX);
         let visible_at = snapshot.source_microseconds.saturating_add(since_snapshot);
-        for commit in &batch.commits {
-            let microseconds = u32::try_from((visible_at - commit.commit_time).max(0)).unwrap_or(u32::MAX);
-            histogram.record(f64::from(microseconds) / 1e6);
+        let seconds = |commit_time: i64| f64::from(u32::try_from((visible_at - commit_time).max(0)).unwrap_or(u32::MAX)) / 1e6;
+        let freshness: Vec<f64> = batch.commits.iter().map(|commit| seconds(commit.commit_time)).collect();
+        for &value in &freshness {
+            histogram.record(value);
         }
+        freshness
     }
 }
 
