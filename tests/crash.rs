@@ -1,1 +1,148 @@
-//! placeholder
+//! Whatever dies, wherever it dies: afterwards every projection equals its query, and nothing was copied twice for it.
+
+use std::process::Child;
+use std::sync::Arc;
+
+use lockstep_refresh::RefreshOptions;
+use lockstep_testkit::{Oracle, Workload, cluster, connect, seed_from_environment};
+
+use crate::harness::{PATIENCE, PROJECTIONS, Program, Projector, Setup, assert_equal, catch_up, shop, until};
+
+/// Waits for a child that ends by itself.
+async fn wait_for_end(child: &mut Child, program: &Program) -> anyhow::Result<std::process::ExitStatus> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "still running: {}", program.log());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+/// The process dies at a fail point under load, is started again, and everything is equal.
+async fn dies_at(failpoint: &str) -> anyhow::Result<()> {
+    use std::os::unix::process::ExitStatusExt as _;
+    let seed = seed_from_environment();
+    let cluster = cluster()?;
+    let setup = Setup::new(&cluster.url("postgres"), PROJECTIONS);
+    shop(&setup.source_url).await?;
+    let program = Program::new(&setup)?;
+    let workload = Workload::start(&setup.source_url, 3, seed);
+    let mut child = program.start(failpoint)?;
+    let status = wait_for_end(&mut child, &program).await?;
+    anyhow::ensure!(status.signal() == Some(6), "it was to abort at {failpoint}: {status:?}\n{}", program.log());
+    let mut child = program.start("")?;
+    let target = connect(setup.target_url()).await?;
+    until(&target, "SELECT bool_and(state = 'live') FROM lockstep.projection").await?;
+    workload.finish().await?;
+    let result = match catch_up(&setup).await {
+        Ok(()) => assert_equal(&setup).await,
+        Err(error) => Err(error.context(program.log())),
+    };
+    child.kill()?;
+    child.wait()?;
+    result
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_the_middle_of_the_build() -> anyhow::Result<()> {
+    dies_at("build_page=4*off->return").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_the_middle_of_a_batch() -> anyhow::Result<()> {
+    dies_at("batch_before_checkpoint=40*off->return").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn between_commit_and_feedback() -> anyhow::Result<()> {
+    dies_at("batch_after_commit=40*off->return").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_again_and_again() -> anyhow::Result<()> {
+    let seed = seed_from_environment();
+    let cluster = cluster()?;
+    let setup = Setup::new(&cluster.url("postgres"), PROJECTIONS);
+    let session = shop(&setup.source_url).await?;
+    let program = Program::new(&setup)?;
+    let mut workload = Workload::start(&setup.source_url, 3, seed);
+    for round in 0..6_u64 {
+        let mut child = program.start("")?;
+        let before: i64 = match session.query_opt("SELECT sum(batches)::bigint FROM lockstep.checkpoint", &[]).await {
+            Ok(Some(row)) => row.get::<_, Option<i64>>(0).unwrap_or(0),
+            Ok(None) | Err(_) => 0,
+        };
+        let more = before + 1 + i64::try_from((seed >> (round * 8)) % 30)?;
+        until(&session, &format!("SELECT sum(batches) >= {more} FROM lockstep.checkpoint"))
+            .await
+            .map_err(|e| e.context(program.log()))?;
+        // Child::kill sends SIGKILL.
+        child.kill()?;
+        child.wait()?;
+        workload.reach(workload.commits() + 50).await?;
+    }
+    workload.finish().await?;
+    let mut child = program.start("")?;
+    catch_up(&setup).await?;
+    let result = assert_equal(&setup).await;
+    child.kill()?;
+    child.wait()?;
+    result
+}
+
+/// The database goes down as in a power cut, twice, and comes back; the projector reconnects by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_crashes() -> anyhow::Result<()> {
+    let seed = seed_from_environment();
+    let mut cluster = cluster()?;
+    let setup = Setup::new(&cluster.url("postgres"), PROJECTIONS);
+    shop(&setup.source_url).await?;
+    let oracle = Arc::new(Oracle::strict());
+    let mut projector = Projector::start(&setup, Some(oracle.clone()), RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    for round in 0..2 {
+        let mut workload = Workload::start(&setup.source_url, 3, seed + round);
+        workload.reach(200).await?;
+        cluster.stop_server("immediate")?;
+        // The writers lose their connections, as an application's do.
+        anyhow::ensure!(workload.finish().await.is_err());
+        cluster.start_server()?;
+    }
+    let mut workload = Workload::start(&setup.source_url, 3, seed + 9);
+    workload.reach(200).await?;
+    workload.finish().await?;
+    projector.reconnect(&setup).await?;
+    projector.catch_up().await?;
+    projector.stop().await?;
+    assert_eq!(oracle.total().different, 0);
+    assert_equal(&setup).await
+}
+
+/// The target goes down and loses the batches that it had committed and not yet flushed: they are read again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_target_crashes() -> anyhow::Result<()> {
+    let seed = seed_from_environment();
+    let source = cluster()?;
+    // A WAL writer that hardly ever writes: whatever is not flushed by somebody is lost.
+    let mut target = lockstep_testkit::cluster_with(&["wal_writer_delay=10s", "fsync=on"])?;
+    let mut setup = Setup::new(&source.url("postgres"), &PROJECTIONS[..8]);
+    setup.target_url = Some(target.url("postgres"));
+    shop(&setup.source_url).await?;
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    for round in 0..3 {
+        let mut workload = Workload::start(&setup.source_url, 3, seed + round);
+        workload.reach(150).await?;
+        workload.finish().await?;
+        projector.catch_up().await?;
+        target.stop_server("immediate")?;
+        target.start_server()?;
+        projector.reconnect(&setup).await?;
+        projector.catch_up().await?;
+        assert_equal(&setup).await?;
+    }
+    projector.stop().await?;
+    Ok(())
+}

@@ -17,10 +17,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 /// No wait in a test is longer.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Projections over the workload's shop: every kind, every role.
-pub const PROJECTIONS: &[(&str, &str, &str)] = &[
+pub(crate) const PROJECTIONS: &[(&str, &str, &str)] = &[
     ("order_row", "SELECT o.id, o.status, o.amount, c.\"fullName\" AS customer, r.name AS region, o.extra FROM shop.orders o
         LEFT JOIN shop.customer c ON c.id = o.customer_id LEFT JOIN shop.region r ON r.code = c.region_code", "key = [\"id\"]"),
     ("order_inner", "SELECT o.id, c.id AS customer_id, c.tier + 1 AS tier FROM shop.orders o
@@ -42,17 +42,17 @@ pub const PROJECTIONS: &[(&str, &str, &str)] = &[
 
 /// How a projector is to be set up.
 #[derive(Clone)]
-pub struct Setup {
-    pub source_url: String,
-    pub target_url: Option<String>,
+pub(crate) struct Setup {
+    pub(crate) source_url: String,
+    pub(crate) target_url: Option<String>,
     /// Name, query, additional TOML lines.
-    pub projections: Vec<(String, String, String)>,
+    pub(crate) projections: Vec<(String, String, String)>,
     /// TOML before the projections.
-    pub preamble: String,
+    pub(crate) preamble: String,
 }
 
 impl Setup {
-    pub fn new(source_url: &str, projections: &[(&str, &str, &str)]) -> Self {
+    pub(crate) fn new(source_url: &str, projections: &[(&str, &str, &str)]) -> Self {
         Self {
             source_url: source_url.to_owned(),
             target_url: None,
@@ -61,7 +61,7 @@ impl Setup {
         }
     }
 
-    pub fn toml(&self) -> String {
+    pub(crate) fn toml(&self) -> String {
         let mut text = format!("[source]\nurl = \"{}\"\n[metrics]\nlisten = \"\"\n", self.source_url);
         if let Some(target) = &self.target_url {
             text.push_str(&format!("[target]\nurl = \"{target}\"\n"));
@@ -73,44 +73,45 @@ impl Setup {
         text
     }
 
-    pub fn config(&self) -> Config {
+    pub(crate) fn config(&self) -> Config {
         let path = PathBuf::from("test.toml");
         Config::parse(&path, &self.toml(), &|_| None).unwrap_or_else(|diagnostic| panic!("{}", diagnostic.render(false)))
     }
 
-    pub fn target_url(&self) -> &str {
+    pub(crate) fn target_url(&self) -> &str {
         self.target_url.as_deref().unwrap_or(&self.source_url)
     }
 }
 
 /// A projector running in this process.
-pub struct Projector {
+pub(crate) struct Projector {
     stop: watch::Sender<bool>,
     task: JoinHandle<anyhow::Result<Exit>>,
     target: Session,
     source: Session,
-    setup: Setup,
 }
 
 impl Projector {
-    pub async fn start(setup: &Setup, observer: Option<Arc<dyn BatchObserver>>, options: RefreshOptions) -> anyhow::Result<Self> {
+    pub(crate) async fn start(
+        setup: &Setup,
+        observer: Option<Arc<dyn BatchObserver>>,
+        options: RefreshOptions,
+    ) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let config = setup.config();
         let hooks = Hooks { observer, options, quiet: true, ..Hooks::default() };
         let task = tokio::spawn(async move { supervisor::run_until(&config, false, stopped, hooks).await });
-        Ok(Self {
-            stop,
-            task,
-            target: connect(setup.target_url()).await?,
-            source: connect(&setup.source_url).await?,
-            setup: setup.clone(),
-        })
+        Ok(Self { stop, task, target: connect(setup.target_url()).await?, source: connect(&setup.source_url).await? })
     }
 
     /// Waits until every group contains the source's position of now.
-    pub async fn catch_up(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn catch_up(&mut self) -> anyhow::Result<()> {
+        self.catch_up_within(PATIENCE).await
+    }
+
+    async fn catch_up_within(&mut self, patience: Duration) -> anyhow::Result<()> {
         let lsn: String = self.source.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + patience;
         while tokio::time::Instant::now() < deadline {
             if self.task.is_finished() {
                 let ended = (&mut self.task).await?;
@@ -124,36 +125,58 @@ impl Projector {
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
-        bail!("did not catch up with {lsn} within {PATIENCE:?}")
+        bail!("did not catch up with {lsn} within {patience:?}")
+    }
+
+    /// Opens this test's own sessions again after a crash of a server.
+    pub(crate) async fn reconnect(&mut self, setup: &Setup) -> anyhow::Result<()> {
+        self.target = connect(setup.target_url()).await?;
+        self.source = connect(&setup.source_url).await?;
+        Ok(())
     }
 
     /// Stops it; the result is the run's.
-    pub async fn stop(self) -> anyhow::Result<Exit> {
+    pub(crate) async fn stop(self) -> anyhow::Result<Exit> {
         self.stop.send_replace(true);
         tokio::time::timeout(PATIENCE, self.task).await.context("did not stop")??
     }
 
     /// Whether it has ended by itself.
-    pub fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         self.task.is_finished()
     }
 
     /// The run's error, when it ends by itself.
-    pub async fn end(self) -> anyhow::Result<Exit> {
+    pub(crate) async fn end(self) -> anyhow::Result<Exit> {
         tokio::time::timeout(PATIENCE, self.task).await.context("did not end")??
-    }
-
-    pub async fn state(&self, projection: &str) -> anyhow::Result<String> {
-        Ok(self.target.query_one("SELECT state FROM lockstep.projection WHERE name = $1", &[&projection]).await?.get(0))
-    }
-
-    pub fn setup(&self) -> &Setup {
-        &self.setup
     }
 }
 
+/// Waits until a query on a session returns true.
+pub(crate) async fn until(session: &Session, condition: &str) -> anyhow::Result<()> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        // The tables that it looks at may not exist yet.
+        if let Ok(Some(row)) = session.query_opt(condition, &[]).await
+            && row.get::<_, Option<bool>>(0) == Some(true)
+        {
+            return Ok(());
+        }
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "did not become true: {condition}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Waits until every group of a projector in another process contains the source's position of now.
+pub(crate) async fn catch_up(setup: &Setup) -> anyhow::Result<()> {
+    let source = connect(&setup.source_url).await?;
+    let target = connect(setup.target_url()).await?;
+    let lsn: String = source.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
+    until(&target, &format!("SELECT lockstep.wait_for('{lsn}'::pg_lsn, interval '1 second')")).await
+}
+
 /// Compares every projection with its query on a source that stands still.
-pub async fn assert_equal(setup: &Setup) -> anyhow::Result<()> {
+pub(crate) async fn assert_equal(setup: &Setup) -> anyhow::Result<()> {
     let source = connect(&setup.source_url).await?;
     let target = connect(setup.target_url()).await?;
     for (name, query, _) in &setup.projections {
@@ -185,25 +208,29 @@ pub async fn assert_equal(setup: &Setup) -> anyhow::Result<()> {
 }
 
 /// The program, as a child process.
-pub struct Program {
-    pub directory: tempfile::TempDir,
+pub(crate) struct Program {
+    pub(crate) directory: tempfile::TempDir,
 }
 
 impl Program {
-    pub fn new(setup: &Setup) -> anyhow::Result<Self> {
+    pub(crate) fn new(setup: &Setup) -> anyhow::Result<Self> {
         let directory = tempfile::tempdir()?;
         std::fs::write(directory.path().join("lockstep.toml"), setup.toml())?;
         Ok(Self { directory })
     }
 
-    pub fn command(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn file(&self, name: &str, text: &str) -> anyhow::Result<()> {
+        Ok(std::fs::write(self.directory.path().join(name), text)?)
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
         command.current_dir(self.directory.path()).args(arguments).stdin(Stdio::null()).env_remove("LOCKSTEP_LOG");
         command
     }
 
     /// Runs to the end: exit status, standard output, standard error.
-    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<(i32, String, String)> {
+    pub(crate) fn run(&self, arguments: &[&str]) -> anyhow::Result<(i32, String, String)> {
         let output = self.command(arguments).output()?;
         Ok((
             output.status.code().unwrap_or(-1),
@@ -213,18 +240,18 @@ impl Program {
     }
 
     /// Starts `run` in the background, with fail points.
-    pub fn start(&self, failpoints: &str) -> anyhow::Result<Child> {
+    pub(crate) fn start(&self, failpoints: &str) -> anyhow::Result<Child> {
         let log = std::fs::File::create(self.directory.path().join("log"))?;
         Ok(self.command(&["run"]).env("FAILPOINTS", failpoints).stdout(Stdio::null()).stderr(log).spawn()?)
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }
 }
 
 /// A database with the workload's schema.
-pub async fn shop(cluster_url: &str) -> anyhow::Result<Session> {
+pub(crate) async fn shop(cluster_url: &str) -> anyhow::Result<Session> {
     let session = connect(cluster_url).await?;
     session.batch_execute(lockstep_testkit::SCHEMA).await?;
     Ok(session)

@@ -8,6 +8,8 @@ use lockstep::config::Config;
 use lockstep::{Exit, commands, demo, supervisor, telemetry};
 
 fn main() -> ExitCode {
+    #[cfg(feature = "failpoints")]
+    let _failpoints = fail::FailScenario::setup();
     // clap itself exits with 2 on wrong usage.
     let cli = Cli::parse();
     if let Err(message) = telemetry::start_logging(&cli.log, cli.log_json) {

@@ -8,6 +8,7 @@ use lockstep_plan::{Maintenance, Plan};
 
 use crate::observer::LiveProjection;
 use crate::status::{ProjectionState, ProjectionStatus};
+use crate::tables::Registered;
 use crate::transfer::Stage;
 
 /// First and longest pause before a faulted projection is tried again.
@@ -70,6 +71,7 @@ pub struct Projection {
     /// When a projection that depends on the time is due again.
     pub(crate) due_at: Option<Instant>,
     pub(crate) stage: Option<Stage>,
+    fault: Option<FaultRecord>,
     unrecorded_fault: Option<FaultRecord>,
     /// What the batch in work will have changed when it commits.
     pending: Option<(Phase, i64)>,
@@ -78,43 +80,42 @@ pub struct Projection {
 
 impl Projection {
     /// A projection as it was registered.
-    pub fn new(plan: Plan, schema: &str, indexes: Option<String>, registered: &crate::tables::Registered) -> Self {
-        let phase = match registered.state {
-            ProjectionState::Live => Phase::Live,
-            ProjectionState::Registered | ProjectionState::Building => {
-                Phase::Building { position: registered.build_position.clone(), exhausted: false }
-            }
-            ProjectionState::Faulted => {
-                Phase::Faulted { retry_at: Instant::now(), pause: *FAULT_RETRY.start(), was_built: registered.was_built }
-            }
-        };
+    pub fn new(plan: Plan, schema: &str, indexes: Option<String>, registered: &Registered) -> Self {
         let on_schedule = matches!(&plan.maintenance, Maintenance::Whole(whole) if whole.on_schedule);
         Self {
             plan,
             indexes,
             indexes_built: registered.indexes_built,
             schema: schema.to_owned(),
-            saved: Progress { rows: registered.rows, state: registered.state, build_position: registered.build_position.clone() },
-            phase,
+            saved: saved(registered),
+            phase: phase(registered),
             rows: registered.rows,
             built_roots: 0,
             reason: None,
             delete_first: false,
             due_at: on_schedule.then(Instant::now),
             stage: None,
+            fault: None,
             unrecorded_fault: None,
             pending: None,
         }
     }
 
-    /// Takes over what the target has recorded.
-    pub(crate) fn resume(&mut self, registered: &crate::tables::Registered) {
+    /// Takes over what the target has recorded: only it knows whether the last commit before a lost connection took effect, and
+    /// after a crash it may have forgotten batches that were not durable yet.
+    pub(crate) fn resume(&mut self, registered: &Registered) {
         self.rows = registered.rows;
         self.indexes_built = registered.indexes_built;
-        let Phase::Building { position, .. } = &mut self.phase else { return };
-        position.clone_from(&registered.build_position);
-        if registered.state == ProjectionState::Live {
-            self.phase = Phase::Live;
+        self.saved = saved(registered);
+        match &mut self.phase {
+            // The fault is what we know; the target must know it too.
+            Phase::Faulted { was_built, .. } => {
+                *was_built = registered.was_built;
+                if registered.state != ProjectionState::Faulted {
+                    self.unrecorded_fault.clone_from(&self.fault);
+                }
+            }
+            Phase::Building { .. } | Phase::Live => self.phase = phase(registered),
         }
     }
 
@@ -238,6 +239,7 @@ impl Projection {
         self.phase = Phase::Faulted { retry_at: Instant::now() + pause, pause, was_built };
         self.saved.state = ProjectionState::Faulted;
         self.reason = Some(record.1.clone());
+        self.fault = Some(record.clone());
         self.unrecorded_fault = Some(record);
         self.delete_first = false;
         self.pending = None;
@@ -274,4 +276,21 @@ impl Projection {
             depends_on_time: self.due_at.is_some(),
         }
     }
+}
+
+/// Where a registered projection stands.
+fn phase(registered: &Registered) -> Phase {
+    match registered.state {
+        ProjectionState::Live => Phase::Live,
+        ProjectionState::Registered | ProjectionState::Building => {
+            Phase::Building { position: registered.build_position.clone(), exhausted: false }
+        }
+        ProjectionState::Faulted => {
+            Phase::Faulted { retry_at: Instant::now(), pause: *FAULT_RETRY.start(), was_built: registered.was_built }
+        }
+    }
+}
+
+fn saved(registered: &Registered) -> Progress {
+    Progress { rows: registered.rows, state: registered.state, build_position: registered.build_position.clone() }
 }
