@@ -1,1 +1,285 @@
-//! placeholder
+//! Every command as a user runs it, with good and bad input: exit status, output, and that nothing is changed when it refuses.
+
+use lockstep_connect::Session;
+use lockstep_testkit::{cluster, cluster_with, connect};
+
+use crate::harness::{Program, Setup, assert_equal, catch_up, shop, until};
+
+/// Exit statuses; the numbers are a promise.
+const GOOD: i32 = 0;
+const FAILURE: i32 = 1;
+const USAGE: i32 = 2;
+const TIMED_OUT: i32 = 3;
+
+const ORDERS: &str = "SELECT o.id, o.status FROM shop.orders o";
+
+/// Nothing of ours exists: no schema, no publication, no slot.
+async fn assert_untouched(session: &Session) -> anyhow::Result<()> {
+    let row = session
+        .query_one(
+            "SELECT (SELECT count(*) FROM pg_namespace WHERE nspname IN ('lockstep', 'read_model'))
+                  + (SELECT count(*) FROM pg_publication) + (SELECT count(*) FROM pg_replication_slots)",
+            &[],
+        )
+        .await?;
+    anyhow::ensure!(row.get::<_, i64>(0) == 0, "something was changed");
+    Ok(())
+}
+
+/// `check` and `run` both refuse, show the words, and change nothing.
+async fn assert_refused(setup: &Setup, words: &[&str]) -> anyhow::Result<()> {
+    let program = Program::new(setup)?;
+    let session = connect(&setup.source_url).await?;
+    for command in [&["check"][..], &["run", "--once"]] {
+        let (status, output, errors) = program.run(command)?;
+        anyhow::ensure!(status == FAILURE, "{command:?} ended with {status}: {output}{errors}");
+        for word in words {
+            anyhow::ensure!(errors.contains(word), "{command:?} does not say {word:?}: {errors}");
+        }
+        anyhow::ensure!(errors.lines().count() < 25, "more than a screen: {errors}");
+    }
+    assert_untouched(&session).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_life_of_an_installation() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let setup = Setup::new(
+        &cluster.url("postgres"),
+        &[("orders", ORDERS, ""), ("by_status", "SELECT o.status, count(*) AS n FROM shop.orders o GROUP BY o.status", "")],
+    );
+    let session = shop(&setup.source_url).await?;
+    session.batch_execute("CREATE ROLE shop_api LOGIN").await?;
+    let mut setup = setup;
+    setup.preamble = "[target]\nreaders = [\"shop_api\"]\n".to_owned();
+    let program = Program::new(&setup)?;
+
+    let (status, _, errors) = program.run(&["status"])?;
+    assert_eq!((status, errors.contains("nothing is set up")), (FAILURE, true), "{errors}");
+    let (status, output, errors) = program.run(&["check"])?;
+    assert_eq!((status, output.contains("Ready")), (GOOD, true), "{output}{errors}");
+    assert_untouched(&session).await?;
+
+    let (status, output, errors) = program.run(&["run", "--once"])?;
+    assert_eq!(status, GOOD, "{output}{errors}");
+    assert_equal(&setup).await?;
+
+    // Catching up after a pause.
+    session.batch_execute("DELETE FROM shop.orders WHERE id < 50; UPDATE shop.orders SET status = 'paid' WHERE id < 90").await?;
+    let (status, _, errors) = program.run(&["wait", "--timeout", "300ms"])?;
+    assert_eq!((status, errors.contains("timed out")), (TIMED_OUT, true), "{errors}");
+    assert_eq!(program.run(&["run", "--once"])?.0, GOOD);
+    assert_equal(&setup).await?;
+
+    let mut child = program.start("")?;
+    catch_up(&setup).await?;
+    session.batch_execute("UPDATE shop.orders SET status = 'sent' WHERE id = 100").await?;
+    let (status, output, errors) = program.run(&["wait", "--json"])?;
+    assert_eq!((status, output.contains("\"contained\": true")), (GOOD, true), "{output}{errors}");
+    assert_equal(&setup).await?;
+    let (status, output, _) = program.run(&["status", "--json"])?;
+    assert_eq!(status, GOOD, "{output}");
+    for field in [
+        "staleness_seconds",
+        "lag_bytes",
+        "snapshot",
+        "batch_ms",
+        "\"kind\": \"aggregate\"",
+        "\"state\": \"live\"",
+        "retained_bytes",
+    ] {
+        assert!(output.contains(field), "{field} is missing: {output}");
+    }
+
+    // A second instance does not get in.
+    let (status, _, errors) = program.run(&["run", "--once"])?;
+    assert_eq!((status, errors.contains("another lockstep")), (FAILURE, true), "{errors}");
+
+    // SIGTERM ends it well.
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(child.id())?), nix::sys::signal::Signal::SIGTERM)?;
+    assert_eq!(child.wait()?.code(), Some(GOOD), "{}", program.log());
+
+    let reader = connect(&setup.source_url).await?;
+    reader
+        .batch_execute("SET ROLE shop_api; SELECT * FROM read_model.orders; SELECT lockstep.wait_for('0/1', '1 second')")
+        .await?;
+
+    let (status, _, errors) = program.run(&["teardown"])?;
+    assert_eq!((status, errors.contains("--yes")), (FAILURE, true), "{errors}");
+    let (status, output, errors) = program.run(&["teardown", "--yes"])?;
+    assert_eq!(status, GOOD, "{output}{errors}");
+    assert_untouched(&session).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn teardown_can_leave_the_tables() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let setup = Setup::new(&cluster.url("postgres"), &[("orders", ORDERS, "")]);
+    let session = shop(&setup.source_url).await?;
+    let program = Program::new(&setup)?;
+    assert_eq!(program.run(&["run", "--once"])?.0, GOOD);
+    assert_eq!(program.run(&["teardown", "--yes", "--keep-tables"])?.0, GOOD);
+    let rows: i64 = session.query_one("SELECT count(*) FROM read_model.orders", &[]).await?.get(0);
+    assert_eq!(rows, 300);
+    // What is left is not ours any more, and is not overwritten.
+    let (status, _, errors) = program.run(&["run", "--once"])?;
+    assert_eq!((status, errors.contains("exists and is not Lockstep's")), (FAILURE, true), "{errors}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plans_are_told() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let setup = Setup::new(&cluster.url("postgres"), crate::harness::PROJECTIONS);
+    shop(&setup.source_url).await?;
+    let program = Program::new(&setup)?;
+    let (status, output, errors) = program.run(&["plan", "--json"])?;
+    assert_eq!(status, GOOD, "{errors}");
+    let plans: serde_json::Value = serde_json::from_str(&output)?;
+    let kinds: Vec<(String, String)> = plans
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|plan| (plan["name"].as_str().unwrap_or_default().to_owned(), plan["kind"].as_str().unwrap_or_default().to_owned()))
+        .collect();
+    let expected = [
+        ("order_row", "row"),
+        ("order_inner", "row"),
+        ("line_row", "row"),
+        ("members", "row"),
+        ("sales_by_status", "aggregate"),
+        ("sales_by_region", "aggregate"),
+        ("customer_totals", "aggregate"),
+        ("everything", "aggregate"),
+        ("without_lines", "whole"),
+        ("statuses", "whole"),
+    ];
+    assert_eq!(kinds, expected.map(|(name, kind)| (name.to_owned(), kind.to_owned())));
+    for field in ["relation", "role", "reason", "missing_index"] {
+        assert!(plans[0]["relations"][0].get(field).is_some(), "{field}: {output}");
+    }
+    let (status, output, _) = program.run(&["plan", "order_row", "--sql"])?;
+    assert_eq!(status, GOOD);
+    assert!(output.contains("-- trace") && output.contains("WITH dirty"), "{output}");
+    let (status, _, errors) = program.run(&["plan", "nope"])?;
+    assert_eq!((status, errors.contains("order_row")), (USAGE, true), "{errors}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_queries_are_refused_before_anything_is_changed() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let url = cluster.url("postgres");
+    let session = shop(&url).await?;
+    session.batch_execute("CREATE TABLE shop.keyless (a integer); CREATE TABLE shop.full_identity (a integer, b text); ALTER TABLE shop.full_identity REPLICA IDENTITY FULL").await?;
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("SELECT o.id, o.pirce FROM shop.orders o", "", &["o.pirce does not exist", "^^^^", "help"]),
+        ("SELEC 1", "", &["syntax error", "^^^^^"]),
+        ("SELECT 1; DROP TABLE shop.orders", "", &["multiple commands"]),
+        ("SELECT k.a FROM shop.keyless k", "", &["no primary key", "REPLICA IDENTITY FULL"]),
+        ("SELECT o.id, random() AS r FROM shop.orders o", "", &["random()", "volatile"]),
+        ("SELECT o.status, o.amount FROM shop.orders o", "key = [\"status\"]", &["not unique", "status = "]),
+        (ORDERS, "key = [\"nope\"]", &["\"nope\" is not a column"]),
+        ("SELECT 1 AS one", "", &["reads no table"]),
+        ("SELECT c.relname FROM pg_class c", "", &["system table"]),
+    ];
+    for (sql, extra, words) in cases {
+        let setup = Setup::new(&url, &[("bad", sql, extra)]);
+        assert_refused(&setup, words).await.map_err(|error| error.context(*sql))?;
+    }
+    // With REPLICA IDENTITY FULL and no key it works, as a whole.
+    let setup = Setup::new(&url, &[("full_identity", "SELECT f.a, f.b FROM shop.full_identity f", "")]);
+    let program = Program::new(&setup)?;
+    let mut child = program.start("")?;
+    until(&session, "SELECT state = 'live' FROM lockstep.projection").await?;
+    session.batch_execute("INSERT INTO shop.full_identity VALUES (1, 'x'), (1, 'x'), (2, 'y')").await?;
+    session.batch_execute("DELETE FROM shop.full_identity WHERE a = 2").await?;
+    catch_up(&setup).await?;
+    let result = assert_equal(&setup).await;
+    child.kill()?;
+    child.wait()?;
+    result
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caret_points_into_the_sql_file() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let mut setup = Setup::new(&cluster.url("postgres"), &[]);
+    shop(&setup.source_url).await?;
+    setup.preamble = "[[projection]]\nname = \"orders\"\nquery = \"orders.sql\"\n".to_owned();
+    let program = Program::new(&setup)?;
+    program.file("orders.sql", "-- orders\nSELECT o.id,\n       o.pirce\nFROM shop.orders o;\n")?;
+    let (status, _, errors) = program.run(&["check"])?;
+    assert_eq!(status, FAILURE);
+    assert!(errors.contains("orders.sql:3:8"), "{errors}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unsuitable_servers_and_roles_are_refused() -> anyhow::Result<()> {
+    let replica = cluster_with(&["wal_level=replica"])?;
+    shop(&replica.url("postgres")).await?;
+    assert_refused(
+        &Setup::new(&replica.url("postgres"), &[("orders", ORDERS, "")]),
+        &["wal_level is replica", "wal_level = logical"],
+    )
+    .await?;
+
+    let cluster = cluster()?;
+    let session = shop(&cluster.url("postgres")).await?;
+    session.batch_execute("CREATE ROLE poor LOGIN; GRANT USAGE ON SCHEMA shop TO poor").await?;
+    let poor = cluster.url("postgres").replace("postgres@", "poor@");
+    assert_refused(&Setup::new(&poor, &[("orders", ORDERS, "")]), &["no SELECT on shop.orders", "GRANT"]).await?;
+    session.batch_execute("GRANT SELECT ON ALL TABLES IN SCHEMA shop TO poor").await?;
+    assert_refused(
+        &Setup::new(&poor, &[("orders", ORDERS, "")]),
+        &["ALTER ROLE", "REPLICATION", "CREATE SCHEMA", "CREATE PUBLICATION"],
+    )
+    .await?;
+
+    let mut elsewhere = Setup::new(&cluster.url("postgres"), &[("orders", ORDERS, "")]);
+    elsewhere.source_url = elsewhere.source_url.replace(&cluster.port().to_string(), "1");
+    let (status, _, errors) = Program::new(&elsewhere)?.run(&["check"])?;
+    assert_eq!((status, errors.contains("cannot reach PostgreSQL")), (FAILURE, true), "{errors}");
+    Ok(())
+}
+
+/// The README's grants are enough: a role that owns nothing, a publication made by the owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn least_privilege_is_enough() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let session = shop(&cluster.url("postgres")).await?;
+    session
+        .batch_execute(
+            "CREATE ROLE projector LOGIN REPLICATION;
+             GRANT USAGE ON SCHEMA shop TO projector;
+             GRANT SELECT ON ALL TABLES IN SCHEMA shop TO projector;
+             CREATE SCHEMA lockstep AUTHORIZATION projector;
+             CREATE SCHEMA read_model AUTHORIZATION projector;
+             CREATE PUBLICATION lockstep FOR TABLE shop.orders WITH (publish_via_partition_root = true)",
+        )
+        .await?;
+    let url = cluster.url("postgres").replace("postgres@", "projector@");
+    let setup = Setup::new(&url, &[("orders", ORDERS, "")]);
+    let program = Program::new(&setup)?;
+    let (status, output, errors) = program.run(&["run", "--once"])?;
+    assert_eq!(status, GOOD, "{output}{errors}");
+    assert_equal(&setup).await
+}
+
+#[test]
+fn wrong_usage_is_refused() -> anyhow::Result<()> {
+    let setup = Setup::new("postgres://nobody@127.0.0.1:1/none", &[("orders", ORDERS, "")]);
+    let program = Program::new(&setup)?;
+    for arguments in
+        [&["fly"][..], &["wait", "--lsn", "x"], &["wait", "--timeout", "soon"], &["-c", "missing.toml", "check"], &[]]
+    {
+        let (status, _, errors) = program.run(arguments)?;
+        assert_eq!(status, USAGE, "{arguments:?}: {errors}");
+    }
+    program.file("lockstep.toml", "[source]\nurl = \"postgres://a@b/c\"\nslto = \"x\"\n")?;
+    let (status, _, errors) = program.run(&["check"])?;
+    assert_eq!(status, USAGE);
+    assert!(errors.contains("slto") && errors.contains("lockstep.toml:3"), "{errors}");
+    Ok(())
+}

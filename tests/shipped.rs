@@ -1,1 +1,96 @@
-//! placeholder
+//! The shipped projections over the sample schema, and the documents that go with them.
+
+use std::path::Path;
+
+use lockstep::config::Config;
+use lockstep_refresh::RefreshOptions;
+use lockstep_testkit::{cluster, connect};
+
+use crate::harness::{Projector, Setup, assert_equal};
+
+fn root() -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The example configuration as projections of a setup, without what depends on the time.
+fn shipped(url: &str) -> anyhow::Result<Setup> {
+    let path = root().join("config/lockstep.example.toml");
+    let config = Config::load(&path).map_err(|diagnostic| anyhow::anyhow!(diagnostic.render(false)))?;
+    let mut setup = Setup::new(url, &[]);
+    for projection in config.projections.iter().filter(|projection| projection.name != "inventory_health") {
+        let indexes = projection.indexes.is_some().then(|| {
+            format!("indexes = \"{}\"", root().join(format!("config/projections/{}.indexes.sql", projection.name)).display())
+        });
+        setup.projections.push((projection.name.clone(), projection.sql.clone(), indexes.unwrap_or_default()));
+    }
+    Ok(setup)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_shipped_projections_follow_the_sample_schema() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let setup = shipped(&cluster.url("postgres"))?;
+    let session = connect(&setup.source_url).await?;
+    session.batch_execute(&std::fs::read_to_string(root().join("config/sample/schema.sql"))?).await?;
+    let data = std::fs::read_to_string(root().join("config/sample/data.sql"))?;
+    session.batch_execute(&format!("SET lockstep.products = 800; {data}")).await?;
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    assert_equal(&setup).await?;
+    let indexes: i64 =
+        session.query_one("SELECT count(*) FROM pg_indexes WHERE schemaname = 'read_model' AND tablename = 'product_search' AND indexname LIKE 'idx_%'", &[]).await?.get(0);
+    assert_eq!(indexes, 17);
+    for change in [
+        "UPDATE custom_posts SET \"customFields\" = jsonb_set(\"customFields\", '{inventory}', '0') WHERE slug = 'item-7'",
+        "UPDATE custom_posts SET status = 'draft' WHERE slug LIKE 'item-1%'",
+        "UPDATE custom_post_types SET slug = 'article' WHERE slug = 'product'",
+        "UPDATE custom_post_types SET slug = CASE slug WHEN 'page' THEN 'product' ELSE 'page' END",
+        "UPDATE catalog.brand SET name = name || '!' WHERE name LIKE 'Brand 1%'",
+        "UPDATE catalog.product SET brand_id = NULL WHERE sku LIKE 'P-1%'",
+        "UPDATE sales.\"order\" SET status = 'returned' WHERE external_id LIKE 'EXT-3%'",
+        "DELETE FROM sales.\"order\" WHERE external_id LIKE 'EXT-4%'",
+        "UPDATE sales.\"order\" SET inventory_item_id = NULL WHERE external_id LIKE 'EXT-5%'",
+        "UPDATE inventory.stock SET product_id = (SELECT id FROM catalog.product ORDER BY sku LIMIT 1) WHERE quantity = 3",
+        "UPDATE platform.marketplace SET name = 'Renamed' WHERE name = 'eBay'",
+    ] {
+        session.batch_execute(change).await?;
+        projector.catch_up().await?;
+        assert_equal(&setup).await.map_err(|error| error.context(change))?;
+    }
+    projector.stop().await?;
+    Ok(())
+}
+
+/// Every path that a document names exists.
+#[test]
+fn documents_name_what_exists() -> anyhow::Result<()> {
+    let mut named = 0;
+    for document in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"] {
+        let text = std::fs::read_to_string(root().join(document))?;
+        for word in text.split(|c: char| c.is_whitespace() || "`()|,\"".contains(c)) {
+            let word = word.trim_end_matches(['.', ':', ';']);
+            let is_path = ["crates/", "config/", "migrations/", "docker/", "tests/", "scripts/", "docs/"]
+                .iter()
+                .any(|top| word.starts_with(top));
+            if is_path && !word.contains('*') {
+                anyhow::ensure!(root().join(word).exists(), "{document} names {word}, which does not exist");
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 10, "only {named} paths were found");
+    Ok(())
+}
+
+/// Every metric that the README lists is described by the program, and the other way round.
+#[test]
+fn the_readme_lists_the_metrics() -> anyhow::Result<()> {
+    let readme = std::fs::read_to_string(root().join("README.md"))?;
+    let telemetry = std::fs::read_to_string(root().join("crates/lockstep/src/telemetry.rs"))?;
+    let described: Vec<&str> = telemetry.split('"').filter(|part| part.starts_with("lockstep_") && !part.contains('=')).collect();
+    assert!(described.len() >= 12, "{described:?}");
+    for metric in described {
+        assert!(readme.contains(metric), "README.md does not list {metric}");
+    }
+    Ok(())
+}

@@ -78,7 +78,10 @@ pub(crate) async fn install(
 }
 
 async fn migrate(target: &mut Session) -> anyhow::Result<()> {
-    target.batch_execute("CREATE SCHEMA IF NOT EXISTS lockstep").await?;
+    // IF NOT EXISTS would ask for the privilege to create schemas even where the schema is there.
+    if target.query_opt("SELECT FROM pg_namespace WHERE nspname = 'lockstep'", &[]).await?.is_none() {
+        target.batch_execute("CREATE SCHEMA lockstep").await?;
+    }
     let mut runner = migrations::migrations::runner();
     runner.set_migration_table_name("lockstep.migration");
     runner.run_async(&mut **target).await?;

@@ -69,7 +69,10 @@ pub async fn register(
     fingerprint: &str,
 ) -> Result<Registered, tokio_postgres::Error> {
     let transaction = target.transaction().await?;
-    transaction.batch_execute(&format!("CREATE SCHEMA IF NOT EXISTS {}", quote::identifier(schema))).await?;
+    // IF NOT EXISTS would ask for the privilege to create schemas even where the schema is there.
+    if transaction.query_opt("SELECT FROM pg_namespace WHERE nspname = $1", &[&schema]).await?.is_none() {
+        transaction.batch_execute(&format!("CREATE SCHEMA {}", quote::identifier(schema))).await?;
+    }
     let mut statements = sql::create_table(plan, schema);
     statements.push(sql::add_comment(plan, schema));
     let mut state_tables = Vec::new();

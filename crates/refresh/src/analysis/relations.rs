@@ -5,14 +5,16 @@ use tokio_postgres::{Client, Row};
 
 use super::AnalysisError;
 
-/// Everything that a view's rule refers to, through views of views.
+/// Everything that a view's rule refers to, through views of views. The oids stand in the stored rule's range table; `pg_depend`
+/// would not do, because it does not record system tables.
 pub(super) const READS: &str = "WITH RECURSIVE reads(oid) AS (
     SELECT $1::oid
     UNION
-    SELECT d.refobjid
-    FROM reads JOIN pg_rewrite r ON r.ev_class = reads.oid
+    SELECT m[1]::oid
+    FROM reads
     JOIN pg_class v ON v.oid = reads.oid AND v.relkind = 'v'
-    JOIN pg_depend d ON d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND d.refclassid = 'pg_class'::regclass
+    JOIN pg_rewrite r ON r.ev_class = v.oid
+    CROSS JOIN LATERAL regexp_matches(r.ev_action::text, ':relid (\\d+)', 'g') AS m
 )";
 
 pub(super) async fn read(client: &Client, view: u32) -> Result<Vec<Relation>, AnalysisError> {
