@@ -1,7 +1,7 @@
 //! The decisions, in order: refuse what cannot be right, find out what kind of query it is, make its plan.
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{Node, ResTarget, SelectStmt};
+use pg_query::protobuf::{Node, ResTarget, SelectStmt, SetOperation};
 
 use crate::aggregate;
 use crate::facts::{FunctionKind, Identity, Query, Relation, Volatility};
@@ -124,7 +124,7 @@ fn refuse_unsupported_clauses(select: &SelectStmt) -> Outcome<()> {
     if select.limit_count.is_some() || select.limit_offset.is_some() {
         return Err(Obstacle("it has LIMIT or OFFSET".to_owned()));
     }
-    if select.from_clause.is_empty() {
+    if select.from_clause.is_empty() && select.op == SetOperation::SetopNone as i32 {
         return Err(Obstacle("it has no FROM clause".to_owned()));
     }
     Ok(())
@@ -148,10 +148,8 @@ fn whole(query: &Query, reason: String) -> Plan {
     let uses_time = with_large_stack(|| syntax::parse_select(&query.sql).is_ok_and(|select| depends_on_time(query, &select)))
         .unwrap_or(false)
         || calls_clock(query);
-    let key = match &query.declared_key {
-        Some(columns) => RowKey::Located(columns.clone()),
-        None => RowKey::Multiset,
-    };
+    let grouped = with_large_stack(|| grouped_key(query)).ok().flatten();
+    let key = query.declared_key.clone().or(grouped).map_or(RowKey::Multiset, RowKey::Located);
     Plan {
         projection: query.projection.clone(),
         query: query.sql.trim().trim_end_matches(';').to_owned(),
@@ -176,6 +174,34 @@ fn whole(query: &Query, reason: String) -> Plan {
         maintenance: Maintenance::Whole(WholePlan { reason, on_schedule: uses_time }),
         notes: Vec::new(),
     }
+}
+
+/// The output columns that are exactly the GROUP BY expressions, all of them: they identify a row of the result.
+fn grouped_key(query: &Query) -> Option<Vec<String>> {
+    let select = syntax::parse_select(&query.sql).ok()?;
+    if select.group_clause.is_empty() || query.functions.iter().any(|function| function.returns_set) {
+        return None;
+    }
+    let outputs: Vec<String> = select
+        .target_list
+        .iter()
+        .map(|target| match &target.node {
+            Some(NodeEnum::ResTarget(target)) => target.val.as_deref().and_then(|value| syntax::print_expression(value).ok()),
+            Some(_) | None => None,
+        })
+        .collect::<Option<_>>()?;
+    select
+        .group_clause
+        .iter()
+        .map(|group| {
+            if matches!(&group.node, Some(NodeEnum::GroupingSet(_) | NodeEnum::AConst(_))) {
+                return None;
+            }
+            let printed = syntax::print_expression(group).ok()?;
+            let position = outputs.iter().position(|output| *output == printed)?;
+            query.columns.get(position).filter(|column| column.hashable).map(|column| column.name.clone())
+        })
+        .collect()
 }
 
 fn row_plan(query: &Query, shape: &Shape, paths: &Paths) -> Outcome<Plan> {

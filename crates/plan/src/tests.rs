@@ -1,1 +1,247 @@
-//! placeholder
+//! Decisions of the planner, one line each: a query in, the roles out.
+
+use crate::facts::{Column, Function, FunctionKind, Identity, OutputColumn, Query, Relation, RelationKind, Volatility};
+use crate::sql::RowKey;
+use crate::{Maintenance, Plan, PlanError, plan};
+
+fn relation(oid: u32, name: &str, identity: Identity, columns: &[(&str, &str, bool)]) -> Relation {
+    Relation {
+        oid,
+        schema: "s".to_owned(),
+        name: name.to_owned(),
+        kind: RelationKind::Table,
+        columns: columns
+            .iter()
+            .map(|(name, type_name, not_null)| Column {
+                name: (*name).to_owned(),
+                type_name: (*type_name).to_owned(),
+                not_null: *not_null,
+            })
+            .collect(),
+        identity,
+        indexes: vec![vec!["id".to_owned()]],
+    }
+}
+
+fn key(columns: &[&str]) -> Identity {
+    Identity::Columns { columns: columns.iter().map(|&column| column.to_owned()).collect(), full: false }
+}
+
+fn catalog() -> Vec<Relation> {
+    vec![
+        relation(
+            1,
+            "orders",
+            key(&["id"]),
+            &[("id", "bigint", true), ("customer_id", "bigint", false), ("amount", "numeric", false), ("status", "text", true)],
+        ),
+        relation(2, "customer", key(&["id"]), &[("id", "bigint", true), ("region", "text", false), ("name", "text", false)]),
+        relation(3, "region", key(&["code"]), &[("code", "text", true), ("title", "text", false)]),
+        relation(
+            4,
+            "line",
+            key(&["order_id", "n"]),
+            &[("order_id", "bigint", true), ("n", "integer", true), ("quantity", "integer", false)],
+        ),
+        relation(5, "keyless", Identity::FullRow, &[("a", "integer", false)]),
+    ]
+}
+
+fn function(name: &str, kind: FunctionKind, volatility: Volatility) -> Function {
+    Function {
+        oid: 1,
+        schema: "pg_catalog".to_owned(),
+        name: name.to_owned(),
+        volatility,
+        kind,
+        returns_set: false,
+        arguments: 1,
+    }
+}
+
+/// A query whose output columns are named `c1`, `c2`, …
+fn query(sql: &str, columns: usize) -> Query {
+    let relations = catalog().into_iter().filter(|relation| sql.contains(&format!("s.{}", relation.name))).collect();
+    let aggregate = |name: &&str| sql.contains(&format!("{name}("));
+    Query {
+        projection: "p".to_owned(),
+        sql: sql.to_owned(),
+        columns: (1..=columns)
+            .map(|n| OutputColumn {
+                name: format!("c{n}"),
+                type_name: "text".to_owned(),
+                collation: None,
+                hashable: true,
+                comparable: true,
+            })
+            .collect(),
+        relations,
+        functions: ["sum", "count", "string_agg"]
+            .into_iter()
+            .filter(|name| aggregate(name))
+            .map(|name| function(name, FunctionKind::Aggregate, Volatility::Immutable))
+            .collect(),
+        declared_key: None,
+    }
+}
+
+fn summary(plan: &Plan) -> String {
+    let mut roles: Vec<String> = plan
+        .relations
+        .iter()
+        .flat_map(|relation| relation.roles.iter().map(|role| format!("{} {}", role.role, role.alias)))
+        .collect();
+    roles.sort();
+    match &plan.maintenance {
+        Maintenance::Row(_) | Maintenance::Aggregate(_) => format!("{}: {}", plan.kind(), roles.join(", ")),
+        Maintenance::Whole(whole) => format!("whole: {}", whole.reason),
+    }
+}
+
+fn check(sql: &str, columns: usize, expected: &str) {
+    let plan = plan(&query(sql, columns)).expect("a plan");
+    assert_eq!(summary(&plan), expected, "{sql}");
+}
+
+#[test]
+fn roots_and_lookups() {
+    check("SELECT o.id FROM s.orders o WHERE o.amount > 3", 1, "row: root o");
+    check("SELECT o.id, c.name FROM s.orders o LEFT JOIN s.customer c ON c.id = o.customer_id", 2, "row: lookup c, root o");
+    check("SELECT o.id, c.name FROM s.customer c JOIN s.orders o ON c.id = o.customer_id", 2, "row: lookup c, root o");
+    check("SELECT o.id FROM s.orders o, s.customer c WHERE c.id = o.customer_id", 1, "row: lookup c, root o");
+    check(
+        "SELECT o.id FROM s.orders o JOIN s.customer c ON c.id = o.customer_id JOIN s.region r ON r.code = c.region",
+        1,
+        "row: lookup c, lookup r, root o",
+    );
+    check("SELECT o.id, c.name FROM s.customer c RIGHT JOIN s.orders o ON c.id = o.customer_id", 2, "row: lookup c, root o");
+    check("SELECT l.order_id, l.n FROM s.line l JOIN s.orders o ON o.id = l.order_id", 2, "row: lookup o, root l");
+    check("SELECT a.id, b.id FROM s.orders a JOIN s.orders b ON b.id = a.customer_id", 2, "row: lookup b, root a");
+}
+
+#[test]
+fn subqueries_on_keys_are_lookups() {
+    check(
+        "SELECT o.id FROM s.orders o WHERE o.customer_id IN (SELECT c.id FROM s.customer c WHERE c.name = 'x')",
+        1,
+        "row: lookup c, root o",
+    );
+    check(
+        "SELECT o.id FROM s.orders o WHERE NOT EXISTS (SELECT 1 FROM s.customer c WHERE c.id = o.customer_id)",
+        1,
+        "row: lookup c, root o",
+    );
+    check(
+        "SELECT o.id, (SELECT c.name FROM s.customer c WHERE c.id = o.customer_id) FROM s.orders o",
+        2,
+        "row: lookup c, root o",
+    );
+}
+
+#[test]
+fn what_is_no_lookup_is_whole() {
+    let line = "whole: s.line (as \"l\") is not joined on its key (order_id, n), so one row may meet many";
+    check(
+        "SELECT o.id, l.n FROM s.orders o JOIN s.line l ON l.order_id = o.id AND l.quantity > 0 WHERE o.status = 'x' AND EXISTS (SELECT 1 FROM s.customer c WHERE c.name = o.status)",
+        2,
+        "whole: s.line (as \"l\") is not joined on its key (order_id, n), so one row may meet many",
+    );
+    check("SELECT o.id FROM s.orders o WHERE EXISTS (SELECT 1 FROM s.line l WHERE l.order_id = o.id)", 1, line);
+    // NULL NOT IN (…) depends on whether the subquery returns anything at all.
+    check(
+        "SELECT o.id FROM s.orders o WHERE NOT (o.customer_id IN (SELECT c.id FROM s.customer c WHERE c.name = 'x'))",
+        1,
+        "whole: s.customer (as \"c\") is not joined on its key (id), so one row may meet many",
+    );
+    // The condition of a left join says nothing about the preserved side.
+    check(
+        "SELECT c.id FROM s.customer c LEFT JOIN s.orders o ON c.id = o.customer_id",
+        1,
+        "whole: s.orders (as \"o\") is not joined on its key (id), so one row may meet many",
+    );
+    // An equality under OR ties nothing.
+    check(
+        "SELECT o.id FROM s.orders o JOIN s.customer c ON c.id = o.customer_id OR c.name = o.status",
+        1,
+        "whole: s.customer (as \"c\") is not joined on its key (id), so one row may meet many",
+    );
+    check(
+        "SELECT o.status FROM s.orders o",
+        1,
+        "whole: s.orders's key column id is not among its columns, so nothing ties a row to its root",
+    );
+    check("SELECT k.a FROM s.keyless k", 1, "whole: s.keyless has no primary key and no replica identity index");
+    check("SELECT DISTINCT o.id FROM s.orders o", 1, "whole: it has DISTINCT");
+    check("SELECT o.id FROM s.orders o LIMIT 3", 1, "whole: it has LIMIT or OFFSET");
+    check(
+        "SELECT o.id FROM s.orders o UNION SELECT c.id FROM s.customer c",
+        1,
+        "whole: it combines SELECTs with UNION, INTERSECT or EXCEPT",
+    );
+    check("WITH x AS (SELECT 1) SELECT o.id FROM s.orders o", 1, "whole: it has a WITH clause");
+    check("SELECT o.id FROM (SELECT * FROM s.orders) o", 1, "whole: it has a subquery in FROM");
+    check("SELECT o.id, CURRENT_DATE FROM s.orders o", 2, "whole: its result depends on the time");
+    check("SELECT o.id FROM s.orders o FULL JOIN s.customer c ON c.id = o.customer_id", 1, "whole: it has a full outer join");
+    check("SELECT o.id, count(*) OVER (PARTITION BY o.status) FROM s.orders o", 2, "whole: it has a window function");
+}
+
+#[test]
+fn aggregates_are_split_into_contributions_and_groups() {
+    let sql = "SELECT o.status, sum(o.amount) FILTER (WHERE o.amount > 1), count(*), upper(o.status) FROM s.orders o GROUP BY o.status HAVING sum(o.amount) > 5";
+    let plan = plan(&query(sql, 4)).expect("a plan");
+    let Maintenance::Aggregate(aggregate) = &plan.maintenance else { panic!("{}", summary(&plan)) };
+    assert_eq!(aggregate.contributions.columns, ["k1", "g1", "a1", "a2"]);
+    assert_eq!(aggregate.select_list, ["c.g1", "sum(c.a1) FILTER (WHERE c.a2)", "count(*)", "upper(c.g1)"]);
+    assert_eq!(aggregate.having.as_deref(), Some("sum(c.a1) > 5"));
+    assert_eq!(plan.key, RowKey::Located(vec!["c1".to_owned()]));
+    check("SELECT count(*) FROM s.line l LEFT JOIN s.orders o ON o.id = l.order_id", 1, "aggregate: lookup o, root l");
+    check(
+        "SELECT count(*) FROM s.orders o GROUP BY o.status",
+        1,
+        "whole: the group expression o.status is not among its columns",
+    );
+    check("SELECT o.status, count(*) FROM s.orders o GROUP BY ROLLUP (o.status)", 2, "whole: it has grouping sets");
+}
+
+#[test]
+fn a_whole_aggregate_is_keyed_by_its_groups() {
+    let plan = plan(&query("SELECT o.status, count(*), CURRENT_DATE FROM s.orders o GROUP BY o.status", 3)).expect("a plan");
+    assert_eq!((plan.kind(), &plan.key), ("whole", &RowKey::Located(vec!["c1".to_owned()])));
+}
+
+#[test]
+fn a_trace_leads_over_the_path_and_asks_for_its_index() {
+    let sql = "SELECT o.id FROM s.orders o JOIN s.customer c ON c.id = o.customer_id JOIN s.region r ON r.code = c.region";
+    let plan = plan(&query(sql, 1)).expect("a plan");
+    let region = plan.relations.iter().flat_map(|relation| &relation.roles).find(|role| role.alias == "r").expect("region");
+    assert_eq!(
+        region.trace.as_deref(),
+        Some(
+            "SELECT DISTINCT \"o\".\"id\"::text AS k1\nFROM \"s\".\"orders\" AS \"o\"\nJOIN \"s\".\"customer\" AS \"c\" ON \"c\".\"id\" = (o.customer_id)\n\
+             WHERE (c.region) IN (SELECT d.d1::text FROM unnest($1::text[]) AS d(d1))"
+        )
+    );
+    assert_eq!(region.missing_index.as_deref(), Some("CREATE INDEX CONCURRENTLY ON \"s\".\"customer\" (\"region\");"));
+}
+
+#[test]
+fn definite_errors() {
+    let refused = |query: &Query| plan(query).expect_err("refused");
+    let mut volatile = query("SELECT o.id, random() FROM s.orders o", 2);
+    volatile.functions.push(function("random", FunctionKind::Function, Volatility::Volatile));
+    assert!(refused(&volatile).message.contains("random()"));
+    let mut wrong_key = query("SELECT o.id FROM s.orders o", 1);
+    wrong_key.declared_key = Some(vec!["nope".to_owned()]);
+    assert!(matches!(refused(&wrong_key), PlanError { message, .. } if message.contains("nope")));
+    let mut unidentified = query("SELECT o.id FROM s.orders o", 1);
+    unidentified.relations[0].identity = Identity::None;
+    assert!(refused(&unidentified).message.contains("no primary key"));
+}
+
+#[test]
+fn deep_nesting_is_no_abort() {
+    let deep = format!("SELECT o.id FROM s.orders o WHERE {}o.amount > 1{}", "(".repeat(400), ")".repeat(400));
+    assert!(plan(&query(&deep, 1)).is_ok());
+    let sum = format!("SELECT o.id, {} FROM s.orders o", vec!["o.amount"; 5_000].join(" + "));
+    assert!(plan(&query(&sum, 2)).is_ok());
+}

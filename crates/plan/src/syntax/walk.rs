@@ -24,7 +24,7 @@ pub(crate) fn children(node: &mut Node) -> Result<Vec<&mut Node>, String> {
         NodeEnum::BoolExpr(n) => n.args.iter_mut().collect(),
         NodeEnum::FuncCall(n) => {
             if n.over.is_some() {
-                return Err("a window function".to_owned());
+                return Err("it has a window function".to_owned());
             }
             let mut all: Vec<&mut Node> = n.args.iter_mut().chain(n.agg_order.iter_mut()).collect();
             all.extend(n.agg_filter.as_deref_mut());
@@ -64,9 +64,12 @@ fn boxed<const N: usize>(fields: [&mut Option<Box<Node>>; N]) -> Vec<&mut Node> 
 }
 
 fn describe(node: &NodeEnum) -> String {
+    if matches!(node, NodeEnum::GroupingSet(_)) {
+        return "it has grouping sets".to_owned();
+    }
     let debug = format!("{node:?}");
     let name: String = debug.chars().take_while(char::is_ascii_alphanumeric).collect();
-    format!("the construct {name}")
+    format!("it has the construct {name}")
 }
 
 /// Whether the walk sees every column reference, function call and subquery of the expression.
@@ -76,7 +79,7 @@ pub(crate) fn subtree_is_known(node: &Node) -> Result<(), String> {
     let serialized = serde_json::to_value(node).map_err(|error| error.to_string())?;
     let mut found = Tally::default();
     count(&serialized, &mut found);
-    if walked == found { Ok(()) } else { Err("a construct with parts that the planner does not see".to_owned()) }
+    if walked == found { Ok(()) } else { Err("it has a construct with parts that the planner does not see".to_owned()) }
 }
 
 #[derive(Default, PartialEq, Eq, Debug)]
