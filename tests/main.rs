@@ -8,3 +8,4 @@ mod large;
 mod oracle;
 mod pace;
 mod shipped;
+mod tls;

@@ -36,6 +36,8 @@ pub struct ClusterOptions {
     pub template: Option<PathBuf>,
     /// Additional settings, `name=value`.
     pub settings: Vec<String>,
+    /// Files written into the data directory before the start (certificates, `pg_hba.conf`): name and content.
+    pub files: Vec<(String, String)>,
     /// Whether commits reach the disk. Tests go without.
     pub durable: bool,
 }
@@ -83,6 +85,9 @@ impl Cluster {
                 }
                 None => initialise(binaries, run_as, &data)?,
             }
+        }
+        for (name, content) in &options.files {
+            write_private(&data.join(name), content, run_as)?;
         }
         let mut settings: Vec<String> = [
             "wal_level=logical",
@@ -206,6 +211,14 @@ fn initialise(binaries: &Binaries, run_as: RunAs, data: &Path) -> Result<(), Clu
         "--locale=C",
         "--no-sync",
     ]))
+}
+
+/// Writes a file that only the server's user can read, as it insists for private keys.
+fn write_private(path: &Path, content: &str, run_as: RunAs) -> Result<(), ClusterError> {
+    let system = |error: std::io::Error| ClusterError::System(format!("{}: {error}", path.display()));
+    std::fs::write(path, content).map_err(system)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(system)?;
+    run_as.own(path).map_err(ClusterError::System)
 }
 
 fn free_port() -> Result<u16, ClusterError> {

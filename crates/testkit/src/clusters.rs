@@ -19,10 +19,19 @@ pub fn cluster() -> anyhow::Result<Cluster> {
 /// # Errors
 /// As [`cluster`].
 pub fn cluster_with(settings: &[&str]) -> anyhow::Result<Cluster> {
+    cluster_with_files(settings, Vec::new())
+}
+
+/// The same with files in the data directory, name and content.
+///
+/// # Errors
+/// As [`cluster`].
+pub fn cluster_with_files(settings: &[&str], files: Vec<(String, String)>) -> anyhow::Result<Cluster> {
     let binaries = Binaries::find()?;
     let options = ClusterOptions {
         template: Some(template(&binaries)?),
         settings: settings.iter().map(|setting| (*setting).to_owned()).collect(),
+        files,
         ..ClusterOptions::default()
     };
     Ok(Cluster::start(&binaries, &options)?)

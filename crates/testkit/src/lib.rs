@@ -7,6 +7,6 @@ mod clusters;
 mod oracle;
 mod workload;
 
-pub use clusters::{cluster, cluster_with, connect};
+pub use clusters::{cluster, cluster_with, cluster_with_files, connect};
 pub use oracle::Oracle;
 pub use workload::{SCHEMA, Workload, seed_from_environment};
