@@ -36,6 +36,7 @@ CREATE TABLE lockstep.projection (
     fingerprint    text        NOT NULL,   -- of everything that makes a rebuild necessary
     table_schema   text        NOT NULL,
     state_tables   text[]      NOT NULL DEFAULT '{}',
+    relations      text[]      NOT NULL DEFAULT '{}',  -- the source tables that it reads, schema.name
     state          text        NOT NULL DEFAULT 'registered' CHECK (state IN ('registered', 'building', 'live', 'faulted')),
     row_count      bigint      NOT NULL DEFAULT 0,
     build_position text[],                 -- root key up to which the build has come

@@ -86,11 +86,12 @@ pub async fn register(
     for statement in &statements {
         transaction.batch_execute(statement).await?;
     }
+    let relations: Vec<String> = plan.relations.iter().map(|relation| relation.relation.label()).collect();
     transaction
         .execute(
-            "INSERT INTO lockstep.projection (name, group_name, kind, definition, fingerprint, table_schema, state_tables)
-             VALUES ($1, $2, $3, $4, $5, $6, $7)",
-            &[&plan.projection, &group, &plan.kind(), &plan.query, &fingerprint, &schema, &state_tables],
+            "INSERT INTO lockstep.projection (name, group_name, kind, definition, fingerprint, table_schema, state_tables, relations)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+            &[&plan.projection, &group, &plan.kind(), &plan.query, &fingerprint, &schema, &state_tables, &relations],
         )
         .await?;
     transaction.commit().await?;

@@ -124,7 +124,7 @@ async fn groups(target: &Session, source_lsn: Option<&str>, live: &Gauges) -> an
                 batches: row.get(5),
                 batch_ms: row.get(6),
                 fence_ms: row.get(7),
-                dirty_keys: live.dirty_keys(&name, None),
+                dirty_keys: live.dirty_keys(&name),
                 name,
             }
         })
@@ -134,7 +134,7 @@ async fn groups(target: &Session, source_lsn: Option<&str>, live: &Gauges) -> an
 async fn projections(target: &Session, live: &Gauges) -> anyhow::Result<Vec<ProjectionView>> {
     let rows = target
         .query(
-            "SELECT name, group_name, kind, state, row_count, sqlstate, reason, hint FROM lockstep.projection ORDER BY name",
+            "SELECT name, group_name, kind, state, row_count, sqlstate, reason, hint, relations FROM lockstep.projection ORDER BY name",
             &[],
         )
         .await?;
@@ -144,7 +144,7 @@ async fn projections(target: &Session, live: &Gauges) -> anyhow::Result<Vec<Proj
             let name: String = row.get(0);
             let group: String = row.get(1);
             ProjectionView {
-                dirty_keys: live.dirty_keys(&group, None),
+                dirty_keys: live.dirty_keys_of(&group, &row.get::<_, Vec<String>>(8)),
                 name,
                 group,
                 kind: row.get(2),
@@ -175,7 +175,7 @@ fn print(view: &StatusView) {
         ]);
     }
     println!("{table}\n");
-    let mut table = super::table(&["PROJECTION", "GROUP", "KIND", "STATE", "ROWS"]);
+    let mut table = super::table(&["PROJECTION", "GROUP", "KIND", "STATE", "ROWS", "DIRTY KEYS"]);
     for projection in &view.projections {
         table.add_row([
             projection.name.clone(),
@@ -183,6 +183,7 @@ fn print(view: &StatusView) {
             projection.kind.clone(),
             projection.state.clone(),
             projection.rows.to_string(),
+            count(projection.dirty_keys),
         ]);
     }
     println!("{table}");
@@ -222,12 +223,22 @@ impl Gauges {
         self.0.get(&format!("{metric}{{group=\"{group}\"}}")).copied()
     }
 
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    fn dirty_keys(&self, group: &str, relation: Option<&str>) -> Option<u64> {
+    /// Dirty keys that wait in a group, over all relations.
+    fn dirty_keys(&self, group: &str) -> Option<u64> {
         let prefix = format!("lockstep_dirty_keys{{group=\"{group}\"");
-        let wanted = |key: &&String| key.starts_with(&prefix) && relation.is_none_or(|relation| key.contains(relation));
-        let found: Vec<f64> = self.0.keys().filter(wanted).filter_map(|key| self.0.get(key)).copied().collect();
-        (!found.is_empty()).then(|| found.iter().sum::<f64>() as u64)
+        self.sum(self.0.iter().filter(|(name, _)| name.starts_with(&prefix)).map(|(_, value)| *value))
+    }
+
+    /// Dirty keys that wait in a group for the relations that a projection reads.
+    fn dirty_keys_of(&self, group: &str, relations: &[String]) -> Option<u64> {
+        let name = |relation: &String| format!("lockstep_dirty_keys{{group=\"{group}\",relation=\"{relation}\"}}");
+        self.sum(relations.iter().filter_map(|relation| self.0.get(&name(relation)).copied()))
+    }
+
+    /// Counts, which gauges hold as floating point.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    fn sum(&self, values: impl Iterator<Item = f64>) -> Option<u64> {
+        (!self.is_empty()).then(|| values.sum::<f64>() as u64)
     }
 }
 

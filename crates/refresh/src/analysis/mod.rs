@@ -15,6 +15,9 @@ use tokio_postgres::error::ErrorPosition;
 /// The temporary view's name.
 const VIEW: &str = "lockstep_analysis";
 
+/// For the rest of the transaction.
+const EMPTY_SEARCH_PATH: &str = "SET LOCAL search_path = ''";
+
 /// A defining query cannot be analysed.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -103,6 +106,8 @@ async fn analyse_in_transaction(client: &Client, definition: &Definition) -> Res
         .await
         .map_err(|error| AnalysisError::in_query(&error, prefix.chars().count()))?;
     let view: u32 = client.query_one("SELECT $1::text::regclass::oid", &[&format!("pg_temp.{VIEW}")]).await?.get(0);
+    // With an empty search path every name outside pg_catalog prints qualified: types, collations, the query itself.
+    client.batch_execute(EMPTY_SEARCH_PATH).await?;
     let columns = output_columns(client, view).await?;
     let relations = relations::read(client, view).await?;
     let functions = functions::read(client, view).await?;
@@ -175,6 +180,13 @@ async fn supports(client: &Client, expression: &str) -> Result<bool, AnalysisErr
 /// The query does not prepare.
 pub async fn result_types(client: &Client, sql: &str) -> Result<Vec<String>, tokio_postgres::Error> {
     let statement = client.prepare(sql).await?;
+    client.batch_execute(&format!("BEGIN; {EMPTY_SEARCH_PATH}")).await?;
+    let types = type_names(client, &statement).await;
+    client.batch_execute("ROLLBACK").await?;
+    types
+}
+
+async fn type_names(client: &Client, statement: &tokio_postgres::Statement) -> Result<Vec<String>, tokio_postgres::Error> {
     let mut types = Vec::with_capacity(statement.columns().len());
     for column in statement.columns() {
         let (oid, modifier) = (column.type_().oid(), column.type_modifier());
