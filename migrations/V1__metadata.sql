@@ -37,6 +37,7 @@ CREATE TABLE lockstep.projection (
     table_schema   text        NOT NULL,
     state_tables   text[]      NOT NULL DEFAULT '{}',
     relations      text[]      NOT NULL DEFAULT '{}',  -- the source tables that it reads, schema.name
+    relation_oids  bigint[]    NOT NULL DEFAULT '{}',  -- their oids, so that a replaced table is noticed
     state          text        NOT NULL DEFAULT 'registered' CHECK (state IN ('registered', 'building', 'live', 'faulted')),
     row_count      bigint      NOT NULL DEFAULT 0,
     build_position text[],                 -- root key up to which the build has come

@@ -18,6 +18,9 @@ const ASK_AFTER: Duration = Duration::from_millis(1);
 /// How long the fence waits for WAL to be flushed by others before it asks for a nudge.
 const NUDGE_AFTER: Duration = Duration::from_millis(1);
 
+/// A nudge that takes longer than this is not waited for.
+const NUDGE_MAX: Duration = Duration::from_millis(500);
+
 /// A fence that takes longer than this is given up; the batch is tried again.
 const FENCE_MAX: Duration = Duration::from_mins(1);
 
@@ -56,16 +59,40 @@ impl Drop for AbortOnDrop {
     }
 }
 
+/// Tells the groups that the stream is gone, however its task ended: a panic must not look like silence.
+struct EndGuard(Arc<Shared>);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        self.0.status.send_if_modified(|status| {
+            let silent = !matches!(status, CaptureStatus::Ended(_));
+            if silent {
+                *status = CaptureStatus::Ended("the stream's task ended unexpectedly".to_owned());
+            }
+            silent
+        });
+    }
+}
+
 pub(crate) struct Shared {
     groups: Mutex<Vec<DirtySet>>,
     arrived: Vec<Notify>,
     keys_max: usize,
     received: watch::Sender<Received>,
     restart_wanted: Notify,
-    last_heard: Mutex<Option<Instant>>,
+    source_position: Mutex<SourcePosition>,
     confirmed: watch::Sender<Lsn>,
     position_wanted: Notify,
     status: watch::Sender<CaptureStatus>,
+}
+
+/// What is known of the source's own position.
+#[derive(Default)]
+struct SourcePosition {
+    /// Where the WAL ended, and when; not reached yet, or only just.
+    latest: Option<(Lsn, Instant)>,
+    /// The latest time whose position the stream has reached.
+    reached: Option<Instant>,
 }
 
 /// How far the stream has come. A stream that starts again starts from nothing: what was lost with a crashed target is sent
@@ -104,7 +131,6 @@ impl Shared {
 
     /// Stream number `stream` has delivered everything up to `lsn`; ignored if that stream has been given up.
     pub(crate) fn received_up_to(&self, stream: u64, lsn: Lsn) {
-        *self.last_heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         self.received.send_if_modified(|received| {
             let forward = received.stream == stream && lsn > received.lsn;
             if forward {
@@ -149,12 +175,16 @@ impl Capture {
             keys_max: limits.keys_max,
             received: watch::Sender::new(Received::default()),
             restart_wanted: Notify::new(),
-            last_heard: Mutex::new(None),
+            source_position: Mutex::default(),
             confirmed: watch::Sender::new(Lsn::ZERO),
             position_wanted: Notify::new(),
             status: watch::Sender::new(CaptureStatus::Starting),
         });
-        let task = tokio::spawn(stream::run(settings, shared.clone()));
+        let guard = EndGuard(shared.clone());
+        let task = tokio::spawn(async move {
+            let guard = guard;
+            stream::run(settings, guard.0.clone()).await;
+        });
         Self { shared, _task: Arc::new(AbortOnDrop(task)) }
     }
 
@@ -178,9 +208,28 @@ impl Capture {
         self.shared.received.borrow().lsn
     }
 
-    /// When the walsender was last heard.
-    pub fn last_heard(&self) -> Option<Instant> {
-        *self.shared.last_heard.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Tells that the source's WAL ended at `lsn` at this time. Once the stream has reached it, whoever has nothing dirty is
+    /// current as of then.
+    pub fn note_source_position(&self, lsn: Lsn, at: Instant) {
+        let mut known = self.shared.source_position.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((earlier, since)) = known.latest
+            && earlier <= self.received()
+        {
+            known.reached = Some(since);
+        }
+        // An unreached position stays, lest a stream that lags behind never reaches the newest one.
+        if known.latest.is_none_or(|(earlier, _)| earlier <= self.received()) {
+            known.latest = Some((lsn, at));
+        }
+    }
+
+    /// When the stream was last known to be where the source was.
+    pub fn current_as_of(&self) -> Option<Instant> {
+        let known = self.shared.source_position.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.latest {
+            Some((lsn, at)) if lsn <= self.received() => Some(at),
+            Some(_) | None => known.reached,
+        }
     }
 
     /// Gives the stream up and starts it again from the confirmed position: a target that crashed may have lost batches that were
@@ -228,7 +277,8 @@ impl Capture {
                     self.shared.position_wanted.notify_one();
                     pause = (pause * 2).min(Duration::from_millis(100));
                     if tokio::time::Instant::now() >= nudge_at {
-                        nudge().await;
+                        // Whatever becomes of the nudge, the wait itself goes on.
+                        drop(tokio::time::timeout(NUDGE_MAX, nudge()).await);
                         nudge_at = tokio::time::Instant::now() + NUDGE_AFTER * 10;
                     }
                 }

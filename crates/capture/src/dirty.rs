@@ -1,5 +1,6 @@
 //! Dirty sets: what has committed and not yet reached a group's target.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
@@ -53,14 +54,57 @@ impl DirtyKeys {
 /// Dirty keys by relation oid.
 pub(crate) type DirtyRelations = HashMap<u32, DirtyKeys>;
 
-/// A committed transaction whose visibility is not known yet.
+/// Committed transactions whose visibility is not known yet: mostly one, more after a backlog was merged.
 #[derive(Debug)]
 struct Pending {
-    xid: u32,
+    visible_if: Visibility,
+    /// The oldest transaction's commit record and arrival.
     commit_lsn: Lsn,
     received: Commit,
+    transactions: u64,
     relations: DirtyRelations,
 }
+
+/// When a snapshot sees a block of transactions.
+#[derive(Debug)]
+enum Visibility {
+    /// When it sees each of these.
+    All(Vec<u32>),
+    /// When everything up to this one has ended: coarser, for a backlog of which the single ids would take too much room.
+    UpTo(u32),
+}
+
+impl Visibility {
+    fn holds(&self, snapshot: &Snapshot) -> bool {
+        match self {
+            Self::All(xids) => xids.iter().all(|&xid| snapshot.sees(xid)),
+            Self::UpTo(last) => snapshot.all_ended_up_to(*last),
+        }
+    }
+
+    fn merge(self, later: Self) -> Self {
+        match (self, later) {
+            (Self::All(mut xids), Self::All(more)) if xids.len() + more.len() <= XIDS_MAX => {
+                xids.extend(more);
+                Self::All(xids)
+            }
+            (earlier, later) => Self::UpTo(Snapshot::later_xid(earlier.last(), later.last())),
+        }
+    }
+
+    fn last(&self) -> u32 {
+        match self {
+            Self::All(xids) => xids.iter().copied().reduce(Snapshot::later_xid).unwrap_or_default(),
+            Self::UpTo(last) => *last,
+        }
+    }
+}
+
+/// While nothing takes from a dirty set, at most this many blocks of transactions are kept apart; more are merged pairwise.
+const BLOCKS_MAX: usize = 4_096;
+
+/// Transaction ids remembered one by one in a block.
+const XIDS_MAX: usize = 65_536;
 
 /// When a transaction committed, for measuring freshness.
 #[derive(Debug, Clone, Copy)]
@@ -109,14 +153,7 @@ impl Batch {
         transactions: u64,
         keys_max: usize,
     ) {
-        for (oid, keys) in relations {
-            match self.relations.entry(oid) {
-                std::collections::hash_map::Entry::Occupied(mut entry) => entry.get_mut().absorb(&keys, keys_max),
-                std::collections::hash_map::Entry::Vacant(entry) => {
-                    entry.insert(keys);
-                }
-            }
-        }
+        absorb(&mut self.relations, relations, keys_max);
         self.oldest_commit_lsn = match (self.oldest_commit_lsn, commit_lsn) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -124,6 +161,18 @@ impl Batch {
         let room = COMMITS_REMEMBERED_MAX.saturating_sub(self.commits.len());
         self.commits.extend(commits.iter().take(room));
         self.transactions += transactions;
+    }
+}
+
+/// Adds dirty relations to others.
+fn absorb(into: &mut DirtyRelations, relations: DirtyRelations, keys_max: usize) {
+    for (oid, keys) in relations {
+        match into.entry(oid) {
+            Entry::Occupied(mut entry) => entry.get_mut().absorb(&keys, keys_max),
+            Entry::Vacant(entry) => {
+                entry.insert(keys);
+            }
+        }
     }
 }
 
@@ -136,8 +185,9 @@ pub struct DirtySet {
     pending: VecDeque<Pending>,
     /// Seen by some snapshot, and so by all later ones; not yet taken, or given back.
     settled: Batch,
-    /// The oldest commit of the batch that is being worked on.
+    /// The oldest commit of the batch that is being worked on, and when it was received.
     in_flight: Option<Lsn>,
+    in_flight_since: Option<Instant>,
     /// Batches committed to the target but perhaps not yet durable there: the oldest commit record of each, and the target's
     /// position that must be flushed.
     volatile: VecDeque<(Lsn, Lsn)>,
@@ -152,6 +202,7 @@ impl DirtySet {
             pending: VecDeque::new(),
             settled: Batch::default(),
             in_flight: None,
+            in_flight_since: None,
             volatile: VecDeque::new(),
         }
     }
@@ -172,8 +223,28 @@ impl DirtySet {
             })
             .collect();
         if !mine.is_empty() {
-            self.pending.push_back(Pending { xid, commit_lsn, received, relations: mine });
+            let visible_if = Visibility::All(vec![xid]);
+            self.pending.push_back(Pending { visible_if, commit_lsn, received, transactions: 1, relations: mine });
         }
+        if self.pending.len() > BLOCKS_MAX {
+            self.merge_backlog();
+        }
+    }
+
+    /// Halves the number of blocks: each takes in its successor.
+    fn merge_backlog(&mut self) {
+        let keys_max = self.keys_max;
+        let mut merged: VecDeque<Pending> = VecDeque::with_capacity(self.pending.len() / 2 + 1);
+        let mut rest = std::mem::take(&mut self.pending).into_iter();
+        while let Some(mut block) = rest.next() {
+            if let Some(next) = rest.next() {
+                block.visible_if = block.visible_if.merge(next.visible_if);
+                block.transactions += next.transactions;
+                absorb(&mut block.relations, next.relations, keys_max);
+            }
+            merged.push_back(block);
+        }
+        self.pending = merged;
     }
 
     /// Marks relations dirty without a transaction: repair, a lost slot.
@@ -186,9 +257,9 @@ impl DirtySet {
     pub fn take(&mut self, snapshot: &Snapshot) -> Batch {
         let mut waiting = VecDeque::new();
         for transaction in std::mem::take(&mut self.pending) {
-            if snapshot.sees(transaction.xid) {
-                let Pending { commit_lsn, received, relations, .. } = transaction;
-                self.settled.absorb(relations, Some(commit_lsn), &[received], 1, self.keys_max);
+            if transaction.visible_if.holds(snapshot) {
+                let Pending { commit_lsn, received, relations, transactions, .. } = transaction;
+                self.settled.absorb(relations, Some(commit_lsn), &[received], transactions, self.keys_max);
             } else {
                 waiting.push_back(transaction);
             }
@@ -196,17 +267,20 @@ impl DirtySet {
         self.pending = waiting;
         let batch = std::mem::take(&mut self.settled);
         self.in_flight = batch.oldest_commit_lsn;
+        self.in_flight_since = batch.commits.first().map(|commit| commit.received_at);
         batch
     }
 
-    /// The batch is committed in the target.
+    /// The batch is committed in the target, and durable.
     pub fn done(&mut self) {
         self.in_flight = None;
+        self.in_flight_since = None;
     }
 
     /// The batch failed; its work stays to be done.
     pub fn give_back(&mut self, batch: Batch) {
         self.in_flight = None;
+        self.in_flight_since = None;
         let Batch { relations, oldest_commit_lsn, commits, transactions } = batch;
         self.settled.absorb(relations, oldest_commit_lsn, &commits, transactions, self.keys_max);
     }
@@ -214,11 +288,15 @@ impl DirtySet {
     /// The batch is committed in the target, asynchronously: until the target has flushed `target_lsn`, its transactions must
     /// stay re-readable.
     pub fn done_until_durable(&mut self, target_lsn: Lsn) {
+        self.in_flight_since = None;
         let Some(oldest) = self.in_flight.take() else { return };
         let is_full = self.volatile.len() >= VOLATILE_BATCHES_MAX;
         match self.volatile.back_mut() {
             // Coarser steps, so that a target that flushes slowly costs no memory.
-            Some((_, last)) if is_full => *last = target_lsn,
+            Some((earlier, last)) if is_full => {
+                *earlier = (*earlier).min(oldest);
+                *last = target_lsn;
+            }
             Some(_) | None => self.volatile.push_back((oldest, target_lsn)),
         }
     }
@@ -262,11 +340,11 @@ impl DirtySet {
         self.pending.iter().map(|transaction| transaction.commit_lsn).chain(self.settled.oldest_commit_lsn).min()
     }
 
-    /// When the oldest waiting transaction was received.
+    /// When the oldest transaction that is not visible in the target was received.
     pub fn oldest_waiting_since(&self) -> Option<Instant> {
         let pending = self.pending.front().map(|transaction| transaction.received.received_at);
         let settled = self.settled.commits.first().map(|commit| commit.received_at);
-        [pending, settled].into_iter().flatten().min()
+        [pending, settled, self.in_flight_since].into_iter().flatten().min()
     }
 
     /// Up to where the slot may be confirmed as far as this group is concerned, given what was received.
@@ -332,6 +410,45 @@ mod tests {
         dirty.add(2, Lsn(2), commit(), &keys(&["c", "d"]));
         let batch = dirty.take(&"5:5:".parse().unwrap());
         assert!(matches!(batch.relations[&ORDERS], DirtyKeys::Whole));
+    }
+
+    #[test]
+    fn a_backlog_is_merged_and_still_waits_for_every_transaction() {
+        let mut dirty = DirtySet::new(vec![Interest { oid: ORDERS, keys_wanted: true }], 10);
+        for xid in 0..20_000_u32 {
+            dirty.add(100 + xid, Lsn(u64::from(1_000 + xid)), commit(), &keys(&[&xid.to_string()]));
+            assert!(dirty.pending.len() <= BLOCKS_MAX);
+        }
+        // One transaction in the middle is not visible yet: its block stays, and holds the slot.
+        let batch = dirty.take(&"10100:99999:10100".parse().unwrap());
+        assert!(matches!(batch.relations[&ORDERS], DirtyKeys::Whole));
+        let held = dirty.oldest_waiting_lsn().unwrap();
+        assert!(held <= Lsn(11_000) && held > Lsn(10_900), "{held}");
+        dirty.done();
+        assert_eq!(dirty.take(&"99999:99999:".parse().unwrap()).transactions + batch.transactions, 20_000);
+    }
+
+    #[test]
+    fn too_many_ids_become_a_range() {
+        let all = |from: u32, to: u32| Visibility::All((from..to).collect());
+        let merged = all(5, 50_000).merge(all(50_000, 90_000));
+        assert!(matches!(merged, Visibility::UpTo(89_999)));
+        assert!(!merged.holds(&"60000:99999:60000".parse().unwrap()));
+        assert!(merged.holds(&"90000:99999:".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_full_list_of_batches_to_be_flushed_keeps_the_oldest_position() {
+        let mut dirty = set();
+        for xid in 0..100_u32 {
+            // The last one has the oldest commit: it was invisible for long.
+            let commit_lsn = if xid == 99 { Lsn(10) } else { Lsn(u64::from(100 + xid)) };
+            dirty.add(xid, commit_lsn, commit(), &keys(&["a"]));
+            let _batch = dirty.take(&"500:500:".parse().unwrap());
+            dirty.done_until_durable(Lsn(u64::from(1_000 + xid)));
+        }
+        dirty.flushed(Lsn(1_062));
+        assert_eq!(dirty.confirmable(Lsn(5_000)), Lsn(10));
     }
 
     #[test]

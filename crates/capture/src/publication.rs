@@ -17,8 +17,17 @@ pub enum Coverage {
     Missing,
     /// It exists and publishes every tracked relation's identity and every kind of change.
     Complete,
-    /// It exists and something is missing; each entry says what.
-    Incomplete(Vec<String>),
+    /// It exists and something is missing.
+    Incomplete(Vec<Lack>),
+}
+
+/// Something that a publication lacks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lack {
+    /// In words.
+    pub reason: String,
+    /// The relation it is about (index into the tracked ones), and whether it is published at all.
+    relation: Option<(usize, bool)>,
 }
 
 /// Compares a publication with what must be published.
@@ -40,10 +49,10 @@ pub async fn coverage(
     let Some(row) = found else { return Ok(Coverage::Missing) };
     let mut lacks = Vec::new();
     if !row.get::<_, bool>(0) {
-        lacks.push("it does not publish every kind of change (insert, update, delete, truncate)".to_owned());
+        lacks.push(Lack { reason: "it does not publish every kind of change".to_owned(), relation: None });
     }
     if !row.get::<_, bool>(1) {
-        lacks.push("publish_via_partition_root is off".to_owned());
+        lacks.push(Lack { reason: "publish_via_partition_root is off".to_owned(), relation: None });
     }
     let columns = if major >= COLUMN_LISTS_FROM { "attnames::text[], rowfilter" } else { "NULL::text[], NULL::text" };
     let rows = client
@@ -52,41 +61,60 @@ pub async fn coverage(
             &[&publication],
         )
         .await?;
-    for relation in tracked {
+    for (index, relation) in tracked.iter().enumerate() {
+        let mut lack = |reason: String, published: bool| lacks.push(Lack { reason, relation: Some((index, published)) });
         let published =
             rows.iter().find(|row| row.get::<_, &str>(0) == relation.schema && row.get::<_, &str>(1) == relation.name);
         let Some(row) = published else {
-            lacks.push(format!("{} is not published", relation.label()));
+            lack(format!("{} is not published", relation.label()), false);
             continue;
         };
         if row.get::<_, Option<&str>>(3).is_some() {
-            lacks.push(format!("{} is published with a row filter", relation.label()));
+            lack(format!("{} is published with a row filter", relation.label()), true);
         }
         let names: Option<Vec<&str>> = row.get(2);
         if let Some(missing) = names.and_then(|names| relation.identity.iter().find(|column| !names.contains(&column.as_str()))) {
-            lacks.push(format!("{} is published without its identity column {missing}", relation.label()));
+            lack(format!("{} is published without its identity column {missing}", relation.label()), true);
         }
     }
     Ok(if lacks.is_empty() { Coverage::Complete } else { Coverage::Incomplete(lacks) })
 }
 
-/// The statements that create the publication, or bring an existing one to cover what is tracked.
-pub fn publication_statement(publication: &str, tracked: &[Tracked], major: u32, exists: bool) -> Vec<String> {
-    let tables: Vec<String> = tracked.iter().map(|relation| table(relation, major)).collect();
+/// The statements that create the publication, or add what an existing one lacks. Other tables in it are left alone.
+pub fn publication_statements(publication: &str, tracked: &[Tracked], major: u32, found: &Coverage) -> Vec<String> {
     let name = quote(publication);
     let options = "(publish = 'insert, update, delete, truncate', publish_via_partition_root = true)";
-    if exists {
-        vec![
-            format!("ALTER PUBLICATION {name} SET TABLE {}", tables.join(", ")),
-            format!("ALTER PUBLICATION {name} SET {options}"),
-        ]
-    } else {
-        vec![format!("CREATE PUBLICATION {name} FOR TABLE {} WITH {options}", tables.join(", "))]
+    match found {
+        Coverage::Complete => Vec::new(),
+        Coverage::Missing => {
+            let tables: Vec<String> = tracked.iter().map(|relation| table(relation, major)).collect();
+            vec![format!("CREATE PUBLICATION {name} FOR TABLE {} WITH {options}", tables.join(", "))]
+        }
+        Coverage::Incomplete(lacks) => {
+            // The options first: a column list on a partitioned table needs publish_via_partition_root.
+            let mut statements = vec![format!("ALTER PUBLICATION {name} SET {options}")];
+            let mut changed: Vec<(usize, bool)> = lacks.iter().filter_map(|lack| lack.relation).collect();
+            changed.dedup_by_key(|(index, _)| *index);
+            for (index, published) in changed {
+                let relation = &tracked[index];
+                if published {
+                    statements.push(format!(
+                        "ALTER PUBLICATION {name} DROP TABLE {}.{}",
+                        quote(&relation.schema),
+                        quote(&relation.name)
+                    ));
+                }
+                statements.push(format!("ALTER PUBLICATION {name} ADD TABLE {}", table(relation, major)));
+            }
+            statements
+        }
     }
 }
 
 fn table(relation: &Tracked, major: u32) -> String {
-    let name = format!("{}.{}", quote(&relation.schema), quote(&relation.name));
+    // Inheritance children are followed under their own names, and must not come twice.
+    let only = if relation.partitioned { "" } else { "ONLY " };
+    let name = format!("{only}{}.{}", quote(&relation.schema), quote(&relation.name));
     if major < COLUMN_LISTS_FROM || relation.full || relation.identity.is_empty() {
         return name;
     }

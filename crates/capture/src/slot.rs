@@ -6,7 +6,6 @@ use lockstep_wal::Lsn;
 use tokio_postgres::Client;
 
 use crate::CaptureError;
-use crate::snapshot::Snapshot;
 
 /// A slot as `pg_replication_slots` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,43 +51,28 @@ pub async fn slot_state(client: &Client, slot: &str) -> Result<Option<SlotState>
     }))
 }
 
-/// Waits until every transaction that committed before a new slot's consistent point is visible.
+/// Waits until every transaction that is running now has ended.
 ///
-/// Such a transaction is not decoded, and it can be invisible to a snapshot for a while: it sits between writing its commit record
-/// and leaving the list of running transactions (a synchronous standby can stretch that to seconds). Those that were in progress
-/// when the slot was ready and are already marked committed are waited for; a transaction is marked right after its commit record
-/// is flushed, so a short time of watching after the flush finds them all.
+/// Two moments need it. *A new slot*: a transaction whose commit record precedes the slot's consistent point is not decoded, and it
+/// can be invisible to a snapshot for a while (it sits between writing its commit record and leaving the list of running
+/// transactions; a synchronous standby can stretch that to seconds; meanwhile `pg_xact_status` calls it "in progress"). *A table
+/// added to a publication*: what a running transaction did to it before is not decoded. Either way the first snapshot of the build
+/// must see it.
+///
+/// The bound is an id of our own: every transaction that was there before has a smaller one, also those beyond a snapshot's xmax.
 ///
 /// # Errors
-/// A query failed, or a commit stayed invisible for longer than `timeout`.
-pub async fn wait_for_invisible_commits(client: &Client, timeout: Duration) -> Result<(), CaptureError> {
-    const WATCH: Duration = Duration::from_millis(50);
-    let first = current_snapshot(client).await?;
-    let begun = tokio::time::Instant::now();
+/// A query failed.
+pub async fn wait_for_running_transactions(client: &Client) -> Result<(), CaptureError> {
+    let ours: String = client.query_one("SELECT pg_current_xact_id()::text", &[]).await?.get(0);
+    let mut pause = Duration::from_millis(5);
     loop {
-        let now = current_snapshot(client).await?;
-        let still_running: Vec<String> =
-            first.in_progress().filter(|xid| now.in_progress().any(|other| other == *xid)).map(|xid| xid.to_string()).collect();
-        let committed: i64 = client
-            .query_one(
-                "SELECT count(*) FROM unnest($1::text[]) AS x WHERE pg_xact_status(x::xid8) = 'committed'",
-                &[&still_running],
-            )
-            .await?
-            .get(0);
-        if committed == 0 && begun.elapsed() >= WATCH {
+        let ended: bool =
+            client.query_one("SELECT pg_snapshot_xmin(pg_current_snapshot()) > $1::text::xid8", &[&ours]).await?.get(0);
+        if ended {
             return Ok(());
         }
-        if begun.elapsed() > timeout {
-            return Err(CaptureError::TimedOut(format!(
-                "{committed} transactions committed before the slot was created and are still not visible; a synchronous standby may be missing"
-            )));
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
     }
-}
-
-async fn current_snapshot(client: &Client) -> Result<Snapshot, CaptureError> {
-    let text: String = client.query_one("SELECT pg_current_snapshot()::text", &[]).await?.get(0);
-    text.parse().map_err(|error: crate::snapshot::ParseSnapshotError| CaptureError::Ended(error.to_string()))
 }

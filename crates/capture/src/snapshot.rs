@@ -25,14 +25,19 @@ impl Snapshot {
         full < self.xmax && !self.in_progress.contains(&full)
     }
 
+    /// Whether every transaction up to this one has ended, so that the snapshot sees each that committed.
+    pub fn all_ended_up_to(&self, xid: u32) -> bool {
+        self.widen(xid) < self.xmin
+    }
+
+    /// The later of two ids, as they compare in PostgreSQL.
+    pub(crate) fn later_xid(left: u32, right: u32) -> u32 {
+        if right.wrapping_sub(left).cast_signed() >= 0 { right } else { left }
+    }
+
     /// Every transaction below this id has ended for good.
     pub fn xmin(&self) -> u64 {
         self.xmin
-    }
-
-    /// The transactions that were in progress, 64-bit ids.
-    pub fn in_progress(&self) -> impl Iterator<Item = u64> + '_ {
-        self.in_progress.iter().copied()
     }
 
     fn widen(&self, xid: u32) -> u64 {

@@ -22,6 +22,9 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// First and largest pause between connection attempts.
 const BACKOFF_MILLISECONDS: std::ops::RangeInclusive<u64> = 100..=5_000;
 
+/// The walsender answers our status updates; a connection that stays silent for so long is dead.
+const SILENCE_MAX: Duration = Duration::from_mins(1);
+
 /// What the stream task needs to know.
 #[derive(Debug, Clone)]
 pub struct StreamSettings {
@@ -68,7 +71,7 @@ fn class(error: &StreamError) -> ErrorClass {
     match error {
         StreamError::Replication(error) => error.class(),
         StreamError::Decode(_) => ErrorClass::Definite,
-        StreamError::Restart => ErrorClass::Transient,
+        StreamError::Restart | StreamError::Silent => ErrorClass::Transient,
     }
 }
 
@@ -78,6 +81,8 @@ enum StreamError {
     Replication(#[from] ReplicationError),
     #[error("the target was lost; its last batches are read again")]
     Restart,
+    #[error("nothing was heard from the server for {SILENCE_MAX:?}")]
+    Silent,
     #[error("the stream cannot be decoded: {0}")]
     Decode(#[from] pgoutput::DecodeError),
 }
@@ -94,7 +99,7 @@ async fn stream_once(settings: &StreamSettings, shared: &Shared) -> Result<std::
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
-            frame = stream.next() => match frame? {
+            frame = tokio::time::timeout(SILENCE_MAX, stream.next()) => match frame.map_err(|_| StreamError::Silent)?? {
                 Frame::Data { data, .. } => decoder.message(&data, number, shared)?,
                 Frame::Keepalive { wal_end, reply_requested } => {
                     // Inside a transaction the position belongs to what was sent, not to what we have finished.
@@ -198,7 +203,8 @@ impl<'a> Decoder<'a> {
     fn layout(&mut self, message: &pgoutput::Relation<'_>) {
         // A relation that nobody reads: somebody else's table in a publication FOR ALL TABLES.
         let Some(tracked) = self.tracked.get(&message.oid) else { return };
-        let position = |name: &String| message.columns.iter().position(|column| column.name == name);
+        // A column that the server does not treat as identity is missing from old rows, whatever we thought when we started.
+        let position = |name: &String| message.columns.iter().position(|column| column.name == name && column.in_identity);
         let identity: Option<Vec<usize>> =
             if tracked.identity.is_empty() { None } else { tracked.identity.iter().map(position).collect() };
         self.layouts.insert(message.oid, Layout { label: tracked.label(), identity });
@@ -212,7 +218,10 @@ impl<'a> Decoder<'a> {
             .relations
             .entry(oid)
             .or_insert_with(|| identity.map_or(DirtyKeys::Whole, |columns| DirtyKeys::Keys(KeySet::new(columns.len()))));
-        let (DirtyKeys::Keys(keys), Some(identity)) = (&mut *dirty, identity) else { return };
+        let (DirtyKeys::Keys(keys), Some(identity)) = (&mut *dirty, identity) else {
+            *dirty = DirtyKeys::Whole;
+            return;
+        };
         let kept = [old.map(|tuple| key(tuple, None, identity)), new.map(|tuple| key(tuple, old, identity))]
             .into_iter()
             .flatten()

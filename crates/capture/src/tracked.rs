@@ -11,8 +11,10 @@ pub struct Tracked {
     pub name: String,
     /// The columns that identify a row; empty if rows cannot be told apart.
     pub identity: Vec<String>,
-    /// REPLICA IDENTITY FULL: the publication cannot list columns.
+    /// The publication cannot list columns: REPLICA IDENTITY FULL, irregular partitions, a generated key.
     pub full: bool,
+    /// A partitioned table.
+    pub partitioned: bool,
 }
 
 impl Tracked {

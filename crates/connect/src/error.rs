@@ -75,12 +75,25 @@ pub fn classify(error: &Error) -> ErrorClass {
     }
 }
 
+/// PostgreSQL's message without row values. Data errors (class 22) and errors raised by users' functions (P0) quote them; whatever
+/// stands between double quotes in those is replaced.
+pub fn public_message(error: &tokio_postgres::error::DbError) -> String {
+    if !error.code().code().starts_with("22") && !error.code().code().starts_with("P0") {
+        return error.message().to_owned();
+    }
+    let text = error.message();
+    match (text.find('"'), text.rfind('"')) {
+        (Some(first), Some(last)) if first < last => format!("{}…{}", &text[..=first], &text[last..]),
+        _ => text.to_owned(),
+    }
+}
+
 /// One line for an error: PostgreSQL's message and hint, or the chain of causes.
 ///
 /// The *detail* is left out on purpose: for data errors it contains row values, which are never logged.
 pub fn describe(error: &Error) -> String {
     if let Some(db) = error.as_db_error() {
-        let mut text = format!("{} (SQLSTATE {})", db.message(), db.code().code());
+        let mut text = format!("{} (SQLSTATE {})", public_message(db), db.code().code());
         if let Some(hint) = db.hint() {
             let _ = write!(text, "; hint: {hint}");
         }

@@ -17,7 +17,7 @@ mod settings;
 mod tls;
 mod transport;
 
-pub use error::{ConnectError, ErrorClass, classify, describe, sqlstate};
+pub use error::{ConnectError, ErrorClass, classify, describe, public_message, sqlstate};
 pub use session::{PINNED_SETTINGS, Session};
 pub use settings::{Endpoint, Environment, Settings, SettingsError};
 pub use tls::TlsMode;

@@ -1,6 +1,7 @@
 //! SQL sessions: a tokio-postgres client whose settings are pinned and whose connection task ends with it.
 
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
@@ -22,12 +23,20 @@ pub const PINNED_SETTINGS: &[(&str, &str)] = &[
     ("extra_float_digits", "3"),
     ("bytea_output", "hex"),
     ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_session_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),
     ("default_transaction_read_only", "off"),
     ("row_security", "off"),
     ("jit", "off"),
     ("client_min_messages", "warning"),
 ];
+
+/// A connection whose other end vanished is noticed within about a minute.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 3;
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_mins(1);
 
 /// An open SQL session. Dropping it closes the connection.
 pub struct Session {
@@ -47,8 +56,14 @@ impl Session {
         let mut config = settings.config.clone();
         config.application_name(application_name);
         config.options(startup_options(config.get_options()));
-        let (client, connection) =
-            config.connect(MakeRustlsConnect::new(tls_config)).await.map_err(|cause| explain(endpoint.clone(), cause))?;
+        config.keepalives_idle(KEEPALIVE_IDLE).keepalives_interval(KEEPALIVE_INTERVAL).keepalives_retries(KEEPALIVE_RETRIES);
+        config.tcp_user_timeout(UNACKNOWLEDGED_MAX);
+        // tokio-postgres bounds the TCP connection alone; a frozen server accepts it and then says nothing.
+        let connecting = config.connect(MakeRustlsConnect::new(tls_config));
+        let (client, connection) = tokio::time::timeout(settings.connect_timeout(), connecting)
+            .await
+            .map_err(|_| ConnectError::Unreachable { endpoint: endpoint.clone(), cause: std::io::ErrorKind::TimedOut.into() })?
+            .map_err(|cause| explain(endpoint.clone(), cause))?;
         let connection = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error = %crate::describe(&error), "SQL connection ended");

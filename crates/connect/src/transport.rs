@@ -56,7 +56,11 @@ impl Transport {
             .map_err(|_| unreachable(std::io::ErrorKind::TimedOut.into()))?
             .map_err(unreachable)?;
         match (stream, settings.tls_mode()) {
-            (Stream::Tcp(stream), mode) if mode != TlsMode::Disable => negotiate(stream, settings).await,
+            (Stream::Tcp(stream), mode) if mode != TlsMode::Disable => {
+                tokio::time::timeout(settings.connect_timeout(), negotiate(stream, settings)).await.map_err(|_| {
+                    ConnectError::Unreachable { endpoint: endpoint.to_string(), cause: std::io::ErrorKind::TimedOut.into() }
+                })?
+            }
             (stream, _) => Ok(Self { stream, server_end_point: None }),
         }
     }
@@ -84,7 +88,11 @@ async fn negotiate(mut stream: TcpStream, settings: &Settings) -> Result<Transpo
     let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await
-        .map_err(|error| failed(error.to_string()))?;
+        // rustls reports its own refusals as invalid data; anything else is the connection's end.
+        .map_err(|error| match error.kind() {
+            std::io::ErrorKind::InvalidData => failed(error.to_string()),
+            _ => unreachable(error),
+        })?;
     let server_end_point =
         stream.get_ref().1.peer_certificates().and_then(|certificates| certificates.first()).and_then(tls::server_end_point);
     Ok(Transport { stream: Stream::Tls(Box::new(stream)), server_end_point })

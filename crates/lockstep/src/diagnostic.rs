@@ -81,16 +81,21 @@ impl Diagnostic {
     }
 }
 
-/// Replaces the password of every URL by asterisks of the same length, so that positions stay.
+/// Replaces the password of every URL and of every `password=` by asterisks of the same length, so that positions stay.
 fn blot_passwords(text: &str) -> String {
     text.split_inclusive('\n')
         .map(|line| {
-            let Some(start) = line.find("://").map(|at| at + 3) else { return line.to_owned() };
+            let mut line = line.to_owned();
+            if let Some(start) = line.find("password=").map(|at| at + "password=".len()) {
+                let length = line[start..].find(['&', '"', '\n']).unwrap_or(line.len() - start);
+                line.replace_range(start..start + length, &"*".repeat(length));
+            }
+            let Some(start) = line.find("://").map(|at| at + 3) else { return line };
             let (Some(colon), Some(at)) = (line[start..].find(':').map(|n| start + n + 1), line.rfind('@')) else {
-                return line.to_owned();
+                return line;
             };
             if colon >= at {
-                return line.to_owned();
+                return line;
             }
             format!("{}{}{}", &line[..colon], "*".repeat(at - colon), &line[at..])
         })
@@ -115,5 +120,6 @@ mod tests {
     fn passwords_are_blotted_out() {
         assert_eq!(blot_passwords("url = \"postgres://a:b@c@h/d\"\nx"), "url = \"postgres://a:***@h/d\"\nx");
         assert_eq!(blot_passwords("a = \"postgres://h:5/d\""), "a = \"postgres://h:5/d\"");
+        assert_eq!(blot_passwords("u = \"host=h password=hush\""), "u = \"host=h password=****\"");
     }
 }

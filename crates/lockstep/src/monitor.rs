@@ -27,13 +27,15 @@ pub(crate) async fn run(
     let mut source: Option<Session> = None;
     let mut source_lsn = Lsn::ZERO;
     for round in 0_u64.. {
-        if round % SLOT_EVERY == 0 {
-            match look_at_source(&config, &mut source).await {
-                Ok(lsn) => source_lsn = lsn,
-                Err(error) => {
-                    tracing::debug!(error = format!("{error:#}"), "monitor");
-                    source = None;
-                }
+        let asked_at = Instant::now();
+        match look_at_source(&config, &mut source, round % SLOT_EVERY == 0).await {
+            Ok(lsn) => {
+                source_lsn = lsn;
+                capture.note_source_position(lsn, asked_at);
+            }
+            Err(error) => {
+                tracing::debug!(error = format!("{error:#}"), "monitor");
+                source = None;
             }
         }
         for (index, (name, status)) in groups.iter().zip(&statuses).enumerate() {
@@ -43,12 +45,12 @@ pub(crate) async fn run(
     }
 }
 
-async fn look_at_source(config: &Config, source: &mut Option<Session>) -> anyhow::Result<Lsn> {
+async fn look_at_source(config: &Config, source: &mut Option<Session>, slot_too: bool) -> anyhow::Result<Lsn> {
     let session = match source {
         Some(session) if !session.is_closed() => session,
         _ => source.insert(Session::open(&config.source, "lockstep monitor").await?),
     };
-    if let Some(state) = slot_state(session, &config.slot).await? {
+    if slot_too && let Some(state) = slot_state(session, &config.slot).await? {
         metrics::gauge!("lockstep_slot_retained_bytes").set(float(state.retained_bytes));
         metrics::gauge!("lockstep_slot_safe_bytes").set(state.safe_bytes.map_or(-1.0, float));
     }
@@ -83,7 +85,7 @@ fn group_gauges(
     if position > Lsn::ZERO {
         metrics::gauge!("lockstep_lag_bytes", "group" => group.clone()).set(unsigned(source_lsn.bytes_since(position)));
     }
-    if let Some(as_of) = waiting.or_else(|| capture.last_heard()) {
+    if let Some(as_of) = waiting.or_else(|| capture.current_as_of()) {
         let staleness = Instant::now().saturating_duration_since(as_of);
         metrics::gauge!("lockstep_staleness_seconds", "group" => group.clone()).set(staleness.as_secs_f64());
     }

@@ -6,7 +6,7 @@ mod servers;
 
 use lockstep_capture::Tracked;
 use lockstep_plan::Plan;
-use lockstep_plan::facts::Identity;
+use lockstep_plan::facts::{Identity, RelationKind};
 use serde::Serialize;
 
 use crate::config::{Config, DEFAULT_GROUP};
@@ -134,6 +134,7 @@ impl Preflight {
                 name: relation.name.clone(),
                 identity,
                 full,
+                partitioned: relation.kind == RelationKind::Partitioned,
             });
         }
     }

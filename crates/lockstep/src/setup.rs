@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use lockstep_capture::{Coverage, coverage, publication_statement, slot_state, wait_for_invisible_commits};
+use lockstep_capture::{Coverage, coverage, publication_statements, slot_state, wait_for_running_transactions};
 use lockstep_connect::Session;
 use lockstep_plan::quote;
-use lockstep_refresh::{Registered, claim_group, drop_projection, grant, load_registered, register};
+use lockstep_refresh::{ProjectionState, Registered, claim_group, drop_projection, grant, load_registered, register};
 use lockstep_wal::ReplicationConnection;
 use sha2::{Digest as _, Sha256};
 
@@ -22,9 +22,6 @@ const WRITER_LOCK: i64 = i64::MIN | 0x6C6F_636B_7374_6570;
 
 /// How long to wait for a predecessor to let go of the target or the slot.
 const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
-
-/// How long commits may stay invisible after the slot was made.
-const INVISIBLE_MAX: Duration = Duration::from_mins(5);
 
 /// Part of every fingerprint: raise it when the same plan would make different tables.
 const TABLE_FORMAT: &str = "1";
@@ -66,10 +63,17 @@ pub(crate) async fn install(
     let leader_epoch = claim(config, preflight, &target).await?;
     let registered = register_all(config, preflight, &mut target).await?;
     let source = Session::open(&config.source, "lockstep").await.context("source")?;
-    publish(config, preflight, &source).await.context("publication")?;
+    publish(config, preflight, &source, &target).await.context("publication")?;
     ensure_slot(config, &source, &target, new_slot).await.context("replication slot")?;
     // The slot may just have been made anew, and the states with it.
     let now = load_registered(&target).await?;
+    if now.iter().any(|registered| registered.state != ProjectionState::Live) {
+        // What running transactions did before their table was published, or before the slot was ready, is not decoded.
+        tokio::select! {
+            waited = wait_for_running_transactions(&source) => waited.context("waiting for running transactions")?,
+            error = report_blockers(&source) => return Err(error),
+        }
+    }
     let registered = registered
         .into_iter()
         .map(|earlier| now.iter().find(|found| found.name == earlier.name).cloned().unwrap_or(earlier))
@@ -125,17 +129,26 @@ async fn register_all(config: &Config, preflight: &Preflight, target: &mut Sessi
     let known = load_registered(target).await?;
     for orphan in known.iter().filter(|known| !preflight.planned.iter().any(|planned| planned.plan.projection == known.name)) {
         tracing::warn!(projection = orphan.name, "no longer configured: its table stays as it is and is not maintained");
+        mark_stale(target, Some(&orphan.name), "it is not configured; all rows are compared when it is again").await?;
     }
     let mut registered = Vec::with_capacity(preflight.planned.len());
     for planned in &preflight.planned {
         let fingerprint = fingerprint(planned);
+        let oids = relation_oids(planned);
         let existing = known.iter().find(|known| known.name == planned.plan.projection);
         let current = match existing {
             Some(existing) if existing.fingerprint == fingerprint && existing.schema == config.schema => {
+                let replaced: bool = target
+                    .query_one("SELECT relation_oids <> $2 FROM lockstep.projection WHERE name = $1", &[&existing.name, &oids])
+                    .await?
+                    .get(0);
+                if replaced {
+                    mark_stale(target, Some(&existing.name), "a source table was replaced; all rows are being compared").await?;
+                }
                 target
                     .execute(
-                        "UPDATE lockstep.projection SET group_name = $2 WHERE name = $1 AND group_name <> $2",
-                        &[&existing.name, &planned.group],
+                        "UPDATE lockstep.projection SET group_name = $2, relation_oids = $3 WHERE name = $1",
+                        &[&existing.name, &planned.group, &oids],
                     )
                     .await?;
                 existing.clone()
@@ -155,9 +168,40 @@ async fn register_all(config: &Config, preflight: &Preflight, target: &mut Sessi
 }
 
 async fn create(config: &Config, planned: &Planned, target: &mut Session, fingerprint: &str) -> anyhow::Result<Registered> {
-    register(target, &planned.plan, &planned.contribution_types, &config.schema, &planned.group, fingerprint)
+    let failed = |error: tokio_postgres::Error| {
+        anyhow::anyhow!("creating {}: {}", planned.plan.projection, lockstep_connect::describe(&error))
+    };
+    let registered = register(target, &planned.plan, &planned.contribution_types, &config.schema, &planned.group, fingerprint)
         .await
-        .map_err(|error| anyhow::anyhow!("creating {}: {}", planned.plan.projection, lockstep_connect::describe(&error)))
+        .map_err(failed)?;
+    target
+        .execute(
+            "UPDATE lockstep.projection SET relation_oids = $2 WHERE name = $1",
+            &[&planned.plan.projection, &relation_oids(planned)],
+        )
+        .await
+        .map_err(failed)?;
+    Ok(registered)
+}
+
+/// The oids of the source tables, in order.
+fn relation_oids(planned: &Planned) -> Vec<i64> {
+    let mut oids: Vec<i64> = planned.plan.relations.iter().map(|relation| i64::from(relation.relation.oid)).collect();
+    oids.sort_unstable();
+    oids
+}
+
+/// Notes that a projection, or all, may have missed changes: it is refreshed in full before it counts as live again. Readers keep
+/// what is there.
+async fn mark_stale(target: &Session, name: Option<&str>, reason: &str) -> anyhow::Result<()> {
+    target
+        .execute(
+            "UPDATE lockstep.projection SET state = 'faulted', reason = $2, changed_at = now()
+             WHERE ($1::text IS NULL OR name = $1) AND state IN ('live', 'building')",
+            &[&name, &reason],
+        )
+        .await?;
+    Ok(())
 }
 
 /// Everything that, when it changes, makes the tables' contents or form wrong.
@@ -170,17 +214,18 @@ fn fingerprint(planned: &Planned) -> String {
     Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn publish(config: &Config, preflight: &Preflight, source: &Session) -> anyhow::Result<()> {
+/// Makes the publication cover what is tracked. A projection that exists already has missed what was not published.
+async fn publish(config: &Config, preflight: &Preflight, source: &Session, target: &Session) -> anyhow::Result<()> {
     let found = coverage(source, &config.publication, &preflight.tracked, preflight.major).await?;
-    let exists = match found {
-        Coverage::Complete => return Ok(()),
-        Coverage::Missing => false,
-        Coverage::Incomplete(lacks) => {
-            tracing::info!(publication = config.publication, lacks = lacks.join("; "), "extending the publication");
-            true
-        }
-    };
-    for statement in publication_statement(&config.publication, &preflight.tracked, preflight.major, exists) {
+    if found == Coverage::Complete {
+        return Ok(());
+    }
+    if let Coverage::Incomplete(lacks) = &found {
+        let reasons: Vec<&str> = lacks.iter().map(|lack| lack.reason.as_str()).collect();
+        tracing::info!(publication = config.publication, lacks = reasons.join("; "), "extending the publication");
+    }
+    mark_stale(target, None, "the publication was incomplete; all rows are being compared").await?;
+    for statement in publication_statements(&config.publication, &preflight.tracked, preflight.major, &found) {
         source.batch_execute(&statement).await?;
     }
     Ok(())
@@ -213,7 +258,6 @@ async fn ensure_slot(config: &Config, source: &Session, target: &Session, new_sl
         created = connection.create_slot(slot) => created?,
         error = report_blockers(source) => return Err(error),
     };
-    wait_for_invisible_commits(source, INVISIBLE_MAX).await?;
     record_slot(target, &created.consistent_lsn.to_string()).await
 }
 
@@ -224,7 +268,12 @@ pub(crate) async fn drop_slot(source: &Session, slot: &str) -> anyhow::Result<()
         match source.execute("SELECT pg_drop_replication_slot($1)", &[&slot]).await {
             Ok(_) => return Ok(()),
             Err(error) if error.code().is_some_and(|code| code.code() == "55006") && tokio::time::Instant::now() < deadline => {
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                // We hold the writer's lock, so whoever holds the slot is left over: a walsender that has not noticed its client's
+                // end, or one that still waits to create the slot.
+                source
+                    .execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1", &[&slot])
+                    .await?;
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
             Err(error) => return Err(error.into()),
         }

@@ -24,6 +24,12 @@ const DIRTY_KEYS_MAX: usize = 100_000;
 /// How long the groups get to finish their batch when asked to stop.
 const STOP_MAX: Duration = Duration::from_secs(4);
 
+/// Pause before another set-up.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// Undefined object (slot or publication), object not in prerequisite state (an invalidated slot).
+const NEW_SLOT_CODES: [&str; 2] = ["SQLSTATE 42704", "SQLSTATE 55000"];
+
 /// A stream that ends again within this time after a restart needs a new slot.
 const RESTART_WINDOW: Duration = Duration::from_secs(30);
 
@@ -44,8 +50,9 @@ pub struct Hooks {
 enum RoundEnd {
     Stopped,
     CaughtUp,
-    /// Capture ended for this reason; set up again.
-    CaptureEnded(String),
+    /// Set up again, for this reason.
+    Again(String),
+    SetUpFailed(anyhow::Error),
     Failed(anyhow::Error),
 }
 
@@ -88,46 +95,63 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watch::Receiver<bo
     http::serve(config, metrics, health.clone()).await?;
     let mut checked = checked;
     let mut new_slot = false;
+    let mut has_run = false;
     loop {
         let began = tokio::time::Instant::now();
-        match round(config, &checked, once, stop.clone(), &hooks, &health, new_slot).await {
+        let reason = match round(config, &checked, once, stop.clone(), &hooks, &health, new_slot, &mut has_run).await {
             RoundEnd::Stopped | RoundEnd::CaughtUp => return Ok(Exit::Good),
-            RoundEnd::Failed(error) => return Err(error),
-            RoundEnd::CaptureEnded(reason) => {
+            // Once it has run, a set-up that fails is as likely a server on its way back as anything else.
+            RoundEnd::SetUpFailed(error) if has_run => format!("{error:#}"),
+            RoundEnd::SetUpFailed(error) | RoundEnd::Failed(error) => return Err(error),
+            RoundEnd::Again(reason) => {
                 // Mostly the set-up mends it (the slot is gone). If not, the slot itself cannot be used.
-                new_slot = began.elapsed() < RESTART_WINDOW;
-                tracing::warn!(reason, new_slot, "setting up again");
-                tokio::select! {
-                    () = tokio::time::sleep(Duration::from_secs(1)) => {}
-                    _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
-                }
-                checked = preflight::run(config, Depth::Start).await;
-                if !checked.passed() {
-                    bail!("{}", checked.errors(false).join("\n"));
-                }
+                new_slot = began.elapsed() < RESTART_WINDOW && NEW_SLOT_CODES.iter().any(|code| reason.contains(code));
+                reason
             }
-        }
+        };
+        tracing::warn!(reason, new_slot, "setting up again");
+        checked = loop {
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN_AFTER) => {}
+                _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
+            }
+            let again = tokio::select! {
+                again = preflight::run(config, Depth::Start) => again,
+                _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
+            };
+            if again.passed() {
+                break again;
+            }
+            tracing::error!(reason = again.errors(false).join("; "), "not ready to go on; trying again");
+        };
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 async fn round(
     config: &Config,
     checked: &Preflight,
     once: bool,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
     hooks: &Hooks,
     health: &http::Health,
     new_slot: bool,
+    has_run: &mut bool,
 ) -> RoundEnd {
-    match start(config, checked, hooks, new_slot).await {
+    let started = tokio::select! {
+        started = start(config, checked, hooks, new_slot) => started,
+        _ = stop.wait_for(|stop| *stop) => return RoundEnd::Stopped,
+    };
+    match started {
         Ok(running) => {
+            *has_run = true;
             health.watch(running.statuses.clone(), running.capture.status());
             if let Some(statuses) = &hooks.statuses {
                 statuses.send_replace(running.statuses.clone());
             }
             running.watch(config, once, stop, hooks).await
         }
-        Err(error) => RoundEnd::Failed(error),
+        Err(error) => RoundEnd::SetUpFailed(error),
     }
 }
 
@@ -229,18 +253,19 @@ impl Running {
         let catching_up = catch_up(config, once, &self.target, self.statuses.clone());
         let end = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => RoundEnd::Stopped,
+            () = closed(&self.target) => RoundEnd::Again("the session that holds the writer's lock ended".to_owned()),
             caught_up = catching_up => match caught_up {
                 Ok(()) => RoundEnd::CaughtUp,
                 Err(error) => RoundEnd::Failed(error),
             },
             ended = capture_status.wait_for(|status| matches!(status, CaptureStatus::Ended(_))) => match ended.as_deref() {
-                Ok(CaptureStatus::Ended(reason)) => RoundEnd::CaptureEnded(reason.clone()),
+                Ok(CaptureStatus::Ended(reason)) => RoundEnd::Again(reason.clone()),
                 Ok(CaptureStatus::Starting | CaptureStatus::Streaming | CaptureStatus::Reconnecting(_)) | Err(_) => {
-                    RoundEnd::CaptureEnded("the stream's task is gone".to_owned())
+                    RoundEnd::Again("the stream's task is gone".to_owned())
                 }
             },
             Some(ended) = self.groups.join_next() => match ended {
-                Ok(GroupEnd::Failed(lockstep_refresh::BatchError::Capture(error))) => RoundEnd::CaptureEnded(error.to_string()),
+                Ok(GroupEnd::Failed(lockstep_refresh::BatchError::Capture(error))) => RoundEnd::Again(error.to_string()),
                 Ok(GroupEnd::Failed(error)) => RoundEnd::Failed(error.into()),
                 Ok(GroupEnd::Stopped) => RoundEnd::Stopped,
                 Err(error) => RoundEnd::Failed(anyhow::anyhow!("a group's task ended: {error}")),
@@ -254,6 +279,13 @@ impl Running {
             tracing::warn!("a batch did not finish in time; it is rolled back and repeated at the next start");
         }
         end
+    }
+}
+
+/// Returns when a session has ended.
+async fn closed(session: &Session) {
+    while !session.is_closed() {
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 

@@ -7,11 +7,11 @@
 //! works, and none needs an inverse.
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{Node, ResTarget, SelectStmt};
+use pg_query::protobuf::{ColumnRef, Node, ResTarget, SelectStmt};
 
 use crate::facts::{Function, FunctionKind};
 use crate::shape::{Obstacle, Outcome};
-use crate::syntax::{self, children, column_reference, name_parts, print_expression, subtree_is_known};
+use crate::syntax::{children, column_reference, name_parts, print_expression, subtree_is_known};
 
 /// The alias of the contributions in the group query.
 pub(crate) const CONTRIBUTION_ALIAS: &str = "c";
@@ -25,6 +25,8 @@ pub(crate) struct Split {
     pub(crate) group_outputs: Vec<Option<usize>>,
     /// What the aggregates are fed, printed.
     pub(crate) arguments: Vec<String>,
+    /// The argument columns that the grouping key determines.
+    pub(crate) dependents: Vec<String>,
     /// The select list over the contributions.
     pub(crate) select_list: Vec<String>,
     /// HAVING over the contributions.
@@ -56,7 +58,7 @@ pub(crate) fn is_aggregate(select: &SelectStmt, functions: &[Function]) -> Outco
 
 /// Takes an aggregation apart. The SELECT's names must be qualified.
 pub(crate) fn split(select: &SelectStmt, functions: &[Function]) -> Outcome<Split> {
-    let mut splitter = Splitter { functions, groups: Vec::new(), arguments: Vec::new() };
+    let mut splitter = Splitter { functions, groups: Vec::new(), arguments: Vec::new(), dependents: Vec::new() };
     for group in &select.group_clause {
         if matches!(&group.node, Some(NodeEnum::GroupingSet(_))) {
             return Err(Obstacle("it has grouping sets".to_owned()));
@@ -81,7 +83,14 @@ pub(crate) fn split(select: &SelectStmt, functions: &[Function]) -> Outcome<Spli
         Some(condition) => Some(print_expression(&splitter.over_contributions((**condition).clone())?)?),
         None => None,
     };
-    Ok(Split { groups: splitter.groups, group_outputs, arguments: splitter.arguments, select_list, having })
+    Ok(Split {
+        groups: splitter.groups,
+        group_outputs,
+        arguments: splitter.arguments,
+        dependents: splitter.dependents,
+        select_list,
+        having,
+    })
 }
 
 fn target_expression(target: &Node) -> Outcome<Node> {
@@ -101,6 +110,7 @@ struct Splitter<'a> {
     functions: &'a [Function],
     groups: Vec<String>,
     arguments: Vec<String>,
+    dependents: Vec<String>,
 }
 
 impl Splitter<'_> {
@@ -111,7 +121,10 @@ impl Splitter<'_> {
             return Ok(column_reference(CONTRIBUTION_ALIAS, &group_column(group)));
         }
         match &node.node {
-            Some(NodeEnum::ColumnRef(_)) => return self.dependent_column(printed),
+            Some(NodeEnum::ColumnRef(reference)) => {
+                refuse_whole_row(reference)?;
+                return Ok(self.dependent_column(printed));
+            }
             Some(NodeEnum::SubLink(_)) => {
                 return Err(Obstacle("its select list or HAVING has a subquery beside aggregates".to_owned()));
             }
@@ -128,26 +141,56 @@ impl Splitter<'_> {
         Ok(node)
     }
 
-    /// A column outside GROUP BY, allowed because the grouping key determines it: all contributions of a group agree on it.
-    fn dependent_column(&mut self, printed: String) -> Outcome<Node> {
+    /// A column outside GROUP BY, allowed because the grouping key determines it: all contributions of a group agree on it, so
+    /// grouping by it too changes nothing.
+    fn dependent_column(&mut self, printed: String) -> Node {
         let column = self.argument(printed);
-        let text = format!("(array_agg({CONTRIBUTION_ALIAS}.{column}))[1]");
-        Ok(syntax::parse_expression(&text)?)
+        if !self.dependents.contains(&column) {
+            self.dependents.push(column.clone());
+        }
+        column_reference(CONTRIBUTION_ALIAS, &column)
     }
 
     /// Replaces what an aggregate is fed by contribution columns: arguments, ORDER BY, FILTER.
+    ///
+    /// The direct arguments of an ordered-set aggregate are no rows' values: they may refer to groups only.
     fn feed_arguments(&mut self, call: &mut Node) -> Outcome<()> {
+        if let Some(NodeEnum::FuncCall(call)) = call.node.as_mut()
+            && call.agg_within_group
+        {
+            for direct in std::mem::take(&mut call.args) {
+                let rewritten = self.over_contributions(direct)?;
+                call.args.push(rewritten);
+            }
+            for sort in &mut call.agg_order {
+                if let Some(NodeEnum::SortBy(sort)) = sort.node.as_mut()
+                    && let Some(slot) = sort.node.as_deref_mut()
+                {
+                    self.feed(slot)?;
+                }
+            }
+            return call.agg_filter.as_deref_mut().map_or(Ok(()), |filter| self.feed(filter));
+        }
         for child in children(call)? {
             let slot = match child.node.as_mut() {
                 Some(NodeEnum::SortBy(sort)) => sort.node.as_deref_mut(),
                 Some(NodeEnum::NamedArgExpr(named)) => named.arg.as_deref_mut(),
                 Some(_) | None => Some(child),
             };
-            let Some(slot) = slot else { continue };
-            if reads_columns(&mut slot.clone())? {
-                let column = self.argument(print_expression(slot)?);
-                *slot = column_reference(CONTRIBUTION_ALIAS, &column);
+            if let Some(slot) = slot {
+                self.feed(slot)?;
             }
+        }
+        Ok(())
+    }
+
+    fn feed(&mut self, slot: &mut Node) -> Outcome<()> {
+        if reads_columns(&mut slot.clone())? {
+            if let Some(NodeEnum::ColumnRef(reference)) = &slot.node {
+                refuse_whole_row(reference)?;
+            }
+            let column = self.argument(print_expression(slot)?);
+            *slot = column_reference(CONTRIBUTION_ALIAS, &column);
         }
         Ok(())
     }
@@ -159,6 +202,14 @@ impl Splitter<'_> {
         });
         argument_column(index)
     }
+}
+
+/// `t.*` as a value prints like a list of columns and would become one.
+fn refuse_whole_row(reference: &ColumnRef) -> Outcome<()> {
+    if reference.fields.iter().any(|field| matches!(&field.node, Some(NodeEnum::AStar(_)))) {
+        return Err(Obstacle("it aggregates whole rows".to_owned()));
+    }
+    Ok(())
 }
 
 fn reads_columns(node: &mut Node) -> Outcome<bool> {

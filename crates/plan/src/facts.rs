@@ -15,6 +15,8 @@ pub struct Query {
     pub relations: Vec<Relation>,
     /// Every function that the query calls, operators' and aggregates' included.
     pub functions: Vec<Function>,
+    /// Whether it, or a view that it reads, asks for the time with `CURRENT_DATE` and its like.
+    pub reads_clock: bool,
     /// The key given in the configuration.
     pub declared_key: Option<Vec<String>>,
 }
@@ -32,6 +34,13 @@ pub struct OutputColumn {
     pub hashable: bool,
     /// Whether the type has an equality (json, xml and point have none).
     pub comparable: bool,
+}
+
+impl OutputColumn {
+    /// The type, with the collation where it is not the type's default.
+    pub(crate) fn typed(&self) -> String {
+        self.collation.as_ref().map_or_else(|| self.type_name.clone(), |name| format!("{} COLLATE {name}", self.type_name))
+    }
 }
 
 /// A table that the query reads.
@@ -57,6 +66,11 @@ impl Relation {
     /// `schema.name`, unquoted, for messages and labels.
     pub fn label(&self) -> String {
         format!("{}.{}", self.schema, self.name)
+    }
+
+    /// Whether the identity's columns compare under their types' default collations.
+    pub fn identity_is_plain(&self) -> bool {
+        self.identity_columns().iter().all(|name| self.column(name).is_none_or(|column| !column.own_collation))
     }
 
     /// The column of that name.
@@ -93,6 +107,8 @@ pub struct Column {
     pub type_name: String,
     /// Whether it is declared NOT NULL.
     pub not_null: bool,
+    /// Whether it has a collation of its own: keys that travel as text would be compared under another one.
+    pub own_collation: bool,
 }
 
 /// What identifies a row of a table in the replication stream.
@@ -128,6 +144,8 @@ pub struct Function {
     pub returns_set: bool,
     /// Number of arguments declared.
     pub arguments: usize,
+    /// Whether its body is SQL or a procedural language, which can read tables and the clock.
+    pub interpreted: bool,
 }
 
 /// `pg_proc.provolatile`.

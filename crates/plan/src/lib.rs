@@ -23,4 +23,4 @@ mod tests;
 mod trace;
 
 pub use plan::{AggregatePlan, Maintenance, Plan, PlanError, RelationPlan, RelationRole, Role, Root, RowPlan, WholePlan};
-pub use planner::plan;
+pub use planner::{plan, plan_whole};

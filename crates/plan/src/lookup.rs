@@ -52,6 +52,9 @@ fn reach_all(root: usize, shape: &Shape, relations: &[Relation]) -> Result<Vec<H
     if relation(root).identity_columns().is_empty() {
         return Err(format!("{} has no primary key and no replica identity index", relation(root).label()));
     }
+    if !relation(root).identity_is_plain() {
+        return Err(format!("the key of {} has a collation of its own", relation(root).label()));
+    }
     let mut reached = BTreeSet::from([root]);
     let mut hops: Vec<Hop> = Vec::new();
     loop {
@@ -70,7 +73,7 @@ fn reach_all(root: usize, shape: &Shape, relations: &[Relation]) -> Result<Vec<H
 
 fn hop_to(index: usize, relation: &Relation, reached: &BTreeSet<usize>, shape: &Shape) -> Option<Hop> {
     let identity = relation.identity_columns();
-    if identity.is_empty() {
+    if identity.is_empty() || !relation.identity_is_plain() {
         return None;
     }
     let equalities = identity
@@ -92,6 +95,9 @@ fn unreachable_reason(occurrence: &Occurrence, relation: &Relation) -> String {
     let identity = relation.identity_columns();
     if identity.is_empty() {
         return format!("{} has no primary key and no replica identity index", relation.label());
+    }
+    if !relation.identity_is_plain() {
+        return format!("the key of {} has a collation of its own", relation.label());
     }
     format!(
         "{} (as {}) is not joined on its key ({}), so one row may meet many",

@@ -34,7 +34,7 @@ pub enum Maintenance {
     /// One root row makes at most one row.
     Row(RowPlan),
     /// Groups recomputed from contributions.
-    Aggregate(AggregatePlan),
+    Aggregate(Box<AggregatePlan>),
     /// Recomputed in full when one of its relations changed.
     Whole(WholePlan),
 }
@@ -63,6 +63,8 @@ pub struct AggregatePlan {
     pub contributions: StateTable,
     /// The group columns of the contributions (empty for a global aggregate).
     pub group_columns: Vec<String>,
+    /// Columns of the contributions that the group determines; they must be comparable.
+    pub dependent_columns: Vec<String>,
     /// The user's select list over the contributions, one expression an output column.
     pub select_list: Vec<String>,
     /// HAVING over the contributions.

@@ -4,7 +4,7 @@ use pg_query::NodeEnum;
 use pg_query::protobuf::{Node, ResTarget, SelectStmt, SetOperation};
 
 use crate::aggregate;
-use crate::facts::{FunctionKind, Identity, Query, Relation, Volatility};
+use crate::facts::{Function, FunctionKind, Identity, Query, Relation, Volatility};
 use crate::lookup::{self, Paths};
 use crate::plan::{AggregatePlan, Maintenance, Plan, PlanError, RelationPlan, RelationRole, Role, Root, RowPlan, WholePlan};
 use crate::shape::{self, Obstacle, Outcome, Shape};
@@ -30,11 +30,19 @@ pub fn plan(query: &Query) -> Result<Plan, PlanError> {
             hint: "a projection follows tables; a query without any never changes".to_owned(),
         });
     }
+    if query.columns.is_empty() {
+        return Err(PlanError { message: "the query has no columns".to_owned(), hint: "select something".to_owned() });
+    }
     let planned = with_large_stack(|| decide(query)).unwrap_or_else(|reason| Err(Obstacle(reason)));
     Ok(match planned {
         Ok(plan) => plan,
         Err(Obstacle(reason)) => whole(query, reason),
     })
+}
+
+/// The plan that recomputes everything, for a query that turned out not to be maintainable otherwise; `reason` follows "because".
+pub fn plan_whole(query: &Query, reason: &str) -> Plan {
+    whole(query, reason.to_owned())
 }
 
 fn refuse_volatile(query: &Query) -> Result<(), PlanError> {
@@ -96,8 +104,14 @@ fn decide(query: &Query) -> Outcome<Plan> {
         syntax::subtree_is_known(clause)?;
     }
     let shape = shape::analyse(select, &query.relations)?;
-    if depends_on_time(query, &shape.select) {
+    if depends_on_time(query) {
         return Err(Obstacle("its result depends on the time".to_owned()));
+    }
+    if let Some(function) = opaque_function(query) {
+        return Err(Obstacle(format!(
+            "it calls {}.{}(), which is STABLE and may read tables or the clock",
+            function.schema, function.name
+        )));
     }
     let paths = lookup::find(&shape, &query.relations)?;
     if aggregate::is_aggregate(&shape.select, &query.functions)? {
@@ -131,8 +145,16 @@ fn refuse_unsupported_clauses(select: &SelectStmt) -> Outcome<()> {
 }
 
 /// Whether the result changes with the clock: `now()` and its like, `CURRENT_DATE` and its like.
-fn depends_on_time(query: &Query, select: &SelectStmt) -> bool {
-    calls_clock(query) || format!("{select:?}").contains("SqlvalueFunction(")
+fn depends_on_time(query: &Query) -> bool {
+    query.reads_clock || calls_clock(query)
+}
+
+/// A function that somebody wrote in SQL or a procedural language and called STABLE: what it reads is not seen.
+fn opaque_function(query: &Query) -> Option<&Function> {
+    query
+        .functions
+        .iter()
+        .find(|function| function.interpreted && function.volatility == Volatility::Stable && function.schema != "pg_catalog")
 }
 
 fn calls_clock(query: &Query) -> bool {
@@ -145,9 +167,7 @@ fn calls_clock(query: &Query) -> bool {
 }
 
 fn whole(query: &Query, reason: String) -> Plan {
-    let uses_time = with_large_stack(|| syntax::parse_select(&query.sql).is_ok_and(|select| depends_on_time(query, &select)))
-        .unwrap_or(false)
-        || calls_clock(query);
+    let uses_time = depends_on_time(query) || opaque_function(query).is_some();
     let grouped = with_large_stack(|| grouped_key(query)).ok().flatten();
     let key = query.declared_key.clone().or(grouped).map_or(RowKey::Multiset, RowKey::Located);
     Plan {
@@ -268,15 +288,16 @@ fn aggregate_plan(query: &Query, shape: &Shape, paths: &Paths) -> Outcome<Plan> 
         key: if outputs.is_empty() { RowKey::SingleRow } else { RowKey::Located(outputs) },
         key_needs_check: !determined,
         declared_key,
-        maintenance: Maintenance::Aggregate(AggregatePlan {
+        maintenance: Maintenance::Aggregate(Box::new(AggregatePlan {
             root,
             contribution_query,
             dirty_contribution_query,
             contributions,
             group_columns,
+            dependent_columns: split.dependents,
             select_list: split.select_list,
             having: split.having,
-        }),
+        })),
         notes: Vec::new(),
     })
 }

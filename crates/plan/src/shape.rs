@@ -279,7 +279,12 @@ impl Resolver<'_> {
         let first = self.occurrences.len();
         self.select(select)?;
         let is_equality = link.oper_name.is_empty() || name_parts(&link.oper_name).last() == Some(&"=");
-        if link.sub_link_type == SubLinkType::AnySublink as i32 && is_equality && select.group_clause.is_empty() {
+        // Which rows LIMIT or DISTINCT ON keep depends on the others; then membership is not decided by one row alone.
+        let by_row = select.group_clause.is_empty()
+            && select.distinct_clause.is_empty()
+            && select.limit_count.is_none()
+            && select.limit_offset.is_none();
+        if link.sub_link_type == SubLinkType::AnySublink as i32 && is_equality && by_row {
             let inner: BTreeSet<usize> = (first..self.occurrences.len()).filter(|&i| !self.occurrences[i].nullable).collect();
             self.membership_equality(test.as_ref(), select, &inner, context)?;
         }

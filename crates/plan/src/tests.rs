@@ -16,6 +16,7 @@ fn relation(oid: u32, name: &str, identity: Identity, columns: &[(&str, &str, bo
                 name: (*name).to_owned(),
                 type_name: (*type_name).to_owned(),
                 not_null: *not_null,
+                own_collation: false,
             })
             .collect(),
         identity,
@@ -56,6 +57,7 @@ fn function(name: &str, kind: FunctionKind, volatility: Volatility) -> Function 
         kind,
         returns_set: false,
         arguments: 1,
+        interpreted: false,
     }
 }
 
@@ -81,6 +83,7 @@ fn query(sql: &str, columns: usize) -> Query {
             .filter(|name| aggregate(name))
             .map(|name| function(name, FunctionKind::Aggregate, Volatility::Immutable))
             .collect(),
+        reads_clock: sql.contains("CURRENT_DATE"),
         declared_key: None,
     }
 }

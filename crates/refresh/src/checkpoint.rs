@@ -62,12 +62,21 @@ pub(crate) async fn write(target: &Client, checkpoint: &Checkpoint<'_>) -> Resul
 }
 
 /// Moves the position of an idle group forward: nothing that concerns it has happened up to `lsn`.
-pub(crate) async fn advance(target: &Client, group: &str, leader_epoch: i64, lsn: Lsn) -> Result<bool, tokio_postgres::Error> {
+/// `current` tells whether the stream has caught up, so that the group is current as of now.
+pub(crate) async fn advance(
+    target: &Client,
+    group: &str,
+    leader_epoch: i64,
+    lsn: Lsn,
+    current: bool,
+) -> Result<bool, tokio_postgres::Error> {
     let updated = target
         .execute(
-            "UPDATE lockstep.checkpoint SET lsn = $3::text::pg_lsn, current_as_of = clock_timestamp(), committed_at = clock_timestamp()
+            "UPDATE lockstep.checkpoint
+             SET lsn = $3::text::pg_lsn, current_as_of = CASE WHEN $4 THEN clock_timestamp() ELSE current_as_of END,
+                 committed_at = clock_timestamp()
              WHERE group_name = $1 AND leader_epoch = $2",
-            &[&group, &leader_epoch, &lsn.to_string()],
+            &[&group, &leader_epoch, &lsn.to_string(), &current],
         )
         .await?;
     Ok(updated == 1)
@@ -95,10 +104,14 @@ pub(crate) async fn somebody_waits(target: &Client) -> Result<bool, tokio_postgr
 }
 
 /// Records what a batch changed about projections: rows, progress, state.
-pub(crate) async fn write_projections(target: &Client, projections: &[Projection]) -> Result<(), tokio_postgres::Error> {
+pub(crate) async fn write_projections(
+    target: &Client,
+    leader_epoch: i64,
+    projections: &[Projection],
+) -> Result<(), tokio_postgres::Error> {
     for projection in projections {
         if let Some(fault) = projection.unrecorded_fault() {
-            write_fault(target, projection.name(), fault).await?;
+            write_fault(target, projection.name(), leader_epoch, fault).await?;
         }
     }
     for projection in projections.iter().filter(|projection| projection.has_unsaved_progress()) {
@@ -122,6 +135,7 @@ pub(crate) async fn write_projections(target: &Client, projections: &[Projection
 pub(crate) async fn write_fault(
     target: &Client,
     projection: &str,
+    leader_epoch: i64,
     (sqlstate, reason, hint): &FaultRecord,
 ) -> Result<(), tokio_postgres::Error> {
     target
@@ -129,8 +143,8 @@ pub(crate) async fn write_fault(
             "UPDATE lockstep.projection
              SET state = 'faulted', sqlstate = $2, reason = $3, hint = $4,
                  changed_at = CASE WHEN state = 'faulted' THEN changed_at ELSE clock_timestamp() END
-             WHERE name = $1",
-            &[&projection, sqlstate, reason, hint],
+             WHERE name = $1 AND EXISTS (SELECT FROM lockstep.installation WHERE leader_epoch = $5)",
+            &[&projection, sqlstate, reason, hint, &leader_epoch],
         )
         .await?;
     Ok(())

@@ -1,7 +1,7 @@
 //! Errors of a batch: what failed, on which side, for which projection, and what to do about it.
 
 use lockstep_capture::CaptureError;
-use lockstep_connect::{ConnectError, ErrorClass, classify, describe};
+use lockstep_connect::{ConnectError, ErrorClass, classify, describe, public_message};
 
 /// Which database an error came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +42,14 @@ pub enum BatchError {
         /// The projection whose statement it was; `None` for the batch's own statements.
         projection: Option<usize>,
     },
+    /// A trace failed on a value that the query itself guards against: it reads rows that the query filters out.
+    #[error("source: the trace failed: {}", describe(error))]
+    Trace {
+        /// PostgreSQL's error.
+        error: tokio_postgres::Error,
+        /// Whose.
+        projection: usize,
+    },
     /// The defining query returned several rows with one key.
     #[error("the key is not unique: {duplicates} keys have more than one row")]
     DuplicateKey {
@@ -68,6 +76,8 @@ pub(crate) enum Remedy {
     Retry,
     /// Write this projection's next batch by deleting first: its rows clashed with each other on a unique index.
     DeleteFirst(usize),
+    /// Refresh everything of this projection instead of tracing.
+    SkipTraces(usize),
     /// Set this projection aside and go on with the others.
     Fault(usize),
     /// Stop: nothing that we can do.
@@ -89,6 +99,7 @@ impl BatchError {
                     }
                 }
             },
+            Self::Trace { projection, .. } => Remedy::SkipTraces(*projection),
             Self::DuplicateKey { projection, .. } => Remedy::Fault(*projection),
             // Even a definite refusal of a connection (a password changed): serve what is there and keep trying until it is mended.
             Self::Connect { .. }
@@ -103,7 +114,7 @@ impl BatchError {
             Self::Sql { error, side, .. } => match error.as_db_error() {
                 Some(db) => (
                     Some(db.code().code().to_owned()),
-                    format!("{side}: {}", db.message()),
+                    format!("{side}: {}", public_message(db)),
                     db.hint().map(str::to_owned).or_else(|| hint_for(db.code().code()).map(str::to_owned)),
                 ),
                 None => (None, self.to_string(), None),
@@ -113,7 +124,9 @@ impl BatchError {
                 self.to_string(),
                 Some("run lockstep check to see a duplicate; then add key columns, or leave the key out".to_owned()),
             ),
-            Self::Connect { .. } | Self::Capture(_) | Self::Fenced | Self::Refused(_) => (None, self.to_string(), None),
+            Self::Connect { .. } | Self::Trace { .. } | Self::Capture(_) | Self::Fenced | Self::Refused(_) => {
+                (None, self.to_string(), None)
+            }
         }
     }
 
@@ -122,6 +135,7 @@ impl BatchError {
         match self.remedy(|_| false) {
             Remedy::Retry => "transient",
             Remedy::DeleteFirst(_) => "unique_clash",
+            Remedy::SkipTraces(_) => "trace",
             Remedy::Fault(_) => "definite",
             Remedy::Stop => "fatal",
         }

@@ -29,8 +29,11 @@ const IDLE_TICK: Duration = Duration::from_millis(100);
 /// How often the position of an idle group is written although nobody waits, so that it shows when the group was last current.
 const ADVANCE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Pause before another look when commits have arrived that no snapshot sees yet.
-const INVISIBLE_PAUSE: Duration = Duration::from_millis(1);
+/// First and longest pause before another look when commits have arrived that no snapshot sees yet.
+const INVISIBLE_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(100);
+
+/// A stream that was at the source's position so recently makes an idle group current.
+const CURRENT_WITHIN: Duration = Duration::from_secs(3);
 
 /// Root keys in a build's first page.
 const FIRST_PAGE_ROWS: usize = 1_000;
@@ -120,6 +123,7 @@ pub struct Group {
     advanced_at: Instant,
     /// Whole recomputation is paced: not before this time.
     not_before: Instant,
+    invisible_pause: Duration,
     batches: u64,
 }
 
@@ -150,6 +154,7 @@ impl Group {
             contained_lsn: None,
             advanced_at: Instant::now(),
             not_before: Instant::now(),
+            invisible_pause: *INVISIBLE_PAUSE.start(),
             batches: 0,
         };
         (group, receiver)
@@ -178,6 +183,11 @@ impl Group {
                 continue;
             };
             metrics::counter!("lockstep_errors_total", "class" => error.class_label()).increment(1);
+            match &mut connected {
+                // A statement whose result type has changed would fail for ever.
+                Some(connection) => connection.prepared = Statements::default(),
+                None => self.pause(pause).await,
+            }
             let deleting_first = |index: usize| self.settings.projections[index].delete_first;
             match error.remedy(deleting_first) {
                 Remedy::Retry => {
@@ -197,6 +207,10 @@ impl Group {
                         "rows clash; writing by deleting first"
                     );
                     self.settings.projections[index].delete_first = true;
+                }
+                Remedy::SkipTraces(index) => {
+                    tracing::warn!(projection = self.settings.projections[index].name(), error = %error, "refreshing everything instead");
+                    self.settings.projections[index].skip_traces = true;
                 }
                 Remedy::Fault(index) => self.fault(index, &error, connected.as_ref()).await,
                 Remedy::Stop => {
@@ -222,8 +236,10 @@ impl Group {
             .await
             .map_err(|error| BatchError::Connect { side: Side::Source, error })?;
         let sql_error = |side| move |error| BatchError::Sql { side, error, projection: None };
+        // The nudge is there to flush, not to wait for a standby.
+        nudge.batch_execute("SET synchronous_commit = local").await.map_err(sql_error(Side::Source))?;
         if !sessions.is_one() {
-            self.make_stages(&sessions).await?;
+            self.make_stages(&sessions, true).await?;
         }
         if self.sql.is_empty() {
             self.sql = self.settings.projections.iter().map(|projection| projection.statements(&self.settings.places)).collect();
@@ -241,18 +257,36 @@ impl Group {
         Ok(Connected { sessions, nudge, prepared: Statements::default() })
     }
 
-    /// Describes each projection's stage once, and creates its temporary table in the new session.
-    async fn make_stages(&mut self, sessions: &Sessions) -> Result<(), BatchError> {
-        for (index, projection) in self.settings.projections.iter_mut().enumerate() {
-            let sql_error = |side| move |error| BatchError::Sql { side, error, projection: Some(index) };
-            if projection.stage.is_none() {
-                let stage = describe_stage(projection, index, &self.settings.places, sessions).await?;
-                projection.stage = Some(stage);
+    /// Describes the stages that are missing and creates their temporary tables. A projection whose stage cannot be made is set
+    /// aside alone.
+    async fn make_stages(&mut self, sessions: &Sessions, new_session: bool) -> Result<(), BatchError> {
+        for index in 0..self.settings.projections.len() {
+            let projection = &self.settings.projections[index];
+            let known = projection.stage.is_some();
+            if !projection.takes_part() || (known && !new_session) {
+                continue;
             }
-            if let Some(stage) = &projection.stage {
-                sessions.target().batch_execute(&stage.create_statement()).await.map_err(sql_error(Side::Target))?;
+            let made = match &projection.stage {
+                Some(stage) => Ok(stage.clone()),
+                None => describe_stage(projection, index, &self.settings.places, sessions).await,
+            };
+            match made {
+                Ok(stage) => {
+                    let create = stage.create_statement();
+                    self.settings.projections[index].stage = Some(stage);
+                    sessions.target().batch_execute(&create).await.map_err(|error| BatchError::Sql {
+                        side: Side::Target,
+                        error,
+                        projection: None,
+                    })?;
+                }
+                Err(error) => match error.remedy(|_| true) {
+                    Remedy::Fault(index) => self.fault(index, &error, None).await,
+                    Remedy::Retry | Remedy::DeleteFirst(_) | Remedy::SkipTraces(_) | Remedy::Stop => return Err(error),
+                },
             }
         }
+        self.sql = self.settings.projections.iter().map(|projection| projection.statements(&self.settings.places)).collect();
         Ok(())
     }
 
@@ -263,6 +297,9 @@ impl Group {
         }
         if !self.has_work() {
             return self.idle(connected).await;
+        }
+        if !connected.sessions.is_one() && self.settings.projections.iter().any(|p| p.stage.is_none() && p.takes_part()) {
+            self.make_stages(&connected.sessions, false).await?;
         }
         if !self.settings.linger.is_zero() && !self.building() {
             self.pause(self.settings.linger).await;
@@ -289,8 +326,14 @@ impl Group {
             page_rows: self.page_rows,
         };
         match run.run().await? {
-            BatchEnd::Committed(committed) => self.committed(&committed),
-            BatchEnd::NothingVisible => self.pause(INVISIBLE_PAUSE).await,
+            BatchEnd::Committed(committed) => {
+                self.invisible_pause = *INVISIBLE_PAUSE.start();
+                self.committed(&committed);
+            }
+            BatchEnd::NothingVisible => {
+                self.pause(self.invisible_pause).await;
+                self.invisible_pause = (self.invisible_pause * 2).min(*INVISIBLE_PAUSE.end());
+            }
         }
         Ok(())
     }
@@ -369,7 +412,9 @@ impl Group {
         }
         let due = self.advanced_at.elapsed() >= ADVANCE_INTERVAL;
         if due || checkpoint::somebody_waits(target).await.map_err(sql_error)? {
-            if !checkpoint::advance(target, &self.settings.name, self.settings.leader_epoch, received).await.map_err(sql_error)? {
+            let current = self.capture.current_as_of().is_some_and(|as_of| as_of.elapsed() < CURRENT_WITHIN);
+            let epoch = self.settings.leader_epoch;
+            if !checkpoint::advance(target, &self.settings.name, epoch, received, current).await.map_err(sql_error)? {
                 return Err(BatchError::Fenced);
             }
             self.contained_lsn = Some(received);
@@ -400,6 +445,15 @@ impl Group {
         let projection = &mut self.settings.projections[index];
         let target = connected.sessions.target();
         let name = projection.name().to_owned();
+        // A predecessor that was cut off may have finished them.
+        let built = target
+            .query_opt("SELECT FROM lockstep.projection WHERE name = $1 AND indexes_built", &[&name])
+            .await
+            .map_err(|error| BatchError::Sql { side: Side::Target, error, projection: None })?;
+        if built.is_some() {
+            projection.indexes_built = true;
+            return Ok(());
+        }
         let table = quote::qualified(&projection.schema, &name);
         let schema = quote::literal(&quote::identifier(&projection.schema));
         let mut script =
@@ -435,7 +489,7 @@ impl Group {
         projection.fault(record.clone());
         if let Some(connected) = connected {
             let name = projection.name();
-            match checkpoint::write_fault(connected.sessions.target(), name, &record).await {
+            match checkpoint::write_fault(connected.sessions.target(), name, self.settings.leader_epoch, &record).await {
                 Ok(()) => projection.fault_recorded(),
                 // The group's next batch records it, or does not commit.
                 Err(error) => {
@@ -450,7 +504,7 @@ impl Group {
         let dirty_since = self.capture.with_group(self.settings.index, |dirty| dirty.oldest_waiting_since());
         let current_as_of = match dirty_since {
             // Nothing waits: current as of the last word from the walsender.
-            None => self.capture.last_heard(),
+            None => self.capture.current_as_of(),
             Some(since) => Some(since),
         };
         self.status.send_replace(GroupStatus {

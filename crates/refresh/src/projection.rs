@@ -64,10 +64,16 @@ pub struct Projection {
     pub(crate) schema: String,
     pub(crate) phase: Phase,
     pub(crate) rows: i64,
+    /// Rows that the batch in work counts from: 0 where it emptied the table.
+    pub(crate) rows_at_batch_start: i64,
     pub(crate) built_roots: u64,
     pub(crate) reason: Option<String>,
     /// Write the next batch by deleting first.
     pub(crate) delete_first: bool,
+    /// A trace failed on a row that the query filters out: dirty lookups refresh everything.
+    pub(crate) skip_traces: bool,
+    /// When it will be due after the batch in work.
+    pub(crate) due_after_batch: Option<Instant>,
     /// When a projection that depends on the time is due again.
     pub(crate) due_at: Option<Instant>,
     pub(crate) stage: Option<Stage>,
@@ -90,9 +96,12 @@ impl Projection {
             saved: saved(registered),
             phase: phase(registered),
             rows: registered.rows,
+            rows_at_batch_start: registered.rows,
             built_roots: 0,
             reason: None,
             delete_first: false,
+            skip_traces: false,
+            due_after_batch: None,
             due_at: on_schedule.then(Instant::now),
             stage: None,
             fault: None,
@@ -105,6 +114,7 @@ impl Projection {
     /// after a crash it may have forgotten batches that were not durable yet.
     pub(crate) fn resume(&mut self, registered: &Registered) {
         self.rows = registered.rows;
+        self.rows_at_batch_start = registered.rows;
         self.indexes_built = registered.indexes_built;
         self.saved = saved(registered);
         match &mut self.phase {
@@ -187,7 +197,8 @@ impl Projection {
 
     /// Notes what the batch in work does; nothing counts until [`Self::commit`].
     pub(crate) fn stage_progress(&mut self, phase: Phase, row_delta: i64) {
-        self.pending = Some((phase, self.rows + row_delta));
+        self.pending = Some((phase, self.rows_at_batch_start + row_delta));
+        self.rows_at_batch_start = self.rows;
     }
 
     /// The phase that the batch in work ends in.
@@ -219,14 +230,18 @@ impl Projection {
         if let Some((phase, rows)) = self.pending.take() {
             self.phase = phase;
             self.rows = rows;
+            self.rows_at_batch_start = rows;
             self.reason = None;
             self.delete_first = false;
         }
+        self.due_at = self.due_after_batch.take().or(self.due_at);
     }
 
     /// The batch has not committed.
     pub(crate) fn roll_back(&mut self) {
         self.pending = None;
+        self.due_after_batch = None;
+        self.rows_at_batch_start = self.rows;
     }
 
     /// Sets the projection aside.

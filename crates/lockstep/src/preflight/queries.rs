@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use lockstep_connect::Session;
+use lockstep_connect::{ErrorClass, Session};
+use lockstep_plan::facts::RelationKind;
 use lockstep_plan::{Maintenance, quote};
 use lockstep_refresh::analysis::{self, AnalysisError, Definition};
 
@@ -22,6 +23,15 @@ pub(super) async fn plan_all(config: &Config, source: &Session, preflight: &mut 
                             &subject,
                             format!("a change of {} is traced to its roots without an index", role.alias),
                             format!("on the source: {index}"),
+                        );
+                    }
+                }
+                for relation in planned.plan.relations.iter().map(|plan| &plan.relation) {
+                    if relation.kind == RelationKind::Partitioned {
+                        preflight.warn(
+                            &subject,
+                            format!("{} is partitioned: TRUNCATE, ATTACH and DETACH of a single partition send no changes", relation.label()),
+                            "delete rows instead, or truncate the whole table; after such a change restart with lockstep teardown and run",
                         );
                     }
                 }
@@ -45,11 +55,18 @@ async fn plan_one(config: &Config, projection: &ProjectionConfig, source: &Sessi
     let query = analysis::analyse(source, &definition).await.map_err(|error| in_query(config, projection, &error))?;
     let plan = lockstep_plan::plan(&query)
         .map_err(|error| Diagnostic::error(format!("projection {}: {}", projection.name, error.message)).help(error.hint))?;
-    let contribution_types = match &plan.maintenance {
-        Maintenance::Aggregate(aggregate) => analysis::result_types(source, &aggregate.contribution_query)
-            .await
-            .map_err(|error| in_query(config, projection, &AnalysisError::from(error)))?,
-        Maintenance::Row(_) | Maintenance::Whole(_) => Vec::new(),
+    let (plan, contribution_types) = match &plan.maintenance {
+        Maintenance::Aggregate(aggregate) => {
+            match analysis::result_types(source, &aggregate.contribution_query, &aggregate.dependent_columns).await {
+                Ok(types) => (plan, types),
+                Err(error) if error.class == ErrorClass::Definite => {
+                    let reason = format!("its contributions cannot be stored: {}", error.message);
+                    (lockstep_plan::plan_whole(&query, &reason), Vec::new())
+                }
+                Err(error) => return Err(in_query(config, projection, &error)),
+            }
+        }
+        Maintenance::Row(_) | Maintenance::Whole(_) => (plan, Vec::new()),
     };
     let group = group_of(projection.group.as_ref(), &plan);
     Ok(Planned { plan, contribution_types, group, indexes: projection.indexes.clone() })

@@ -1,6 +1,6 @@
 //! The servers: versions, settings, privileges, publication, slot, target tables.
 
-use lockstep_capture::{Coverage, coverage, publication_statement, slot_state};
+use lockstep_capture::{Coverage, coverage, publication_statements, slot_state};
 use lockstep_connect::{ConnectError, Session, Settings};
 use lockstep_plan::quote;
 use lockstep_refresh::analysis::may_read;
@@ -164,15 +164,18 @@ pub(super) async fn publication(config: &Config, source: &Session, preflight: &m
         }
     };
     let exists = found != Coverage::Missing;
-    let lacks = match found {
+    let lacks = match &found {
         Coverage::Complete => return preflight.ok("publication", format!("{name} covers every table")),
         Coverage::Missing => format!("{name} does not exist"),
-        Coverage::Incomplete(lacks) => format!("{name} is incomplete: {}", lacks.join("; ")),
+        Coverage::Incomplete(lacks) => {
+            let reasons: Vec<&str> = lacks.iter().map(|lack| lack.reason.as_str()).collect();
+            format!("{name} is incomplete: {}", reasons.join("; "))
+        }
     };
     if preflight.tracked.is_empty() {
         return;
     }
-    let statements = publication_statement(name, &preflight.tracked, preflight.major, exists);
+    let statements = publication_statements(name, &preflight.tracked, preflight.major, &found);
     match may_publish(source, name, exists, preflight).await {
         Ok(true) => preflight.ok("publication", format!("{lacks}; it will be made so")),
         Ok(false) => preflight.error(
@@ -232,7 +235,7 @@ async fn target_facts(
                     has_database_privilege(current_database(), 'CREATE'),
                     (SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = $1),
                     (SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = 'lockstep'),
-                    pg_is_in_recovery()",
+                    pg_is_in_recovery(), has_database_privilege(current_database(), 'TEMP')",
             &[&config.schema],
         )
         .await?;
@@ -242,6 +245,17 @@ async fn target_facts(
     }
     if row.get::<_, bool>(4) {
         preflight.error("target", "the server is a standby and cannot be written", "name the primary");
+    }
+    if config.target.is_some() && !row.get::<_, bool>(5) {
+        preflight.error(
+            "target",
+            "no TEMP privilege: rows from another database are staged in temporary tables",
+            format!(
+                "GRANT TEMPORARY ON DATABASE {0} TO {1};",
+                quote::identifier(config.target_settings().database()),
+                quote::identifier(config.target_settings().user())
+            ),
+        );
     }
     let may_create_schemas: bool = row.get(1);
     for (schema, privilege) in [(config.schema.as_str(), row.get::<_, Option<bool>>(2)), ("lockstep", row.get(3))] {

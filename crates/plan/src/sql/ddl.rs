@@ -24,8 +24,7 @@ pub fn create_table(plan: &Plan, schema: &str) -> Vec<String> {
 }
 
 fn column_definition(column: &OutputColumn) -> String {
-    let collation = column.collation.as_ref().map(|name| format!(" COLLATE {name}")).unwrap_or_default();
-    format!("{} {}{collation}", quote::identifier(&column.name), column.type_name)
+    format!("{} {}", quote::identifier(&column.name), column.typed())
 }
 
 /// The statements that create a table of hidden state, given its columns' types.

@@ -1,6 +1,7 @@
 //! The refresh statements of each kind of projection.
 
 use super::merge::{self, Merge, RowKey, Target, locator, same_key};
+use crate::facts::OutputColumn;
 use crate::plan::{AggregatePlan, Plan, Root, RowPlan};
 use crate::quote;
 use crate::trace::unnest;
@@ -45,11 +46,8 @@ pub fn dirty_cte(root: &Root) -> String {
 
 fn fresh_cte(columns: &[String], source: &str) -> String {
     let renamed: Vec<String> = columns.iter().map(|column| quote::identifier(column)).collect();
-    format!("fresh ({}) AS MATERIALIZED (\n{}\n)", renamed.join(", "), indent(source))
-}
-
-fn indent(text: &str) -> String {
-    text.lines().map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n")
+    // As it is: indenting it would change string literals that span lines.
+    format!("fresh ({}) AS MATERIALIZED (\n{source}\n)", renamed.join(", "))
 }
 
 fn staged(table: &str, columns: &[String]) -> String {
@@ -171,7 +169,8 @@ pub fn group_merge(plan: &Plan, aggregate: &AggregatePlan, places: &Places, keys
         query.push_str(&format!("\nWHERE {at} IN (SELECT {} FROM dirty)", locator("dirty.", group_columns)));
     }
     if !group_columns.is_empty() {
-        query.push_str(&format!("\nGROUP BY {}", quote::prefixed_list(&format!("{alias}."), group_columns)));
+        let by: Vec<&String> = group_columns.iter().chain(&aggregate.dependent_columns).collect();
+        query.push_str(&format!("\nGROUP BY {}", quote::prefixed_list(&format!("{alias}."), &by)));
     }
     if let Some(having) = &aggregate.having {
         query.push_str(&format!("\nHAVING {having}"));
@@ -188,8 +187,8 @@ pub fn group_merge(plan: &Plan, aggregate: &AggregatePlan, places: &Places, keys
         .zip(group_columns)
         .enumerate()
         .map(|(n, (output, group))| {
-            let type_name = plan.columns.iter().find(|column| &column.name == output).map_or("text", |column| &column.type_name);
-            format!("d.d{}::{type_name} AS {}", n + 1, quote::identifier(group))
+            let typed = plan.columns.iter().find(|column| &column.name == output).map_or("text".to_owned(), OutputColumn::typed);
+            format!("d.d{}::{typed} AS {}", n + 1, quote::identifier(group))
         })
         .collect();
     let dirty = format!("dirty AS MATERIALIZED (\n  SELECT DISTINCT {} FROM {}\n)", typed.join(", "), unnest(typed.len()));

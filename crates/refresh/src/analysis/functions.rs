@@ -16,13 +16,15 @@ pub(super) async fn read(client: &Client, view: u32) -> Result<Vec<Function>, An
         .query(
             &format!(
                 "{READS}
-                 SELECT DISTINCT p.oid, n.nspname::text, p.proname::text, p.provolatile::text, p.prokind::text, p.proretset, p.pronargs::int
+                 SELECT DISTINCT p.oid, n.nspname::text, p.proname::text, p.provolatile::text, p.prokind::text, p.proretset, p.pronargs::int,
+                        l.lanname NOT IN ('internal', 'c')
                  FROM reads
                  JOIN pg_class v ON v.oid = reads.oid AND v.relkind = 'v'
                  JOIN pg_rewrite r ON r.ev_class = v.oid
                  CROSS JOIN LATERAL regexp_matches(r.ev_action::text, $2, 'g') AS m
                  JOIN pg_proc p ON p.oid = m[1]::oid
                  JOIN pg_namespace n ON n.oid = p.pronamespace
+                 JOIN pg_language l ON l.oid = p.prolang
                  ORDER BY p.oid"
             ),
             &[&view, &FUNCTION_FIELDS],
@@ -46,6 +48,26 @@ pub(super) async fn read(client: &Client, view: u32) -> Result<Vec<Function>, An
             },
             returns_set: row.get(5),
             arguments: usize::try_from(row.get::<_, i32>(6)).unwrap_or_default(),
+            interpreted: row.get(7),
         })
         .collect())
+}
+
+/// `CURRENT_DATE` to `LOCALTIMESTAMP(n)`: operations 0 to 8 of a `SQLValueFunction` (PostgreSQL's `primnodes.h`); those after them
+/// are `CURRENT_USER` and its like.
+const CLOCK_NODE: &str = "\\{SQLVALUEFUNCTION :op [0-8] ";
+
+/// Whether the query, or a view that it reads, asks for the time with a keyword.
+pub(super) async fn reads_clock(client: &Client, view: u32) -> Result<bool, AnalysisError> {
+    let row = client
+        .query_one(
+            &format!(
+                "{READS}
+                 SELECT coalesce(bool_or(r.ev_action::text ~ $2), false)
+                 FROM reads JOIN pg_class v ON v.oid = reads.oid AND v.relkind = 'v' JOIN pg_rewrite r ON r.ev_class = v.oid"
+            ),
+            &[&view, &CLOCK_NODE],
+        )
+        .await?;
+    Ok(row.get(0))
 }

@@ -111,6 +111,7 @@ async fn analyse_in_transaction(client: &Client, definition: &Definition) -> Res
     let columns = output_columns(client, view).await?;
     let relations = relations::read(client, view).await?;
     let functions = functions::read(client, view).await?;
+    let reads_clock = functions::reads_clock(client, view).await?;
     // With an empty search path every name outside pg_catalog prints qualified.
     let canonical: String =
         client.query_one("SELECT pg_get_viewdef($1::oid) FROM set_config('search_path', '', true)", &[&view]).await?.get(0);
@@ -120,6 +121,7 @@ async fn analyse_in_transaction(client: &Client, definition: &Definition) -> Res
         columns,
         relations,
         functions,
+        reads_clock,
         declared_key: definition.key.clone(),
     })
 }
@@ -174,33 +176,35 @@ async fn supports(client: &Client, expression: &str) -> Result<bool, AnalysisErr
     }
 }
 
-/// The types of a query's result, as `CREATE TABLE` wants them.
+/// The types of an internal query's result as `CREATE TABLE` wants them, domains and collations included (a result's own
+/// description names a domain's base type and no collation). `comparable` names columns that must have an equality.
 ///
 /// # Errors
-/// The query does not prepare.
-pub async fn result_types(client: &Client, sql: &str) -> Result<Vec<String>, tokio_postgres::Error> {
-    let statement = client.prepare(sql).await?;
-    client.batch_execute(&format!("BEGIN; {EMPTY_SEARCH_PATH}")).await?;
-    let types = type_names(client, &statement).await;
-    client.batch_execute("ROLLBACK").await?;
-    types
+/// The query does not make a view: a column has a pseudo-type (`ROW(…)`), or a column that must be comparable is not.
+pub async fn result_types(client: &Client, sql: &str, comparable: &[String]) -> Result<Vec<String>, AnalysisError> {
+    client.batch_execute("BEGIN").await?;
+    let types = types_in_transaction(client, sql, comparable).await;
+    let rolled_back = client.batch_execute("ROLLBACK").await;
+    let types = types?;
+    rolled_back?;
+    Ok(types)
 }
 
-async fn type_names(client: &Client, statement: &tokio_postgres::Statement) -> Result<Vec<String>, tokio_postgres::Error> {
-    let mut types = Vec::with_capacity(statement.columns().len());
-    for column in statement.columns() {
-        let (oid, modifier) = (column.type_().oid(), column.type_modifier());
-        // An undecorated literal has no type of its own; a table column needs one.
-        let name: String = client
-            .query_one(
-                "SELECT CASE WHEN t.typtype = 'p' THEN 'text' ELSE format_type(t.oid, $2) END FROM pg_type t WHERE t.oid = $1::oid",
-                &[&oid, &modifier],
-            )
-            .await?
-            .get(0);
-        types.push(name);
+async fn types_in_transaction(client: &Client, sql: &str, comparable: &[String]) -> Result<Vec<String>, AnalysisError> {
+    client.execute(&format!("CREATE TEMPORARY VIEW {VIEW} AS {sql}"), &[]).await?;
+    let view: u32 = client.query_one("SELECT $1::text::regclass::oid", &[&format!("pg_temp.{VIEW}")]).await?.get(0);
+    client.batch_execute(EMPTY_SEARCH_PATH).await?;
+    let columns = output_columns(client, view).await?;
+    if let Some(column) = columns.iter().find(|column| comparable.contains(&column.name) && !column.hashable) {
+        return Err(AnalysisError::definite(format!("a column of type {} cannot be grouped", column.type_name), ""));
     }
-    Ok(types)
+    Ok(columns
+        .into_iter()
+        .map(|column| match column.collation {
+            Some(collation) => format!("{} COLLATE {collation}", column.type_name),
+            None => column.type_name,
+        })
+        .collect())
 }
 
 /// One duplicated key of a query, for the message: how many rows, and the key's columns.

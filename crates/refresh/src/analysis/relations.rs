@@ -109,12 +109,16 @@ async fn relation(client: &Client, row: &Row) -> Result<Relation, AnalysisError>
 async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, AnalysisError> {
     let rows = client
         .query(
-            "SELECT attname::text, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute
-             WHERE attrelid = $1::oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+            "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attcollation NOT IN (0, t.typcollation)
+             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+             WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
             &[&oid],
         )
         .await?;
-    Ok(rows.iter().map(|row| Column { name: row.get(0), type_name: row.get(1), not_null: row.get(2) }).collect())
+    Ok(rows
+        .iter()
+        .map(|row| Column { name: row.get(0), type_name: row.get(1), not_null: row.get(2), own_collation: row.get(3) })
+        .collect())
 }
 
 async fn identity(client: &Client, oid: u32, replica_identity: &str) -> Result<Identity, AnalysisError> {
@@ -136,7 +140,17 @@ async fn identity(client: &Client, oid: u32, replica_identity: &str) -> Result<I
         )
         .await?;
     let columns: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    let full = replica_identity == "f";
+    // A publication's column list must cover every partition's replica identity, and it cannot name a generated column; without a
+    // list the application's updates go through whatever the partitions say.
+    let irregular: bool = client
+        .query_one(
+            "SELECT EXISTS (SELECT FROM pg_partition_tree($1::oid) p JOIN pg_class c ON c.oid = p.relid WHERE p.isleaf AND c.relreplident <> $2)
+                 OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = $1::oid AND a.attname = ANY ($3) AND a.attgenerated <> '')",
+            &[&oid, &i8::try_from(replica_identity.as_bytes().first().copied().unwrap_or_default()).unwrap_or_default(), &columns],
+        )
+        .await?
+        .get(0);
+    let full = replica_identity == "f" || irregular;
     Ok(match (columns.is_empty(), full) {
         (false, _) => Identity::Columns { columns, full },
         (true, true) => Identity::FullRow,

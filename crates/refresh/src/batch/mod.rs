@@ -200,7 +200,7 @@ impl BatchRun<'_> {
         if !checkpoint::write(target, checkpoint).await.map_err(sql_error(Side::Target))? {
             return Err(BatchError::Fenced);
         }
-        checkpoint::write_projections(target, self.projections).await.map_err(sql_error(Side::Target))?;
+        checkpoint::write_projections(target, self.leader_epoch, self.projections).await.map_err(sql_error(Side::Target))?;
         let live = self.live_projections();
         if let Some(observer) = self.observer {
             observer.before_commit(self.view(&live, &[])).await.map_err(BatchError::Refused)?;

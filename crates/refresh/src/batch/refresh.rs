@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use lockstep_capture::{Batch, KeySet};
 use lockstep_plan::sql::{Merge, next_root_keys};
-use lockstep_plan::{Maintenance, Root};
+use lockstep_plan::{Maintenance, Root, quote};
 use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
@@ -80,7 +80,10 @@ impl BatchRun<'_> {
             }
             // Whatever was missed while it was set aside is made good by refreshing everything.
             Phase::Faulted { was_built: true, .. } => Ok((Work::Everything, Phase::Live)),
-            Phase::Faulted { was_built: false, .. } => Ok((Work::Nothing, Phase::Building { position: None, exhausted: false })),
+            Phase::Faulted { was_built: false, .. } => {
+                self.clear(index).await?;
+                Ok((Work::Nothing, Phase::Building { position: None, exhausted: false }))
+            }
             Phase::Building { exhausted: true, .. } => {
                 let finish = match &projection.plan.maintenance {
                     Maintenance::Row(_) | Maintenance::Aggregate(_) => work,
@@ -96,6 +99,22 @@ impl BatchRun<'_> {
                 }
             }
         }
+    }
+
+    /// Empties what a failed build left: while it was set aside, rows whose roots are gone now were not removed.
+    async fn clear(&mut self, index: usize) -> Result<(), BatchError> {
+        let projection = &self.projections[index];
+        let states = projection.plan.state_tables();
+        let tables: Vec<String> = std::iter::once(quote::qualified(&projection.schema, projection.name()))
+            .chain(states.iter().map(|state| quote::qualified("lockstep", &state.name)))
+            .collect();
+        self.sessions
+            .target()
+            .batch_execute(&format!("TRUNCATE {}", tables.join(", ")))
+            .await
+            .map_err(|error| BatchError::Sql { side: Side::Target, error, projection: Some(index) })?;
+        self.projections[index].rows_at_batch_start = 0;
+        Ok(())
     }
 
     /// The next page of root keys joins the dirty ones: building is refreshing keys that nobody has refreshed yet.
@@ -174,9 +193,7 @@ impl BatchRun<'_> {
             Statements::Row { everything, .. } | Statements::Whole { everything } => {
                 let counts = self.merge(index, everything, &[]).await?;
                 let projection = &mut self.projections[index];
-                if projection.due_at.is_some() {
-                    projection.due_at = Some(Instant::now() + self.options.schedule);
-                }
+                projection.due_after_batch = projection.due_at.map(|_| Instant::now() + self.options.schedule);
                 Ok(counts)
             }
             Statements::Aggregate { all_contributions, .. } => {

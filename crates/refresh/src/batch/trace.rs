@@ -46,6 +46,9 @@ impl BatchRun<'_> {
                 }
             }
         }
+        if !traces.is_empty() && self.projections[index].skip_traces {
+            return Ok(Work::Everything);
+        }
         for (trace, keys) in traces {
             if !self.run_trace(index, &trace, keys, &mut roots).await? {
                 return Ok(Work::Everything);
@@ -56,7 +59,10 @@ impl BatchRun<'_> {
 
     /// Adds the root keys of a lookup's dirty keys; false if there are too many to name.
     async fn run_trace(&mut self, index: usize, trace: &str, keys: &KeySet, roots: &mut KeySet) -> Result<bool, BatchError> {
-        let sql_error = |error| BatchError::Sql { side: Side::Source, error, projection: Some(index) };
+        let sql_error = |error: tokio_postgres::Error| match error.code() {
+            Some(code) if code.code().starts_with("22") => BatchError::Trace { error, projection: index },
+            Some(_) | None => BatchError::Sql { side: Side::Source, error, projection: Some(index) },
+        };
         let source = self.sessions.source();
         let bounded = format!("{trace}\nLIMIT {}", self.options.root_keys_max + 1);
         let statement = self.prepared.on_source(source, &bounded).await.map_err(sql_error)?;
