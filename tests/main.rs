@@ -2,6 +2,7 @@
 
 mod commands;
 mod crash;
+mod edges;
 mod faults;
 mod harness;
 mod large;
