@@ -126,7 +126,7 @@ async fn the_target_crashes() -> anyhow::Result<()> {
     let seed = seed_from_environment();
     let source = cluster()?;
     // A WAL writer that hardly ever writes: whatever is not flushed by somebody is lost.
-    let mut target = lockstep_testkit::cluster_with(&["wal_writer_delay=10s", "fsync=on"])?;
+    let mut target = lockstep_testkit::cluster_with(&["wal_writer_delay=10s", "wal_writer_flush_after=1GB", "fsync=on"])?;
     let mut setup = Setup::new(&source.url("postgres"), &PROJECTIONS[..8]);
     setup.target_url = Some(target.url("postgres"));
     shop(&setup.source_url).await?;
@@ -137,6 +137,11 @@ async fn the_target_crashes() -> anyhow::Result<()> {
         workload.reach(150).await?;
         workload.finish().await?;
         projector.catch_up().await?;
+        // Two more status updates: by now a projector that confirms what is not durable has done so.
+        let source = connect(&setup.source_url).await?;
+        let now: String = source.query_one("SELECT clock_timestamp()::text", &[]).await?.get(0);
+        until(&source, &format!("SELECT reply_time > '{now}'::timestamptz + interval '1 second' FROM pg_stat_replication"))
+            .await?;
         target.stop_server("immediate")?;
         target.start_server()?;
         projector.reconnect(&setup).await?;
