@@ -81,6 +81,7 @@ impl BatchRun<'_> {
             return Err(error);
         }
         let fence_time = snapshot.taken_at.elapsed();
+        self.capture.note_source_position(snapshot.fence_lsn, snapshot.taken_at);
         let (batch, contained_lsn) = self.capture.with_group(self.index, |dirty| {
             let batch = dirty.take(&snapshot.snapshot);
             // A commit before the fence that this snapshot does not see is not contained, and nothing after it may be claimed.
