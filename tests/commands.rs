@@ -264,7 +264,10 @@ async fn least_privilege_is_enough() -> anyhow::Result<()> {
     let program = Program::new(&setup)?;
     let (status, output, errors) = program.run(&["run", "--once"])?;
     assert_eq!(status, GOOD, "{output}{errors}");
-    assert_equal(&setup).await
+    assert_equal(&setup).await?;
+    let (status, output, errors) = program.run(&["teardown", "--yes"])?;
+    assert_eq!((status, output.contains("left publication lockstep")), (GOOD, true), "{output}{errors}");
+    Ok(())
 }
 
 #[test]

@@ -317,7 +317,8 @@ async fn catch_up(
     if faulted.is_empty() { Ok(()) } else { bail!("faulted: {}", faulted.join("; ")) }
 }
 
-async fn wait_for_signal() {
+/// Returns at SIGTERM or SIGINT.
+pub(crate) async fn wait_for_signal() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         return std::future::pending().await;

@@ -198,7 +198,8 @@ impl Group {
                             self.capture.restart();
                         }
                     }
-                    self.pause(pause).await;
+                    // Jitter, so that groups and instances do not knock in step.
+                    self.pause(rand::random_range(pause / 2..=pause)).await;
                     pause = (pause * 2).min(*RETRY.end());
                 }
                 Remedy::DeleteFirst(index) => {

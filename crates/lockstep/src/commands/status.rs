@@ -161,13 +161,15 @@ async fn projections(target: &Session, live: &Gauges) -> anyhow::Result<Vec<Proj
 fn print(view: &StatusView) {
     let number = |value: Option<f64>, unit: &str| value.map_or("-".to_owned(), |value| format!("{value:.1} {unit}"));
     let count = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
-    let mut table = super::table(&["GROUP", "STALENESS", "LAG", "POSITION", "BATCHES", "LAST BATCH", "FENCE", "DIRTY KEYS"]);
+    let mut table =
+        super::table(&["GROUP", "STALENESS", "LAG", "POSITION", "SNAPSHOT", "BATCHES", "LAST BATCH", "FENCE", "DIRTY KEYS"]);
     for group in &view.groups {
         table.add_row([
             group.name.clone(),
             number(group.staleness_seconds, "s"),
             group.lag_bytes.map_or("-".to_owned(), bytes),
             group.lsn.clone().unwrap_or_else(|| "not live yet".to_owned()),
+            group.snapshot.clone().unwrap_or_else(|| "-".to_owned()),
             group.batches.to_string(),
             number(group.batch_ms, "ms"),
             number(group.fence_ms, "ms"),

@@ -33,10 +33,7 @@ pub async fn teardown(config: &Config, yes: bool, keep_tables: bool, json: bool)
     if slot_state(&source, &config.slot).await?.is_some() {
         setup::drop_slot(&source, &config.slot).await.context("dropping the slot")?;
     }
-    source
-        .batch_execute(&format!("DROP PUBLICATION IF EXISTS {}", quote::identifier(&config.publication)))
-        .await
-        .context("dropping the publication")?;
+    let publication_dropped = drop_publication(config, &source).await.context("dropping the publication")?;
     for projection in &registered {
         drop_projection(&mut target, projection, keep_tables).await.with_context(|| format!("dropping {}", projection.name))?;
     }
@@ -46,10 +43,15 @@ pub async fn teardown(config: &Config, yes: bool, keep_tables: bool, json: bool)
     }
     if json {
         super::print_json(
-            &serde_json::json!({ "slot": config.slot, "publication": config.publication, "projections": names, "kept_tables": keep_tables }),
+            &serde_json::json!({ "slot": config.slot, "publication": config.publication, "publication_dropped": publication_dropped, "projections": names, "kept_tables": keep_tables }),
         )?;
     } else {
-        println!("dropped slot {}, publication {} and lockstep's state", config.slot, config.publication);
+        println!("dropped slot {} and lockstep's state", config.slot);
+        if publication_dropped {
+            println!("dropped publication {}", config.publication);
+        } else {
+            println!("left publication {}, which somebody else owns", config.publication);
+        }
         println!(
             "{} {}",
             if keep_tables { "kept" } else { "dropped" },
@@ -57,6 +59,18 @@ pub async fn teardown(config: &Config, yes: bool, keep_tables: bool, json: bool)
         );
     }
     Ok(Exit::Good)
+}
+
+/// Drops the publication unless it is somebody else's; true if it is gone.
+async fn drop_publication(config: &Config, source: &Session) -> anyhow::Result<bool> {
+    let ours = source
+        .query_opt("SELECT pg_has_role(pubowner, 'USAGE') FROM pg_publication WHERE pubname = $1", &[&config.publication])
+        .await?
+        .is_none_or(|row| row.get(0));
+    if ours {
+        source.batch_execute(&format!("DROP PUBLICATION IF EXISTS {}", quote::identifier(&config.publication))).await?;
+    }
+    Ok(ours)
 }
 
 /// The read models' schema goes if nothing is left in it and it is ours to drop.

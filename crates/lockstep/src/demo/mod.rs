@@ -60,8 +60,7 @@ pub async fn run(arguments: &DemoArguments, json: bool) -> anyhow::Result<Exit> 
     let demonstration = Demonstration::start(config, arguments, display).await?;
     tokio::select! {
         exit = demonstration.play() => exit,
-        interrupted = tokio::signal::ctrl_c() => {
-            interrupted?;
+        () = supervisor::wait_for_signal() => {
             eprintln!("\ninterrupted; the cluster is removed");
             Ok(Exit::Good)
         }
