@@ -80,8 +80,20 @@ const CHANGES: &[&str] = &[
     "UPDATE edge.t SET id = id + 100 WHERE id IN (1, 2)",
 ];
 
+/// The schema for a server: one that is built without ICU gets a plain second collation in its place.
+async fn schema(session: &Session) -> anyhow::Result<String> {
+    let icu: bool = session.query_one("SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')", &[]).await?.get(0);
+    if icu {
+        return Ok(SCHEMA.to_owned());
+    }
+    println!("this server has no ICU: nondeterministic collations are not covered here");
+    Ok(SCHEMA
+        .replace("(provider = icu, locale = 'und-u-ks-level2', deterministic = false)", "FROM \"POSIX\"")
+        .replace("en-x-icu", "POSIX"))
+}
+
 async fn follow(setup: &Setup, session: &Session) -> anyhow::Result<()> {
-    session.batch_execute(SCHEMA).await?;
+    session.batch_execute(&schema(session).await?).await?;
     let oracle = Arc::new(Oracle::strict());
     let mut projector = Projector::start(setup, Some(oracle.clone()), RefreshOptions::default()).await?;
     projector.catch_up().await?;
@@ -111,12 +123,8 @@ async fn every_case_with_two_servers() -> anyhow::Result<()> {
     let (source, target) = (cluster()?, cluster()?);
     // The read models have the source's types, which must exist over there.
     let over_there = connect(&target.url("postgres")).await?;
-    over_there
-        .batch_execute(
-            "CREATE SCHEMA edge; CREATE DOMAIN edge.positive AS integer CHECK (VALUE > 0);
-             CREATE COLLATION edge.folded (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
-        )
-        .await?;
+    let types: Vec<String> = schema(&over_there).await?.lines().skip(1).take(3).map(str::to_owned).collect();
+    over_there.batch_execute(&types.join("\n")).await?;
     let mut setup = Setup::new(&source.url("postgres"), PROJECTIONS);
     setup.target_url = Some(target.url("postgres"));
     follow(&setup, &connect(&setup.source_url).await?).await
@@ -127,7 +135,7 @@ async fn every_case_with_two_servers() -> anyhow::Result<()> {
 async fn hidden_dependencies_are_whole_and_scheduled() -> anyhow::Result<()> {
     let cluster = cluster()?;
     let session = connect(&cluster.url("postgres")).await?;
-    session.batch_execute(SCHEMA).await?;
+    session.batch_execute(&schema(&session).await?).await?;
     session
         .batch_execute(
             "CREATE VIEW edge.clock AS SELECT y.id, y.score > extract(epoch FROM CURRENT_TIMESTAMP) AS past FROM edge.y y;

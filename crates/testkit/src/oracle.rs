@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use lockstep_backstop::{Subject, compare, compare_in_one_session};
+use lockstep_connect::{ErrorClass, classify, describe};
 use lockstep_refresh::{BatchObserver, BatchView, LiveProjection};
 
 /// Compares every live projection after every batch.
@@ -58,7 +59,12 @@ impl Oracle {
             } else {
                 compare(batch.source, batch.target, &subject).await
             };
-            let comparison = result.map_err(|error| lockstep_connect::describe(&error))?;
+            let comparison = match result {
+                Ok(comparison) => comparison,
+                // The connection went away under the comparison; the batch's own commit will find out and be repeated.
+                Err(error) if classify(&error) == ErrorClass::Transient => return Ok(()),
+                Err(error) => return Err(describe(&error)),
+            };
             let mut tallies = self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
             let tally = tallies.entry(projection.name.clone()).or_default();
             tally.compared += 1;
