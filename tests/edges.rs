@@ -82,7 +82,7 @@ const CHANGES: &[&str] = &[
 
 /// The schema for a server: one that is built without ICU gets a plain second collation in its place.
 async fn schema(session: &Session) -> anyhow::Result<String> {
-    let icu: bool = session.query_one("SELECT EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')", &[]).await?.get(0);
+    let icu: bool = session.query_one("SELECT EXISTS (SELECT FROM pg_collation WHERE collname = 'en-x-icu')", &[]).await?.get(0);
     if icu {
         return Ok(SCHEMA.to_owned());
     }
