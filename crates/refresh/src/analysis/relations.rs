@@ -140,12 +140,13 @@ async fn identity(client: &Client, oid: u32, replica_identity: &str) -> Result<I
         )
         .await?;
     let columns: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    // A publication's column list must cover every partition's replica identity, and it cannot name a generated column; without a
-    // list the application's updates go through whatever the partitions say.
+    // A publication's column list must cover every partition's replica identity; without a list the application's updates go
+    // through whatever the partitions say. Before 18 it cannot name a generated column; from 18 on it must, or updates fail.
     let irregular: bool = client
         .query_one(
             "SELECT EXISTS (SELECT FROM pg_partition_tree($1::oid) p JOIN pg_class c ON c.oid = p.relid WHERE p.isleaf AND c.relreplident <> $2)
-                 OR EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = $1::oid AND a.attname = ANY ($3) AND a.attgenerated <> '')",
+                 OR current_setting('server_version_num')::int < 180000
+                    AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = $1::oid AND a.attname = ANY ($3) AND a.attgenerated <> '')",
             &[&oid, &i8::try_from(replica_identity.as_bytes().first().copied().unwrap_or_default()).unwrap_or_default(), &columns],
         )
         .await?
