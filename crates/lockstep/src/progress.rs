@@ -48,7 +48,7 @@ pub(crate) async fn show(config: Config, statuses: Vec<watch::Receiver<GroupStat
 }
 
 fn bar(name: &str, expected: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{prefix:24} {bar:30} {human_pos:>12} rows  {per_sec}")
+    let style = ProgressStyle::with_template("{prefix:24} {bar:30} {human_pos:>12} rows")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(expected).with_style(style).with_prefix(name.to_owned())
 }

@@ -38,6 +38,10 @@ pub fn start_metrics() -> PrometheusHandle {
         tracing::debug!("a metrics recorder is installed already");
     }
     describe();
+    // A counter that is not there until the first error cannot be alerted on.
+    for class in ["transient", "definite", "unique_clash", "trace", "fatal"] {
+        metrics::counter!("lockstep_errors_total", "class" => class).increment(0);
+    }
     handle
 }
 

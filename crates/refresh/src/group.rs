@@ -18,7 +18,7 @@ use crate::projection::{Projection, Statements as ProjectionStatements};
 use crate::sessions::{Endpoints, Sessions};
 use crate::statements::Statements;
 use crate::status::GroupStatus;
-use crate::transfer::Stage;
+use crate::transfer::stage_of;
 
 /// First and longest pause after a batch that failed for a transient reason.
 const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(5);
@@ -269,7 +269,7 @@ impl Group {
             }
             let made = match &projection.stage {
                 Some(stage) => Ok(stage.clone()),
-                None => describe_stage(projection, index, &self.settings.places, sessions).await,
+                None => stage_of(projection, index, &self.settings.places, sessions).await,
             };
             match made {
                 Ok(stage) => {
@@ -516,34 +516,4 @@ impl Group {
             projections: self.settings.projections.iter().map(Projection::status).collect(),
         });
     }
-}
-
-async fn describe_stage(
-    projection: &Projection,
-    index: usize,
-    places: &Places,
-    sessions: &Sessions,
-) -> Result<Stage, BatchError> {
-    let at = |side| move |error| BatchError::Sql { side, error, projection: Some(index) };
-    let columns_of = |table: String| async move {
-        let rows = sessions
-            .target()
-            .query(
-                "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute
-                 WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-                &[&table],
-            )
-            .await
-            .map_err(at(Side::Target))?;
-        Ok::<_, BatchError>(rows.iter().map(|row| (row.get(0), row.get(1))).collect::<Vec<(String, String)>>())
-    };
-    let (query, table) = match &projection.plan.maintenance {
-        Maintenance::Row(row) => (&row.row_query, quote::qualified(&projection.schema, projection.name())),
-        Maintenance::Whole(_) => (&projection.plan.query, quote::qualified(&projection.schema, projection.name())),
-        Maintenance::Aggregate(aggregate) => {
-            (&aggregate.contribution_query, quote::qualified(&places.state_schema, &aggregate.contributions.name))
-        }
-    };
-    let columns = columns_of(table).await?;
-    Stage::describe(sessions.source(), index, query, columns.into_iter()).await.map_err(at(Side::Source))
 }

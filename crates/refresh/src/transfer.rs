@@ -5,11 +5,14 @@
 
 use bytes::{BufMut as _, BytesMut};
 use futures_util::{SinkExt as _, TryStreamExt as _, pin_mut};
-use lockstep_plan::quote;
+use lockstep_plan::sql::Places;
+use lockstep_plan::{Maintenance, quote};
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, Statement};
 
 use crate::error::{BatchError, Side};
+use crate::projection::Projection;
+use crate::sessions::Sessions;
 
 /// COPY data is sent in pieces of this size.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -160,6 +163,37 @@ impl Stage {
         sink.finish().await.map_err(at(Side::Target))?;
         Ok(())
     }
+}
+
+/// The stage of a projection, described by what is to be staged: rows, or contributions.
+pub(crate) async fn stage_of(
+    projection: &Projection,
+    index: usize,
+    places: &Places,
+    sessions: &Sessions,
+) -> Result<Stage, BatchError> {
+    let at = |side| move |error| BatchError::Sql { side, error, projection: Some(index) };
+    let columns_of = |table: String| async move {
+        let rows = sessions
+            .target()
+            .query(
+                "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute
+                 WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+                &[&table],
+            )
+            .await
+            .map_err(at(Side::Target))?;
+        Ok::<_, BatchError>(rows.iter().map(|row| (row.get(0), row.get(1))).collect::<Vec<(String, String)>>())
+    };
+    let (query, table) = match &projection.plan.maintenance {
+        Maintenance::Row(row) => (&row.row_query, quote::qualified(&projection.schema, projection.name())),
+        Maintenance::Whole(_) => (&projection.plan.query, quote::qualified(&projection.schema, projection.name())),
+        Maintenance::Aggregate(aggregate) => {
+            (&aggregate.contribution_query, quote::qualified(&places.state_schema, &aggregate.contributions.name))
+        }
+    };
+    let columns = columns_of(table).await?;
+    Stage::describe(sessions.source(), index, query, columns.into_iter()).await.map_err(at(Side::Source))
 }
 
 fn put_tuple(buffer: &mut BytesMut, row: &tokio_postgres::Row) {

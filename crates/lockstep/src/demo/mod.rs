@@ -58,9 +58,11 @@ pub async fn run(arguments: &DemoArguments, json: bool) -> anyhow::Result<Exit> 
     let files = tempfile::tempdir()?;
     let config = prepare(&cluster, arguments, files.path(), &display).await?;
     let demonstration = Demonstration::start(config, arguments, display).await?;
+    let projector = demonstration.projector.abort_handle();
     tokio::select! {
         exit = demonstration.play() => exit,
         () = supervisor::wait_for_signal() => {
+            projector.abort();
             eprintln!("\ninterrupted; the cluster is removed");
             Ok(Exit::Good)
         }
