@@ -59,6 +59,12 @@ async fn a_dropped_column_faults_the_projections_that_use_it() -> anyhow::Result
     session.batch_execute("ALTER TABLE shop.orders DROP COLUMN extra; UPDATE shop.orders SET amount = 1 WHERE id = 1").await?;
     until(&session, "SELECT state = 'faulted' AND sqlstate = '42703' FROM lockstep.projection WHERE name = 'with_note'").await?;
     until(&session, "SELECT amount = 1 FROM read_model.without WHERE id = 1").await?;
+    // The session that holds the writer's lock is lost, and everything is set up again: the good projection must not suffer.
+    let epoch: i64 = session.query_one("SELECT leader_epoch FROM lockstep.installation", &[]).await?.get(0);
+    session.batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lockstep'").await?;
+    until(&session, &format!("SELECT leader_epoch > {epoch} FROM lockstep.installation")).await?;
+    session.batch_execute("UPDATE shop.orders SET amount = 2 WHERE id = 1").await?;
+    until(&session, "SELECT amount = 2 FROM read_model.without WHERE id = 1").await?;
     projector.stop().await?;
     Ok(())
 }

@@ -100,6 +100,14 @@ impl Preflight {
         self.findings.iter().all(|finding| finding.severity != Severity::Error)
     }
 
+    /// Whether the servers are as they should be and only projections' queries are not.
+    pub fn only_queries_fail(&self) -> bool {
+        self.findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error)
+            .all(|finding| finding.subject.starts_with("projection "))
+    }
+
     /// The errors, each as it is shown to people.
     pub fn errors(&self, colours: bool) -> Vec<String> {
         self.findings

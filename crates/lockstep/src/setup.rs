@@ -67,7 +67,8 @@ pub(crate) async fn install(
     ensure_slot(config, &source, &target, new_slot).await.context("replication slot")?;
     // The slot may just have been made anew, and the states with it.
     let now = load_registered(&target).await?;
-    if now.iter().any(|registered| registered.state != ProjectionState::Live) {
+    let configured = |name: &str| preflight.planned.iter().any(|planned| planned.plan.projection == name);
+    if now.iter().any(|registered| registered.state != ProjectionState::Live && configured(&registered.name)) {
         // What running transactions did before their table was published, or before the slot was ready, is not decoded.
         tokio::select! {
             waited = wait_for_running_transactions(&source) => waited.context("waiting for running transactions")?,

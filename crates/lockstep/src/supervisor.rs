@@ -110,7 +110,7 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watch::Receiver<bo
             }
         };
         tracing::warn!(reason, new_slot, "setting up again");
-        checked = loop {
+        loop {
             tokio::select! {
                 () = tokio::time::sleep(AGAIN_AFTER) => {}
                 _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
@@ -120,10 +120,17 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watch::Receiver<bo
                 _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
             };
             if again.passed() {
-                break again;
+                checked = again;
+                break;
             }
-            tracing::error!(reason = again.errors(false).join("; "), "not ready to go on; trying again");
-        };
+            let reason = again.errors(false).join("; ");
+            if again.only_queries_fail() {
+                // A query that has begun to fail is its own projection's fault; with the plans that we have, the others go on.
+                tracing::error!(reason, "going on with the plans of before");
+                break;
+            }
+            tracing::error!(reason, "not ready to go on; trying again");
+        }
     }
 }
 

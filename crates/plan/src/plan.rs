@@ -24,8 +24,6 @@ pub struct Plan {
     pub key_needs_check: bool,
     /// The maintenance itself.
     pub maintenance: Maintenance,
-    /// Things worth knowing that are not errors.
-    pub notes: Vec<String>,
 }
 
 /// The three ways to maintain a projection.

@@ -192,7 +192,6 @@ fn whole(query: &Query, reason: String) -> Plan {
         key,
         declared_key: None,
         maintenance: Maintenance::Whole(WholePlan { reason, on_schedule: uses_time }),
-        notes: Vec::new(),
     }
 }
 
@@ -242,7 +241,6 @@ fn row_plan(query: &Query, shape: &Shape, paths: &Paths) -> Outcome<Plan> {
         key_needs_check: !determined,
         declared_key,
         maintenance: Maintenance::Row(RowPlan { root, row_query, dirty_row_query }),
-        notes: Vec::new(),
     })
 }
 
@@ -298,7 +296,6 @@ fn aggregate_plan(query: &Query, shape: &Shape, paths: &Paths) -> Outcome<Plan> 
             select_list: split.select_list,
             having: split.having,
         })),
-        notes: Vec::new(),
     })
 }
 
