@@ -8,9 +8,16 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 /// One error, ready to be shown.
 #[derive(Debug, Clone)]
 pub struct Diagnostic {
+    severity: Severity,
     message: String,
     place: Option<Place>,
     help: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Severity {
+    Error,
+    Note,
 }
 
 #[derive(Debug, Clone)]
@@ -23,7 +30,12 @@ struct Place {
 impl Diagnostic {
     /// An error.
     pub fn error(message: impl Into<String>) -> Self {
-        Self { message: message.into(), place: None, help: None }
+        Self { severity: Severity::Error, message: message.into(), place: None, help: None }
+    }
+
+    /// Something to know.
+    pub fn note(message: impl Into<String>) -> Self {
+        Self { severity: Severity::Note, ..Self::error(message) }
     }
 
     /// Points at bytes `span` of `text`. Passwords in URLs are blotted out.
@@ -65,7 +77,11 @@ impl Diagnostic {
 
     /// The whole text, with colours or without.
     pub fn render(&self, colours: bool) -> String {
-        let mut group = Level::ERROR.primary_title(self.message.as_str()).elements(Vec::<annotate_snippets::Element<'_>>::new());
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Note => Level::NOTE,
+        };
+        let mut group = level.primary_title(self.message.as_str()).elements(Vec::<annotate_snippets::Element<'_>>::new());
         if let Some(place) = &self.place {
             group = group.element(
                 Snippet::source(place.text.as_str())

@@ -45,8 +45,6 @@ pub struct Finding {
 pub struct Planned {
     /// Its plan.
     pub plan: Plan,
-    /// The types of its contributions' columns.
-    pub contribution_types: Vec<String>,
     /// Its group.
     pub group: String,
     /// Statements that create its indexes.
@@ -127,7 +125,7 @@ impl Preflight {
     }
 
     fn track(&mut self) {
-        for relation in self.planned.iter().flat_map(|planned| &planned.plan.relations).map(|plan| &plan.relation) {
+        for relation in self.planned.iter().flat_map(|planned| &planned.plan.relations) {
             if self.tracked.iter().any(|tracked| tracked.oid == relation.oid) {
                 continue;
             }

@@ -24,7 +24,7 @@ const WRITER_LOCK: i64 = i64::MIN | 0x6C6F_636B_7374_6570;
 const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
 
 /// Part of every fingerprint: raise it when the same plan would make different tables.
-const TABLE_FORMAT: &str = "1";
+const TABLE_FORMAT: &str = "2";
 
 /// What was set up.
 pub(crate) struct Installed {
@@ -172,9 +172,7 @@ async fn create(config: &Config, planned: &Planned, target: &mut Session, finger
     let failed = |error: tokio_postgres::Error| {
         anyhow::anyhow!("creating {}: {}", planned.plan.projection, lockstep_connect::describe(&error))
     };
-    let registered = register(target, &planned.plan, &planned.contribution_types, &config.schema, &planned.group, fingerprint)
-        .await
-        .map_err(failed)?;
+    let registered = register(target, &planned.plan, &config.schema, &planned.group, fingerprint).await.map_err(failed)?;
     target
         .execute(
             "UPDATE lockstep.projection SET relation_oids = $2 WHERE name = $1",
@@ -187,7 +185,7 @@ async fn create(config: &Config, planned: &Planned, target: &mut Session, finger
 
 /// The oids of the source tables, in order.
 fn relation_oids(planned: &Planned) -> Vec<i64> {
-    let mut oids: Vec<i64> = planned.plan.relations.iter().map(|relation| i64::from(relation.relation.oid)).collect();
+    let mut oids: Vec<i64> = planned.plan.relations.iter().map(|relation| i64::from(relation.oid)).collect();
     oids.sort_unstable();
     oids
 }
@@ -210,7 +208,12 @@ fn fingerprint(planned: &Planned) -> String {
     let plan = &planned.plan;
     let text = format!(
         "{TABLE_FORMAT}\n{}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}",
-        plan.query, plan.columns, plan.key, plan.declared_key, planned.contribution_types, planned.indexes
+        plan.query,
+        plan.columns,
+        plan.key,
+        plan.declared_key,
+        plan.state_tables(),
+        planned.indexes
     );
     Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }

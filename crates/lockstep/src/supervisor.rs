@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use lockstep_capture::{Capture, CaptureStatus, Interest, Limits, StreamSettings};
 use lockstep_connect::Session;
+use lockstep_plan::Role;
 use lockstep_plan::sql::Places;
 use lockstep_refresh::{
     BatchObserver, Endpoints, Group, GroupEnd, GroupSettings, GroupStatus, Projection, RefreshOptions, Registered,
@@ -242,11 +243,12 @@ fn by_group<'a>(config: &Config, checked: &'a Preflight, registered: &'a [Regist
 fn interests(members: &[(&Planned, &Registered)]) -> Vec<Interest> {
     let mut interests: Vec<Interest> = Vec::new();
     for (planned, _) in members {
-        for relation in &planned.plan.relations {
-            let keys_wanted = planned.plan.is_incremental();
-            match interests.iter_mut().find(|interest| interest.oid == relation.relation.oid) {
+        for (index, relation) in planned.plan.relations.iter().enumerate() {
+            let mut roles = planned.plan.branches().iter().flat_map(|branch| &branch.roles);
+            let keys_wanted = roles.any(|role| role.relation == index && role.role != Role::Whole);
+            match interests.iter_mut().find(|interest| interest.oid == relation.oid) {
                 Some(interest) => interest.keys_wanted |= keys_wanted,
-                None => interests.push(Interest { oid: relation.relation.oid, keys_wanted }),
+                None => interests.push(Interest { oid: relation.oid, keys_wanted }),
             }
         }
     }

@@ -7,31 +7,16 @@
 //! works, and none needs an inverse.
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{ColumnRef, Node, ResTarget, SelectStmt};
+use pg_query::protobuf::{ColumnRef, FuncCall, Node, SelectStmt, WindowDef};
 
 use crate::facts::{Function, FunctionKind};
-use crate::shape::{Obstacle, Outcome};
-use crate::syntax::{children, column_reference, name_parts, print_expression, subtree_is_known};
+use crate::grouped::Grouping;
+use crate::obstacle::{Obstacle, Outcome};
+use crate::plan::GroupForm;
+use crate::syntax::{children, column_reference, for_each_subquery, name_parts, print_expression, string_of, target_expression};
 
 /// The alias of the contributions in the group query.
 pub(crate) const CONTRIBUTION_ALIAS: &str = "c";
-
-/// An aggregation taken apart. The order of `groups` and `arguments` is the order of the contribution's columns.
-#[derive(Debug)]
-pub(crate) struct Split {
-    /// The grouping expressions, printed.
-    pub(crate) groups: Vec<String>,
-    /// For each grouping expression the output column that is exactly it, if any.
-    pub(crate) group_outputs: Vec<Option<usize>>,
-    /// What the aggregates are fed, printed.
-    pub(crate) arguments: Vec<String>,
-    /// The argument columns that the grouping key determines.
-    pub(crate) dependents: Vec<String>,
-    /// The select list over the contributions.
-    pub(crate) select_list: Vec<String>,
-    /// HAVING over the contributions.
-    pub(crate) having: Option<String>,
-}
 
 /// The column of group expression `index`, counted from 0.
 pub(crate) fn group_column(index: usize) -> String {
@@ -57,22 +42,23 @@ pub(crate) fn is_aggregate(select: &SelectStmt, functions: &[Function]) -> Outco
 }
 
 /// Takes an aggregation apart. The SELECT's names must be qualified.
-pub(crate) fn split(select: &SelectStmt, functions: &[Function]) -> Outcome<Split> {
+pub(crate) fn split(select: &SelectStmt, functions: &[Function]) -> Outcome<Grouping> {
     let mut splitter = Splitter { functions, groups: Vec::new(), arguments: Vec::new(), dependents: Vec::new() };
     for group in &select.group_clause {
-        if matches!(&group.node, Some(NodeEnum::GroupingSet(_))) {
-            return Err(Obstacle("it has grouping sets".to_owned()));
+        if let Some(NodeEnum::GroupingSet(sets)) = &group.node {
+            return Err(Obstacle::at("it has grouping sets", sets.location));
         }
         if matches!(&group.node, Some(NodeEnum::AConst(_))) {
-            return Err(Obstacle("it groups by a constant".to_owned()));
+            return Err(Obstacle::new("it groups by a constant"));
         }
-        subtree_is_known(group)?;
         splitter.groups.push(print_expression(group)?);
     }
     let mut select_list = Vec::new();
     let mut group_outputs = vec![None; splitter.groups.len()];
     for (position, target) in select.target_list.iter().enumerate() {
-        let expression = target_expression(target)?;
+        let Some(expression) = target_expression(target).cloned() else {
+            return Err(Obstacle::new("an output column has no expression"));
+        };
         let printed = print_expression(&expression)?;
         if let Some(group) = splitter.groups.iter().position(|text| *text == printed) {
             group_outputs[group].get_or_insert(position);
@@ -83,27 +69,15 @@ pub(crate) fn split(select: &SelectStmt, functions: &[Function]) -> Outcome<Spli
         Some(condition) => Some(print_expression(&splitter.over_contributions((**condition).clone())?)?),
         None => None,
     };
-    Ok(Split {
+    Ok(Grouping {
         groups: splitter.groups,
         group_outputs,
         arguments: splitter.arguments,
         dependents: splitter.dependents,
         select_list,
-        having,
+        form: GroupForm::Aggregate { having },
+        typed_as_output: false,
     })
-}
-
-fn target_expression(target: &Node) -> Outcome<Node> {
-    match &target.node {
-        Some(NodeEnum::ResTarget(target)) => {
-            let ResTarget { val: Some(value), .. } = &**target else {
-                return Err(Obstacle("an output column has no expression".to_owned()));
-            };
-            subtree_is_known(value)?;
-            Ok((**value).clone())
-        }
-        Some(_) | None => Err(Obstacle("the select list has a construct that is not known".to_owned())),
-    }
 }
 
 struct Splitter<'a> {
@@ -125,8 +99,12 @@ impl Splitter<'_> {
                 refuse_whole_row(reference)?;
                 return Ok(self.dependent_column(printed));
             }
-            Some(NodeEnum::SubLink(_)) => {
-                return Err(Obstacle("its select list or HAVING has a subquery beside aggregates".to_owned()));
+            // It refers to grouping columns only, so the grouping key determines it.
+            Some(NodeEnum::SubLink(link)) => {
+                if aggregates_outer_rows(&node, self.functions)? {
+                    return Err(Obstacle::at("a subquery aggregates rows of the query around it", link.location));
+                }
+                return Ok(self.dependent_column(printed));
             }
             _ if is_aggregate_call(&node, self.functions) => {
                 self.feed_arguments(&mut node)?;
@@ -207,12 +185,13 @@ impl Splitter<'_> {
 /// `t.*` as a value prints like a list of columns and would become one.
 fn refuse_whole_row(reference: &ColumnRef) -> Outcome<()> {
     if reference.fields.iter().any(|field| matches!(&field.node, Some(NodeEnum::AStar(_)))) {
-        return Err(Obstacle("it aggregates whole rows".to_owned()));
+        return Err(Obstacle::at("it aggregates whole rows", reference.location));
     }
     Ok(())
 }
 
-fn reads_columns(node: &mut Node) -> Outcome<bool> {
+/// Whether an expression depends on rows.
+pub(crate) fn reads_columns(node: &mut Node) -> Outcome<bool> {
     if matches!(&node.node, Some(NodeEnum::ColumnRef(_) | NodeEnum::SubLink(_))) {
         return Ok(true);
     }
@@ -238,13 +217,173 @@ fn contains_aggregate(node: &mut Node, functions: &[Function]) -> Outcome<bool> 
 
 fn is_aggregate_call(node: &Node, functions: &[Function]) -> bool {
     let Some(NodeEnum::FuncCall(call)) = &node.node else { return false };
+    call.over.is_none() && is_kind(call, functions, FunctionKind::Aggregate)
+}
+
+fn is_kind(call: &FuncCall, functions: &[Function], kind: FunctionKind) -> bool {
     let parts = name_parts(&call.funcname);
     let (schema, name) = match parts.as_slice() {
         [name] => ("pg_catalog", *name),
         [schema, name] => (*schema, *name),
         _ => return false,
     };
-    functions
-        .iter()
-        .any(|function| function.kind == FunctionKind::Aggregate && function.schema == schema && function.name == name)
+    functions.iter().any(|function| function.kind == kind && function.schema == schema && function.name == name)
+}
+
+/// Whether a subquery has an aggregate over columns of the query around it: `(SELECT sum(outer.x))`.
+fn aggregates_outer_rows(node: &Node, functions: &[Function]) -> Outcome<bool> {
+    let serialized = |value: &Node| serde_json::to_value(value).unwrap_or_default();
+    let mut found = false;
+    for_each_subquery(&mut node.clone(), &mut |select| {
+        let own = serde_json::to_value(&select.from_clause).map_err(|error| error.to_string())?;
+        let mut names = std::collections::BTreeSet::new();
+        aliases(&own, &mut names);
+        for target in select.target_list.iter().chain(select.having_clause.as_deref()) {
+            let mut copy = target.clone();
+            let mut calls = Vec::new();
+            aggregate_calls(&mut copy, functions, &mut calls).map_err(|obstacle| obstacle.reason)?;
+            for call in calls {
+                let mut used = std::collections::BTreeSet::new();
+                referenced(&serialized(&call), &mut used);
+                found |= !used.is_empty() && used.is_disjoint(&names);
+            }
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+fn aggregate_calls(node: &mut Node, functions: &[Function], found: &mut Vec<Node>) -> Outcome<()> {
+    if is_aggregate_call(node, functions) {
+        found.push(node.clone());
+        return Ok(());
+    }
+    children(node)?.into_iter().try_for_each(|child| aggregate_calls(child, functions, found))
+}
+
+fn aliases(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for name in ["aliasname", "relname"] {
+                if let Some(serde_json::Value::String(text)) = fields.get(name) {
+                    found.insert(text.clone());
+                }
+            }
+            fields.values().for_each(|field| aliases(field, found));
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| aliases(item, found)),
+        _ => {}
+    }
+}
+
+/// The aliases of the qualified references in a serialised tree.
+fn referenced(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, field) in fields {
+                if name == "ColumnRef"
+                    && let Some(serde_json::Value::String(alias)) = field.pointer("/fields/0/node/String/sval")
+                {
+                    found.insert(alias.clone());
+                }
+                referenced(field, found);
+            }
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| referenced(item, found)),
+        _ => {}
+    }
+}
+
+/// Whether a window function is called.
+pub(crate) fn has_window(select: &SelectStmt) -> Outcome<bool> {
+    Ok(!windows(select)?.is_empty())
+}
+
+/// The window definitions that calls refer to, with names looked up.
+fn windows(select: &SelectStmt) -> Outcome<Vec<WindowDef>> {
+    let mut found = Vec::new();
+    for node in select.target_list.iter().chain(&select.sort_clause).chain(&select.distinct_clause) {
+        collect_windows(&mut node.clone(), select, &mut found)?;
+    }
+    Ok(found)
+}
+
+fn collect_windows(node: &mut Node, select: &SelectStmt, found: &mut Vec<WindowDef>) -> Outcome<()> {
+    if let Some(NodeEnum::FuncCall(call)) = &node.node
+        && let Some(over) = &call.over
+    {
+        found.push(definition(over, select));
+    }
+    children(node)?.into_iter().try_for_each(|child| collect_windows(child, select, found))
+}
+
+/// The definition behind `OVER w` and `OVER (w …)`.
+fn definition(over: &WindowDef, select: &SelectStmt) -> WindowDef {
+    let name = if over.name.is_empty() { &over.refname } else { &over.name };
+    if name.is_empty() {
+        return over.clone();
+    }
+    let named = select.window_clause.iter().find_map(|node| match &node.node {
+        Some(NodeEnum::WindowDef(window)) if &window.name == name => Some((**window).clone()),
+        _ => None,
+    });
+    named.map_or_else(|| over.clone(), |window| WindowDef { name: String::new(), ..definition_of_parent(&window, select) })
+}
+
+fn definition_of_parent(window: &WindowDef, select: &SelectStmt) -> WindowDef {
+    if window.refname.is_empty() {
+        return window.clone();
+    }
+    // PARTITION BY comes from the window that this one extends.
+    let parent = WindowDef { name: window.refname.clone(), ..WindowDef::default() };
+    WindowDef { partition_clause: definition(&parent, select).partition_clause, ..window.clone() }
+}
+
+/// A window definition without a name.
+pub(crate) fn written_out(over: &WindowDef, select: &SelectStmt) -> WindowDef {
+    WindowDef { name: String::new(), refname: String::new(), ..definition(over, select) }
+}
+
+/// The expressions by which every window of the SELECT is partitioned.
+pub(crate) fn common_partition(select: &SelectStmt) -> Outcome<Vec<Node>> {
+    let mut windows = windows(select)?.into_iter();
+    let Some(first) = windows.next() else { return Ok(Vec::new()) };
+    let mut common = first.partition_clause;
+    for window in windows {
+        let texts: Vec<String> = window.partition_clause.iter().map(print_expression).collect::<Result<_, _>>()?;
+        let mut kept = Vec::new();
+        for node in common {
+            if texts.contains(&print_expression(&node)?) {
+                kept.push(node);
+            }
+        }
+        common = kept;
+    }
+    Ok(common)
+}
+
+/// Whether the select list calls a function that returns a set.
+pub(crate) fn returns_set(select: &SelectStmt, functions: &[Function]) -> Outcome<bool> {
+    for target in &select.target_list {
+        if contains_set(&mut target.clone(), functions)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether an expression calls a function that returns a set.
+pub(crate) fn contains_set(node: &mut Node, functions: &[Function]) -> Outcome<bool> {
+    if let Some(NodeEnum::FuncCall(call)) = &node.node {
+        let name = call.funcname.last().and_then(string_of).unwrap_or_default();
+        if functions.iter().any(|function| function.returns_set && function.name == name) {
+            return Ok(true);
+        }
+    }
+    for child in children(node)? {
+        if contains_set(child, functions)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

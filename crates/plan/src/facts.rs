@@ -13,6 +13,8 @@ pub struct Query {
     pub columns: Vec<OutputColumn>,
     /// Every table that the query reads, directly or through views.
     pub relations: Vec<Relation>,
+    /// Every view that the query reads, directly or through views.
+    pub views: Vec<View>,
     /// Every function that the query calls, operators' and aggregates' included.
     pub functions: Vec<Function>,
     /// Whether it, or a view that it reads, asks for the time with `CURRENT_DATE` and its like.
@@ -41,6 +43,17 @@ impl OutputColumn {
     pub(crate) fn typed(&self) -> String {
         self.collation.as_ref().map_or_else(|| self.type_name.clone(), |name| format!("{} COLLATE {name}", self.type_name))
     }
+}
+
+/// A view that the query reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct View {
+    /// Schema.
+    pub schema: String,
+    /// Name.
+    pub name: String,
+    /// Its query, printed like [`Query::sql`].
+    pub sql: String,
 }
 
 /// A table that the query reads.
@@ -142,6 +155,8 @@ pub struct Function {
     pub kind: FunctionKind,
     /// Whether it returns a set.
     pub returns_set: bool,
+    /// Whether it returns NULL as soon as an argument is NULL.
+    pub strict: bool,
     /// Number of arguments declared.
     pub arguments: usize,
     /// Whether its body is SQL or a procedural language, which can read tables and the clock.

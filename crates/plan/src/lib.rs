@@ -1,26 +1,34 @@
 //! From a SELECT and catalog facts to a maintenance plan.
 //!
 //! ```text
-//!   facts::Query ──► syntax (parse) ──► shape (occurrences, equalities) ──► lookup (root, paths) ──► Plan
-//!                                          │ Obstacle                          │ no root              │
-//!                                          └──────────────► whole ◄────────────┘            sql (statements)
+//!   facts::Query ─► syntax ─► normalise ─► resolve ──────────► reach ─────────► branch ────► planner ─► Plan
+//!                  (parse)   (WITH, views,  (occurrences,      (root, lookups,  (restricted            │
+//!                             UNION, full    equalities)        links)           queries, traces)     sql
+//!                             joins)                                                             (statements)
+//!                                 └───────────────┴── Obstacle ──┴──────────────► whole
 //! ```
 //!
 //! Pure: no I/O, no clock, and it cannot fail at run time. What the planner does not understand is never guessed at; it becomes a
 //! *whole* projection with the reason, so every SELECT works.
 
 mod aggregate;
+mod branch;
 pub mod facts;
-mod lookup;
+mod grouped;
+mod normalise;
+mod obstacle;
 mod plan;
 mod planner;
 pub mod quote;
-mod shape;
+mod reach;
+mod resolve;
 pub mod sql;
 mod syntax;
 #[cfg(test)]
 mod tests;
 mod trace;
 
-pub use plan::{AggregatePlan, Maintenance, Plan, PlanError, RelationPlan, RelationRole, Role, Root, RowPlan, WholePlan};
+pub use plan::{
+    Branch, GroupForm, GroupedPlan, LinkTrace, Maintenance, Plan, PlanError, RelationRole, Role, Root, Trace, WholePlan,
+};
 pub use planner::{plan, plan_whole};

@@ -14,10 +14,12 @@ pub struct Plan {
     pub query: String,
     /// The result's columns.
     pub columns: Vec<OutputColumn>,
-    /// Every table it reads, with its part in the maintenance.
-    pub relations: Vec<RelationPlan>,
+    /// Every table it reads.
+    pub relations: Vec<Relation>,
     /// What identifies a row of the projection's table.
     pub key: RowKey,
+    /// Columns by which the rows of a root are found, where the key is not the way.
+    pub owner: Vec<String>,
     /// Columns that the configuration declares unique although rows are found by other ones.
     pub declared_key: Option<Vec<String>>,
     /// Whether uniqueness of the key must be checked against the data (it does not follow from the plan).
@@ -29,44 +31,61 @@ pub struct Plan {
 /// The three ways to maintain a projection.
 #[derive(Debug, Clone)]
 pub enum Maintenance {
-    /// One root row makes at most one row.
-    Row(RowPlan),
+    /// The rows of a root are found in the table by the root's key.
+    Row(Box<Branch>),
     /// Groups recomputed from contributions.
-    Aggregate(Box<AggregatePlan>),
+    Grouped(Box<GroupedPlan>),
     /// Recomputed in full when one of its relations changed.
     Whole(WholePlan),
 }
 
-/// A row projection.
+/// One root, the query that its rows come from, and how changes of other relations lead to it.
 #[derive(Debug, Clone)]
-pub struct RowPlan {
+pub struct Branch {
     /// The root.
     pub root: Root,
-    /// The row query without restriction.
-    pub row_query: String,
-    /// The row query restricted to the root keys of the CTE `dirty`.
-    pub dirty_row_query: String,
+    /// The row query, or the query of the contributions, without restriction.
+    pub query: String,
+    /// The same restricted to the root keys of the CTE `dirty`.
+    pub dirty_query: String,
+    /// The places where the query reads tables.
+    pub roles: Vec<RelationRole>,
+    /// The table of contributions; none for a row projection.
+    pub contributions: Option<StateTable>,
+    /// Whether one root row can make several rows.
+    pub fans_out: bool,
 }
 
-/// An aggregate projection.
+/// A projection made of groups: aggregates, DISTINCT, windows by partition, and rows that no root key in the result identifies.
 #[derive(Debug, Clone)]
-pub struct AggregatePlan {
-    /// The root.
-    pub root: Root,
-    /// The contributions of all roots.
-    pub contribution_query: String,
-    /// The contributions of the root keys of the CTE `dirty`.
-    pub dirty_contribution_query: String,
-    /// The table of contributions.
-    pub contributions: StateTable,
+pub struct GroupedPlan {
+    /// Where contributions come from: several for UNION and for full joins.
+    pub branches: Vec<Branch>,
     /// The group columns of the contributions (empty for a global aggregate).
     pub group_columns: Vec<String>,
     /// Columns of the contributions that the group determines; they must be comparable.
     pub dependent_columns: Vec<String>,
     /// The user's select list over the contributions, one expression an output column.
     pub select_list: Vec<String>,
-    /// HAVING over the contributions.
-    pub having: Option<String>,
+    /// What becomes of a group's contributions.
+    pub form: GroupForm,
+}
+
+/// What becomes of a group's contributions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupForm {
+    /// One row (none if HAVING says so).
+    Aggregate {
+        /// HAVING over the contributions.
+        having: Option<String>,
+    },
+    /// The first, by ORDER BY over the contributions.
+    First {
+        /// The sort keys, printed.
+        order: Vec<String>,
+    },
+    /// Each is a row; windows look at the others of its group.
+    Rows,
 }
 
 /// A projection recomputed in full.
@@ -74,6 +93,8 @@ pub struct AggregatePlan {
 pub struct WholePlan {
     /// Why it is not incremental; follows "because".
     pub reason: String,
+    /// Where in the query the construct stands that is the reason, counted in bytes from 0, if that is known.
+    pub position: Option<usize>,
     /// Whether its result depends on the time, so that it is recomputed on a schedule too.
     pub on_schedule: bool,
 }
@@ -91,29 +112,57 @@ pub struct Root {
     pub key: Vec<(String, String)>,
 }
 
-/// A relation and its part in the maintenance.
-#[derive(Debug, Clone)]
-pub struct RelationPlan {
-    /// The facts.
-    pub relation: Relation,
-    /// Its roles, one for each place where the query reads it.
-    pub roles: Vec<RelationRole>,
-}
-
 /// One place where the query reads a relation.
 #[derive(Debug, Clone)]
 pub struct RelationRole {
+    /// Index into [`Plan::relations`].
+    pub relation: usize,
     /// The alias there.
     pub alias: String,
     /// The role.
     pub role: Role,
     /// Why; one clause for the reader.
     pub reason: String,
-    /// From dirty keys (`$1::text[]`, one array an identity column) to root keys as text. `None` where the dirty keys are the
-    /// root keys, or for whole.
-    pub trace: Option<String>,
-    /// The CREATE INDEX that the trace needs and the source lacks.
-    pub missing_index: Option<String>,
+    /// How a change of it leads to root keys.
+    pub trace: Trace,
+    /// The CREATE INDEX statements that maintenance needs and the source lacks.
+    pub missing_indexes: Vec<String>,
+}
+
+/// How dirty keys of a relation lead to root keys.
+#[derive(Debug, Clone)]
+pub enum Trace {
+    /// They are the root keys.
+    Root,
+    /// By a query: dirty keys in (`$1::text[]`, one array an identity column), root keys out, as text.
+    Keys(String),
+    /// By the old and the new values of what the rows are joined by.
+    Link(Box<LinkTrace>),
+    /// They concern every root.
+    Whole,
+}
+
+/// A trace over kept values. The statements are made by [`crate::sql::Link`].
+#[derive(Debug, Clone)]
+pub struct LinkTrace {
+    /// The table of the values last seen: identity columns `k1`…, values `l1`….
+    pub state: StateTable,
+    pub(crate) alias: String,
+    pub(crate) table: String,
+    pub(crate) identity: Vec<String>,
+    pub(crate) key_types: Vec<String>,
+    /// The identity columns and the values, as expressions over the relation.
+    pub(crate) expressions: Vec<String>,
+    /// Conditions that rows which matter satisfy.
+    pub(crate) filter: Vec<String>,
+    /// `SELECT` and `FROM` of the trace: the root keys over the path.
+    pub(crate) select: String,
+    /// What the values are compared with on the path.
+    pub(crate) values: Vec<String>,
+    /// Roots whose value is NULL are concerned by every change.
+    pub(crate) null_value: bool,
+    /// A value that is NULL concerns every root.
+    pub(crate) null_side: bool,
 }
 
 /// What a change of a relation's row leads to.
@@ -124,6 +173,8 @@ pub enum Role {
     Root,
     /// A query leads from its key to root keys.
     Lookup,
+    /// The old and new values of its join columns lead to root keys.
+    Link,
     /// Everything is recomputed.
     Whole,
 }
@@ -133,6 +184,7 @@ impl std::fmt::Display for Role {
         formatter.write_str(match self {
             Self::Root => "root",
             Self::Lookup => "lookup",
+            Self::Link => "link",
             Self::Whole => "whole",
         })
     }
@@ -143,34 +195,57 @@ impl Plan {
     pub fn kind(&self) -> &'static str {
         match &self.maintenance {
             Maintenance::Row(_) => "row",
-            Maintenance::Aggregate(_) => "aggregate",
+            Maintenance::Grouped(_) => "aggregate",
             Maintenance::Whole(_) => "whole",
         }
     }
 
-    /// Whether a change costs what the affected rows cost.
+    /// Whether a change of any relation costs what the affected rows cost.
     pub fn is_incremental(&self) -> bool {
+        !matches!(self.maintenance, Maintenance::Whole(_))
+            && !self.branches().iter().flat_map(|branch| &branch.roles).any(|role| role.role == Role::Whole)
+    }
+
+    /// The branches of an incremental projection.
+    pub fn branches(&self) -> &[Branch] {
         match &self.maintenance {
-            Maintenance::Row(_) | Maintenance::Aggregate(_) => true,
-            Maintenance::Whole(_) => false,
+            Maintenance::Row(branch) => std::slice::from_ref(branch),
+            Maintenance::Grouped(plan) => &plan.branches,
+            Maintenance::Whole(_) => &[],
         }
     }
 
-    /// The root of an incremental projection.
-    pub fn root(&self) -> Option<&Root> {
-        match &self.maintenance {
-            Maintenance::Row(plan) => Some(&plan.root),
-            Maintenance::Aggregate(plan) => Some(&plan.root),
-            Maintenance::Whole(_) => None,
-        }
-    }
-
-    /// The tables of hidden state.
+    /// The tables of hidden state: contributions and links.
     pub fn state_tables(&self) -> Vec<&StateTable> {
-        match &self.maintenance {
-            Maintenance::Aggregate(plan) => vec![&plan.contributions],
-            Maintenance::Row(_) | Maintenance::Whole(_) => Vec::new(),
-        }
+        self.branches()
+            .iter()
+            .flat_map(|branch| {
+                let links = branch.roles.iter().filter_map(|role| match &role.trace {
+                    Trace::Link(link) => Some(&link.state),
+                    Trace::Root | Trace::Keys(_) | Trace::Whole => None,
+                });
+                branch.contributions.iter().chain(links)
+            })
+            .collect()
+    }
+
+    /// The same, to fill in their columns' types.
+    pub fn state_tables_mut(&mut self) -> Vec<&mut StateTable> {
+        let branches: &mut [Branch] = match &mut self.maintenance {
+            Maintenance::Row(branch) => std::slice::from_mut(branch),
+            Maintenance::Grouped(plan) => &mut plan.branches,
+            Maintenance::Whole(_) => &mut [],
+        };
+        branches
+            .iter_mut()
+            .flat_map(|branch| {
+                let links = branch.roles.iter_mut().filter_map(|role| match &mut role.trace {
+                    Trace::Link(link) => Some(&mut link.state),
+                    Trace::Root | Trace::Keys(_) | Trace::Whole => None,
+                });
+                branch.contributions.iter_mut().chain(links)
+            })
+            .collect()
     }
 }
 

@@ -1,16 +1,17 @@
 //! The decisions, in order: refuse what cannot be right, find out what kind of query it is, make its plan.
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{Node, ResTarget, SelectStmt, SetOperation};
+use pg_query::protobuf::SelectStmt;
 
-use crate::aggregate;
-use crate::facts::{Function, FunctionKind, Identity, Query, Relation, Volatility};
-use crate::lookup::{self, Paths};
-use crate::plan::{AggregatePlan, Maintenance, Plan, PlanError, RelationPlan, RelationRole, Role, Root, RowPlan, WholePlan};
-use crate::shape::{self, Obstacle, Outcome, Shape};
-use crate::sql::{RowKey, StateTable};
-use crate::syntax::{self, print_select_pretty, with_large_stack};
-use crate::{quote, trace};
+use crate::branch::Part;
+use crate::facts::{Function, Identity, Query, Volatility};
+use crate::grouped::{self, Grouping};
+use crate::normalise::{self, Combination};
+use crate::obstacle::{Obstacle, Outcome};
+use crate::plan::{Maintenance, Plan, PlanError, WholePlan};
+use crate::sql::RowKey;
+use crate::syntax::{self, with_large_stack};
+use crate::{aggregate, quote};
 
 /// Functions whose result is the transaction's or statement's time.
 const TIME_FUNCTIONS: [&str; 4] = ["now", "transaction_timestamp", "statement_timestamp", "age"];
@@ -33,16 +34,13 @@ pub fn plan(query: &Query) -> Result<Plan, PlanError> {
     if query.columns.is_empty() {
         return Err(PlanError { message: "the query has no columns".to_owned(), hint: "select something".to_owned() });
     }
-    let planned = with_large_stack(|| decide(query)).unwrap_or_else(|reason| Err(Obstacle(reason)));
-    Ok(match planned {
-        Ok(plan) => plan,
-        Err(Obstacle(reason)) => whole(query, reason),
-    })
+    let planned = with_large_stack(|| decide(query)).unwrap_or_else(|reason| Err(Obstacle::new(reason)));
+    Ok(planned.unwrap_or_else(|obstacle| whole(query, obstacle)))
 }
 
 /// The plan that recomputes everything, for a query that turned out not to be maintainable otherwise; `reason` follows "because".
 pub fn plan_whole(query: &Query, reason: &str) -> Plan {
-    whole(query, reason.to_owned())
+    whole(query, Obstacle::new(reason))
 }
 
 fn refuse_volatile(query: &Query) -> Result<(), PlanError> {
@@ -94,54 +92,153 @@ fn check_declared_key(query: &Query) -> Result<(), PlanError> {
 }
 
 fn decide(query: &Query) -> Outcome<Plan> {
-    let select = syntax::parse_select(&query.sql).map_err(|error| Obstacle(format!("it does not parse here: {error}")))?;
-    refuse_unsupported_functions(query)?;
-    refuse_unsupported_clauses(&select)?;
-    for target in &select.target_list {
-        syntax::subtree_is_known(target)?;
-    }
-    for clause in [&select.where_clause, &select.having_clause].into_iter().flatten() {
-        syntax::subtree_is_known(clause)?;
-    }
-    let shape = shape::analyse(select, &query.relations)?;
+    let mut select =
+        syntax::parse_select(&query.sql).map_err(|error| Obstacle::new(format!("it does not parse here: {error}")))?;
     if depends_on_time(query) {
-        return Err(Obstacle("its result depends on the time".to_owned()));
+        return Err(Obstacle::new("its result depends on the time"));
     }
     if let Some(function) = opaque_function(query) {
-        return Err(Obstacle(format!(
+        return Err(Obstacle::new(format!(
             "it calls {}.{}(), which is STABLE and may read tables or the clock",
             function.schema, function.name
         )));
     }
-    let paths = lookup::find(&shape, &query.relations)?;
-    if aggregate::is_aggregate(&shape.select, &query.functions)? {
-        aggregate_plan(query, &shape, &paths)
-    } else {
-        row_plan(query, &shape, &paths)
+    let views_used = normalise::inline(&mut select, &query.views)?;
+    // With views written out, places are no longer all of the query's own text.
+    by_form(query, select).map_err(|obstacle| if views_used { Obstacle::new(obstacle.reason) } else { obstacle })
+}
+
+/// Finds out what kind of SELECT it is.
+fn by_form(query: &Query, select: SelectStmt) -> Outcome<Plan> {
+    let (arms, combination) = normalise::arms(select)?;
+    let is_union = arms.len() > 1;
+    let mut parts = Vec::new();
+    for arm in arms {
+        if let Some(limit) = arm.limit_count.as_ref().or(arm.limit_offset.as_ref()) {
+            return Err(Obstacle::at("it has LIMIT or OFFSET", location(limit)));
+        }
+        if arm.from_clause.is_empty() {
+            return Err(Obstacle::new("it has no FROM clause"));
+        }
+        let form = form(&arm, query)?;
+        if is_union && form != Form::Plain {
+            return Err(Obstacle::new("a branch of its UNION aggregates"));
+        }
+        for core in normalise::split_full_joins(arm)? {
+            parts.push((Part::new(core, query)?, form));
+        }
+    }
+    match parts.as_slice() {
+        [(part, Form::Plain)] if combination == Combination::All => row_or_copies(query, part),
+        _ => {
+            let mut grouped = Vec::new();
+            for (part, form) in parts {
+                let grouping = grouping(query, &part, form, combination)?;
+                grouped.push((part, grouping));
+            }
+            grouped_plan(query, &grouped)
+        }
     }
 }
 
-fn refuse_unsupported_functions(query: &Query) -> Outcome<()> {
-    if let Some(function) = query.functions.iter().find(|function| function.kind == FunctionKind::Window) {
-        return Err(Obstacle(format!("it calls the window function {}()", function.name)));
+fn location(node: &pg_query::protobuf::Node) -> i32 {
+    match &node.node {
+        Some(NodeEnum::AConst(constant)) => constant.location,
+        Some(NodeEnum::TypeCast(cast)) => cast.location,
+        Some(_) | None => -1,
     }
-    if let Some(function) = query.functions.iter().find(|function| function.returns_set) {
-        return Err(Obstacle(format!("it calls {}(), which returns a set", function.name)));
-    }
-    Ok(())
 }
 
-fn refuse_unsupported_clauses(select: &SelectStmt) -> Outcome<()> {
-    if !select.distinct_clause.is_empty() {
-        return Err(Obstacle("it has DISTINCT".to_owned()));
+/// What a SELECT does to the rows of its FROM clause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Plain,
+    Aggregate,
+    Distinct,
+    DistinctOn,
+    Window,
+}
+
+fn form(select: &SelectStmt, query: &Query) -> Outcome<Form> {
+    let aggregates = aggregate::is_aggregate(select, &query.functions)?;
+    let windows = aggregate::has_window(select)?;
+    let on = select.distinct_clause.iter().any(|node| node.node.is_some());
+    let returns_set = aggregate::returns_set(select, &query.functions)?;
+    match (aggregates, windows, select.distinct_clause.is_empty()) {
+        (true, false, true) if returns_set => Err(Obstacle::new("it aggregates beside a function that returns a set")),
+        (true, false, true) => Ok(Form::Aggregate),
+        (false, true, true) if returns_set => Err(Obstacle::new("it has a window beside a function that returns a set")),
+        (false, true, true) => Ok(Form::Window),
+        (false, false, true) => Ok(Form::Plain),
+        (false, false, false) if on && returns_set => {
+            Err(Obstacle::new("it has DISTINCT ON beside a function that returns a set"))
+        }
+        (false, false, false) => Ok(if on { Form::DistinctOn } else { Form::Distinct }),
+        (true, true, _) => Err(Obstacle::new("it has window functions over aggregates")),
+        (_, _, false) => Err(Obstacle::new("it has DISTINCT over aggregates or window functions")),
     }
-    if select.limit_count.is_some() || select.limit_offset.is_some() {
-        return Err(Obstacle("it has LIMIT or OFFSET".to_owned()));
+}
+
+fn grouping(query: &Query, part: &Part, form: Form, combination: Combination) -> Outcome<Grouping> {
+    match form {
+        Form::Plain => grouped::by_all_columns(part, query, combination),
+        Form::Distinct => grouped::by_all_columns(part, query, Combination::Distinct),
+        Form::DistinctOn => grouped::by_distinct_on(part),
+        Form::Window => grouped::by_partition(part),
+        Form::Aggregate => aggregate::split(&part.resolved.select, &query.functions),
     }
-    if select.from_clause.is_empty() && select.op == SetOperation::SetopNone as i32 {
-        return Err(Obstacle("it has no FROM clause".to_owned()));
+}
+
+/// A plain SELECT: rows are found by their root's key, or, where that is not among the columns, by all columns.
+fn row_or_copies(query: &Query, part: &Part) -> Outcome<Plan> {
+    if part.key_outputs.is_empty() {
+        let grouping = grouped::by_all_columns(part, query, Combination::All)?;
+        let (plan, key) = grouped::assemble(query, &[(part, grouping)])?;
+        return Ok(finished(query, Maintenance::Grouped(Box::new(plan)), key, Vec::new()));
     }
-    Ok(())
+    let owner: Vec<String> = part.key_outputs.iter().map(|&position| query.columns[position].name.clone()).collect();
+    let branch = part.branch(part.resolved.select.clone(), query, 0)?;
+    let (key, owner) = match (&query.declared_key, part.fans_out) {
+        (_, false) => (RowKey::Primary(owner), Vec::new()),
+        (Some(declared), true) => (RowKey::Located(declared.clone()), owner),
+        (None, true) => (RowKey::Copies { within: owner }, Vec::new()),
+    };
+    Ok(finished(query, Maintenance::Row(Box::new(branch)), key, owner))
+}
+
+fn grouped_plan(query: &Query, parts: &[(Part, Grouping)]) -> Outcome<Plan> {
+    let parts: Vec<(&Part, Grouping)> = parts.iter().map(|(part, grouping)| (part, grouping.clone())).collect();
+    let (plan, key) = grouped::assemble(query, &parts)?;
+    Ok(finished(query, Maintenance::Grouped(Box::new(plan)), key, Vec::new()))
+}
+
+fn finished(query: &Query, maintenance: Maintenance, key: RowKey, owner: Vec<String>) -> Plan {
+    let unique = !matches!(key, RowKey::Copies { .. });
+    let determined = query
+        .declared_key
+        .as_ref()
+        .is_none_or(|declared| unique && owner.is_empty() && key.columns().iter().all(|column| declared.contains(column)));
+    let declared_key =
+        query.declared_key.clone().filter(|declared| !owner.is_empty() || !same_columns(declared, key.columns()) || !unique);
+    Plan {
+        projection: query.projection.clone(),
+        query: query_text(query),
+        columns: query.columns.clone(),
+        relations: query.relations.clone(),
+        key,
+        owner,
+        declared_key,
+        key_needs_check: !determined,
+        maintenance,
+    }
+}
+
+fn query_text(query: &Query) -> String {
+    query.sql.trim().trim_end_matches(';').to_owned()
+}
+
+fn same_columns(left: &[String], right: &[String]) -> bool {
+    left.len() == right.len() && left.iter().all(|column| right.contains(column))
 }
 
 /// Whether the result changes with the clock: `now()` and its like, `CURRENT_DATE` and its like.
@@ -166,32 +263,23 @@ fn calls_clock(query: &Query) -> bool {
     })
 }
 
-fn whole(query: &Query, reason: String) -> Plan {
-    let uses_time = depends_on_time(query) || opaque_function(query).is_some();
+fn whole(query: &Query, obstacle: Obstacle) -> Plan {
+    let on_schedule = depends_on_time(query) || opaque_function(query).is_some();
     let grouped = with_large_stack(|| grouped_key(query)).ok().flatten();
-    let key = query.declared_key.clone().or(grouped).map_or(RowKey::Multiset, RowKey::Located);
+    let key = query.declared_key.clone().or(grouped).map_or(RowKey::Copies { within: Vec::new() }, RowKey::Located);
+    // The text's leading blanks are dropped.
+    let dropped = query.sql.len() - query.sql.trim_start().len();
+    let position = obstacle.position.and_then(|position| position.checked_sub(dropped));
     Plan {
         projection: query.projection.clone(),
-        query: query.sql.trim().trim_end_matches(';').to_owned(),
+        query: query_text(query),
         columns: query.columns.clone(),
-        relations: query
-            .relations
-            .iter()
-            .map(|relation| RelationPlan {
-                relation: relation.clone(),
-                roles: vec![RelationRole {
-                    alias: relation.name.clone(),
-                    role: Role::Whole,
-                    reason: reason.clone(),
-                    trace: None,
-                    missing_index: None,
-                }],
-            })
-            .collect(),
+        relations: query.relations.clone(),
         key_needs_check: query.declared_key.is_some(),
         key,
+        owner: Vec::new(),
         declared_key: None,
-        maintenance: Maintenance::Whole(WholePlan { reason, on_schedule: uses_time }),
+        maintenance: Maintenance::Whole(WholePlan { reason: obstacle.reason, position, on_schedule }),
     }
 }
 
@@ -221,196 +309,4 @@ fn grouped_key(query: &Query) -> Option<Vec<String>> {
             query.columns.get(position).filter(|column| column.hashable).map(|column| column.name.clone())
         })
         .collect()
-}
-
-fn row_plan(query: &Query, shape: &Shape, paths: &Paths) -> Outcome<Plan> {
-    let root = root(query, shape, paths);
-    let mut select = shape.select.clone();
-    select.sort_clause.clear();
-    let key = root_key_outputs(query, &select, shape, paths, &root)?;
-    let row_query = print_select_pretty(&select)?;
-    let dirty_row_query = print_select_pretty(&restricted(select, shape, paths, &root)?)?;
-    let declared_key = query.declared_key.clone().filter(|declared| !same_columns(declared, &key));
-    let determined = query.declared_key.as_ref().is_none_or(|declared| key.iter().all(|column| declared.contains(column)));
-    Ok(Plan {
-        projection: query.projection.clone(),
-        query: query.sql.trim().trim_end_matches(';').to_owned(),
-        columns: query.columns.clone(),
-        relations: relation_plans(query, shape, paths),
-        key: RowKey::Primary(key),
-        key_needs_check: !determined,
-        declared_key,
-        maintenance: Maintenance::Row(RowPlan { root, row_query, dirty_row_query }),
-    })
-}
-
-fn same_columns(left: &[String], right: &[String]) -> bool {
-    left.len() == right.len() && left.iter().all(|column| right.contains(column))
-}
-
-fn aggregate_plan(query: &Query, shape: &Shape, paths: &Paths) -> Outcome<Plan> {
-    let root = root(query, shape, paths);
-    let split = aggregate::split(&shape.select, &query.functions)?;
-    let outputs: Vec<String> = split
-        .group_outputs
-        .iter()
-        .zip(&split.groups)
-        .map(|(position, group)| match position {
-            Some(position) => Ok(query.columns[*position].name.clone()),
-            None => Err(Obstacle(format!("the group expression {group} is not among its columns"))),
-        })
-        .collect::<Outcome<_>>()?;
-    if let Some(column) = query.columns.iter().find(|column| outputs.contains(&column.name) && !column.hashable) {
-        return Err(Obstacle(format!("the group column {} has type {}, which cannot be hashed", column.name, column.type_name)));
-    }
-    let key_columns: Vec<String> = (1..=root.key.len()).map(|n| format!("k{n}")).collect();
-    let group_columns: Vec<String> = (0..split.groups.len()).map(aggregate::group_column).collect();
-    let argument_columns: Vec<String> = (0..split.arguments.len()).map(aggregate::argument_column).collect();
-    let select = contribution_select(shape, paths, &root, &split)?;
-    let contribution_query = print_select_pretty(&select)?;
-    let dirty_contribution_query = print_select_pretty(&restricted(select, shape, paths, &root)?)?;
-    let contributions = StateTable {
-        name: format!("{}_contribution", query.projection),
-        purpose: "one row for each root row that takes part, before aggregation".to_owned(),
-        columns: key_columns.iter().chain(&group_columns).chain(&argument_columns).cloned().collect(),
-        key: key_columns,
-        located_by: group_columns.clone(),
-    };
-    let determined = query.declared_key.as_ref().is_none_or(|declared| outputs.iter().all(|column| declared.contains(column)));
-    let declared_key = query.declared_key.clone().filter(|declared| !same_columns(declared, &outputs));
-    Ok(Plan {
-        projection: query.projection.clone(),
-        query: query.sql.trim().trim_end_matches(';').to_owned(),
-        columns: query.columns.clone(),
-        relations: relation_plans(query, shape, paths),
-        key: if outputs.is_empty() { RowKey::SingleRow } else { RowKey::Located(outputs) },
-        key_needs_check: !determined,
-        declared_key,
-        maintenance: Maintenance::Aggregate(Box::new(AggregatePlan {
-            root,
-            contribution_query,
-            dirty_contribution_query,
-            contributions,
-            group_columns,
-            dependent_columns: split.dependents,
-            select_list: split.select_list,
-            having: split.having,
-        })),
-    })
-}
-
-fn root(query: &Query, shape: &Shape, paths: &Paths) -> Root {
-    let index = shape.occurrences[paths.root].relation;
-    let relation = &query.relations[index];
-    let key = relation
-        .identity_columns()
-        .iter()
-        .map(|column| {
-            (column.clone(), relation.column(column).map_or_else(|| "text".to_owned(), |found| found.type_name.clone()))
-        })
-        .collect();
-    Root { relation: index, schema: relation.schema.clone(), name: relation.name.clone(), key }
-}
-
-/// The output columns that are exactly the root's identity columns.
-fn root_key_outputs(query: &Query, select: &SelectStmt, shape: &Shape, paths: &Paths, root: &Root) -> Outcome<Vec<String>> {
-    let alias = &shape.occurrences[paths.root].alias;
-    let printed: Vec<String> = select
-        .target_list
-        .iter()
-        .map(|target| match &target.node {
-            Some(NodeEnum::ResTarget(target)) => target.val.as_deref().map_or(Ok(String::new()), syntax::print_expression),
-            Some(_) | None => Ok(String::new()),
-        })
-        .collect::<Result<_, _>>()?;
-    root.key
-        .iter()
-        .map(|(column, _)| {
-            let wanted = syntax::print_expression(&syntax::column_reference(alias, column))?;
-            let position = printed.iter().position(|text| *text == wanted).ok_or_else(|| {
-                Obstacle(format!(
-                    "{}.{}'s key column {column} is not among its columns, so nothing ties a row to its root",
-                    root.schema, root.name
-                ))
-            })?;
-            Ok(query.columns[position].name.clone())
-        })
-        .collect()
-}
-
-/// The SELECT restricted to the root keys of the CTE `dirty`.
-fn restricted(mut select: SelectStmt, shape: &Shape, paths: &Paths, root: &Root) -> Outcome<SelectStmt> {
-    let alias = quote::identifier(&shape.occurrences[paths.root].alias);
-    let columns: Vec<String> = root.key.iter().map(|(column, _)| format!("{alias}.{}", quote::identifier(column))).collect();
-    let keys: Vec<String> = (1..=root.key.len()).map(|n| format!("dirty.k{n}")).collect();
-    let restriction = syntax::parse_expression(&format!("({}) IN (SELECT {} FROM dirty)", columns.join(", "), keys.join(", ")))?;
-    select.where_clause = Some(syntax::and(select.where_clause.take(), restriction));
-    Ok(select)
-}
-
-fn contribution_select(shape: &Shape, paths: &Paths, root: &Root, split: &aggregate::Split) -> Outcome<SelectStmt> {
-    let alias = quote::identifier(&shape.occurrences[paths.root].alias);
-    let keys = root
-        .key
-        .iter()
-        .enumerate()
-        .map(|(n, (column, _))| (format!("k{}", n + 1), format!("{alias}.{}", quote::identifier(column))));
-    let groups = split.groups.iter().enumerate().map(|(n, text)| (aggregate::group_column(n), text.clone()));
-    let arguments = split.arguments.iter().enumerate().map(|(n, text)| (aggregate::argument_column(n), text.clone()));
-    let mut select = shape.select.clone();
-    select.sort_clause.clear();
-    select.group_clause.clear();
-    select.having_clause = None;
-    select.target_list = keys
-        .chain(groups)
-        .chain(arguments)
-        .map(|(name, text)| {
-            let value = syntax::parse_expression(&text)?;
-            let target = ResTarget { name, val: Some(Box::new(value)), ..ResTarget::default() };
-            Ok(syntax::wrap(NodeEnum::ResTarget(Box::new(target))))
-        })
-        .collect::<Outcome<Vec<Node>>>()?;
-    Ok(select)
-}
-
-fn relation_plans(query: &Query, shape: &Shape, paths: &Paths) -> Vec<RelationPlan> {
-    query
-        .relations
-        .iter()
-        .enumerate()
-        .map(|(index, relation)| {
-            let roles = (0..shape.occurrences.len())
-                .filter(|&occurrence| shape.occurrences[occurrence].relation == index)
-                .map(|occurrence| role(relation, occurrence, shape, paths, &query.relations))
-                .collect();
-            RelationPlan { relation: relation.clone(), roles }
-        })
-        .collect()
-}
-
-fn role(relation: &Relation, occurrence: usize, shape: &Shape, paths: &Paths, relations: &[Relation]) -> RelationRole {
-    let alias = shape.occurrences[occurrence].alias.clone();
-    match paths.hop(occurrence) {
-        None => RelationRole {
-            alias,
-            role: Role::Root,
-            reason: format!("its key ({}) is the root key", relation.identity_columns().join(", ")),
-            trace: None,
-            missing_index: None,
-        },
-        Some(hop) => RelationRole {
-            alias,
-            role: Role::Lookup,
-            reason: format!(
-                "read only by its key: {}",
-                hop.equalities
-                    .iter()
-                    .map(|equality| format!("{} = {}", equality.column, equality.value))
-                    .collect::<Vec<_>>()
-                    .join(" and ")
-            ),
-            trace: Some(trace::query(paths, hop, shape, relations)),
-            missing_index: trace::missing_index(hop, shape, relations),
-        },
-    }
 }

@@ -2,7 +2,7 @@
 
 use crate::facts::{Column, Function, FunctionKind, Identity, OutputColumn, Query, Relation, RelationKind, Volatility};
 use crate::sql::RowKey;
-use crate::{Maintenance, Plan, PlanError, plan};
+use crate::{GroupForm, Maintenance, Plan, PlanError, RelationRole, Trace, plan};
 
 fn relation(oid: u32, name: &str, identity: Identity, columns: &[(&str, &str, bool)]) -> Relation {
     Relation {
@@ -55,7 +55,8 @@ fn function(name: &str, kind: FunctionKind, volatility: Volatility) -> Function 
         name: name.to_owned(),
         volatility,
         kind,
-        returns_set: false,
+        returns_set: name == "unnest",
+        strict: name != "coalesce",
         arguments: 1,
         interpreted: false,
     }
@@ -78,10 +79,13 @@ fn query(sql: &str, columns: usize) -> Query {
             })
             .collect(),
         relations,
+        views: Vec::new(),
         functions: ["sum", "count", "string_agg"]
             .into_iter()
-            .filter(|name| aggregate(name))
-            .map(|name| function(name, FunctionKind::Aggregate, Volatility::Immutable))
+            .map(|name| (name, FunctionKind::Aggregate))
+            .chain([("row_number", FunctionKind::Window), ("unnest", FunctionKind::Function), ("lower", FunctionKind::Function)])
+            .filter(|(name, _)| aggregate(name))
+            .map(|(name, kind)| function(name, kind, Volatility::Immutable))
             .collect(),
         reads_clock: sql.contains("CURRENT_DATE"),
         declared_key: None,
@@ -89,14 +93,19 @@ fn query(sql: &str, columns: usize) -> Query {
 }
 
 fn summary(plan: &Plan) -> String {
-    let mut roles: Vec<String> = plan
-        .relations
+    let branches: Vec<String> = plan
+        .branches()
         .iter()
-        .flat_map(|relation| relation.roles.iter().map(|role| format!("{} {}", role.role, role.alias)))
+        .map(|branch| {
+            let kept = |role: &RelationRole| if matches!(role.trace, Trace::Link(_)) { "kept " } else { "" };
+            let mut roles: Vec<String> =
+                branch.roles.iter().map(|role| format!("{}{} {}", kept(role), role.role, role.alias)).collect();
+            roles.sort();
+            roles.join(", ")
+        })
         .collect();
-    roles.sort();
     match &plan.maintenance {
-        Maintenance::Row(_) | Maintenance::Aggregate(_) => format!("{}: {}", plan.kind(), roles.join(", ")),
+        Maintenance::Row(_) | Maintenance::Grouped(_) => format!("{}: {}", plan.kind(), branches.join(" + ")),
         Maintenance::Whole(whole) => format!("whole: {}", whole.reason),
     }
 }
@@ -142,60 +151,133 @@ fn subqueries_on_keys_are_lookups() {
 }
 
 #[test]
-fn what_is_no_lookup_is_whole() {
-    let line = "whole: s.line (as \"l\") is not joined on its key (order_id, n), so one row may meet many";
+fn many_rows_are_links() {
+    // The key of the many side tells whom it met; nothing is kept.
+    check("SELECT o.id, l.n FROM s.orders o JOIN s.line l ON l.order_id = o.id", 2, "row: link l, root o");
+    check("SELECT o.id, l.n FROM s.orders o LEFT JOIN s.line l ON l.order_id = o.id", 2, "row: link l, root o");
+    check("SELECT o.id FROM s.orders o WHERE EXISTS (SELECT 1 FROM s.line l WHERE l.order_id = o.id)", 1, "row: link l, root o");
+    check("SELECT c.id FROM s.customer c LEFT JOIN s.orders o ON c.id = o.customer_id", 1, "row: kept link o, root c");
     check(
-        "SELECT o.id, l.n FROM s.orders o JOIN s.line l ON l.order_id = o.id AND l.quantity > 0 WHERE o.status = 'x' AND EXISTS (SELECT 1 FROM s.customer c WHERE c.name = o.status)",
+        "SELECT c.id, (SELECT sum(o.amount) FROM s.orders o WHERE o.customer_id = c.id) FROM s.customer c",
         2,
-        "whole: s.line (as \"l\") is not joined on its key (order_id, n), so one row may meet many",
+        "row: kept link o, root c",
     );
-    check("SELECT o.id FROM s.orders o WHERE EXISTS (SELECT 1 FROM s.line l WHERE l.order_id = o.id)", 1, line);
-    // NULL NOT IN (…) depends on whether the subquery returns anything at all.
     check(
-        "SELECT o.id FROM s.orders o WHERE NOT (o.customer_id IN (SELECT c.id FROM s.customer c WHERE c.name = 'x'))",
+        "SELECT o.id FROM s.orders o WHERE EXISTS (SELECT 1 FROM s.customer c WHERE c.name = o.status) OR o.amount > 3",
         1,
-        "whole: s.customer (as \"c\") is not joined on its key (id), so one row may meet many",
+        "row: kept link c, root o",
     );
-    // The condition of a left join says nothing about the preserved side.
+    // Through a link to what only it knows.
     check(
-        "SELECT c.id FROM s.customer c LEFT JOIN s.orders o ON c.id = o.customer_id",
+        "SELECT c.id FROM s.customer c WHERE EXISTS (SELECT 1 FROM s.orders o JOIN s.line l ON l.order_id = o.id WHERE o.customer_id = c.id)",
         1,
-        "whole: s.orders (as \"o\") is not joined on its key (id), so one row may meet many",
+        "row: kept link o, link l, root c",
     );
-    // An equality under OR ties nothing.
+    // An expression over one table is as good as a column.
+    check(
+        "SELECT c.id FROM s.customer c LEFT JOIN s.region r ON lower(r.title) = lower(c.region)",
+        1,
+        "row: kept link r, root c",
+    );
+}
+
+#[test]
+fn a_self_join_has_two_parts() {
+    check("SELECT a.id, b.id FROM s.orders a LEFT JOIN s.orders b ON b.customer_id = a.id", 2, "row: kept link b, root a");
+}
+
+#[test]
+fn null_and_false_differ_under_not() {
+    let sql = "SELECT o.id FROM s.orders o WHERE NOT (o.customer_id IN (SELECT c.id FROM s.customer c WHERE c.name = 'x'))";
+    let plan = plan(&query(sql, 1)).expect("a plan");
+    assert_eq!(summary(&plan), "row: lookup c, root o");
+    let trace = plan.branches()[0].roles.iter().find_map(|role| match &role.trace {
+        Trace::Keys(sql) => Some(sql.clone()),
+        _ => None,
+    });
+    assert!(trace.expect("a trace").contains("(o.customer_id) IS NULL"));
+}
+
+#[test]
+fn subqueries_in_from() {
+    check("WITH x AS (SELECT id, status FROM s.orders) SELECT x.id FROM x", 1, "row: root orders");
+    check(
+        "SELECT o.id FROM (SELECT id, customer_id FROM s.orders) o JOIN s.customer c ON c.id = o.customer_id",
+        1,
+        "row: lookup c, root orders",
+    );
+    // The condition outside is about the groups inside.
+    check(
+        "SELECT c.id, t.total FROM s.customer c LEFT JOIN (SELECT customer_id, sum(amount) AS total FROM s.orders GROUP BY customer_id) t ON t.customer_id = c.id",
+        2,
+        "row: kept link orders, root c",
+    );
+    check(
+        "SELECT c.id, t.amount FROM s.customer c LEFT JOIN LATERAL (SELECT o.amount FROM s.orders o WHERE o.customer_id = c.id ORDER BY o.id DESC LIMIT 1) t ON true",
+        2,
+        "row: kept link o, root c",
+    );
+    // A name inside may be a name outside.
+    check("SELECT o.id FROM s.orders o WHERE EXISTS (SELECT 1 FROM s.customer o WHERE o.id = 3)", 1, "row: lookup o_2, root o");
+}
+
+#[test]
+fn combinations_have_branches() {
+    check("SELECT o.status FROM s.orders o UNION SELECT c.name FROM s.customer c", 1, "aggregate: root o + root c");
+    check(
+        "SELECT o.id, c.name FROM s.orders o FULL JOIN s.customer c ON c.id = o.customer_id",
+        2,
+        "aggregate: lookup c, root o + kept link o_2, root c",
+    );
+    check("SELECT DISTINCT o.status FROM s.orders o", 1, "aggregate: root o");
+    check("SELECT DISTINCT ON (o.status) o.status, o.id FROM s.orders o ORDER BY o.status, o.id", 2, "aggregate: root o");
+    check(
+        "SELECT o.id, o.status, row_number() OVER (PARTITION BY o.status ORDER BY o.id) FROM s.orders o",
+        3,
+        "aggregate: root o",
+    );
+    // Rows whose root is not to be seen are found by all their columns.
+    check("SELECT o.status FROM s.orders o", 1, "aggregate: root o");
+}
+
+#[test]
+fn what_cannot_be_traced_is_whole() {
     check(
         "SELECT o.id FROM s.orders o JOIN s.customer c ON c.id = o.customer_id OR c.name = o.status",
         1,
-        "whole: s.customer (as \"c\") is not joined on its key (id), so one row may meet many",
-    );
-    check(
-        "SELECT o.status FROM s.orders o",
-        1,
-        "whole: s.orders's key column id is not among its columns, so nothing ties a row to its root",
+        "whole: s.customer (as c) is joined without an equality that ties its rows to the root",
     );
     check("SELECT k.a FROM s.keyless k", 1, "whole: s.keyless has no primary key and no replica identity index");
-    check("SELECT DISTINCT o.id FROM s.orders o", 1, "whole: it has DISTINCT");
     check("SELECT o.id FROM s.orders o LIMIT 3", 1, "whole: it has LIMIT or OFFSET");
     check(
-        "SELECT o.id FROM s.orders o UNION SELECT c.id FROM s.customer c",
+        "SELECT o.id FROM s.orders o INTERSECT SELECT c.id FROM s.customer c",
         1,
-        "whole: it combines SELECTs with UNION, INTERSECT or EXCEPT",
+        "whole: it combines SELECTs with INTERSECT or EXCEPT",
     );
-    check("WITH x AS (SELECT 1) SELECT o.id FROM s.orders o", 1, "whole: it has a WITH clause");
-    check("SELECT o.id FROM (SELECT * FROM s.orders) o", 1, "whole: it has a subquery in FROM");
     check("SELECT o.id, CURRENT_DATE FROM s.orders o", 2, "whole: its result depends on the time");
-    check("SELECT o.id FROM s.orders o FULL JOIN s.customer c ON c.id = o.customer_id", 1, "whole: it has a full outer join");
-    check("SELECT o.id, count(*) OVER (PARTITION BY o.status) FROM s.orders o", 2, "whole: it has a window function");
+    check(
+        "SELECT o.id, row_number() OVER (ORDER BY o.id) FROM s.orders o",
+        2,
+        "whole: a window function looks over all rows, without PARTITION BY",
+    );
+    // One table that cannot be traced does not make the others untraceable.
+    check("SELECT o.id FROM s.orders o WHERE o.amount > (SELECT sum(l.quantity) FROM s.line l)", 1, "row: root o, whole l");
+    // What an outer join may have replaced by NULLs says nothing through an expression that makes something of NULL.
+    check(
+        "SELECT o.id FROM s.orders o LEFT JOIN s.customer c ON c.id = o.customer_id LEFT JOIN s.region r ON r.code = coalesce(c.region, 'x')",
+        1,
+        "whole: s.region (as r) is joined without an equality that ties its rows to the root",
+    );
 }
 
 #[test]
 fn aggregates_are_split_into_contributions_and_groups() {
     let sql = "SELECT o.status, sum(o.amount) FILTER (WHERE o.amount > 1), count(*), upper(o.status) FROM s.orders o GROUP BY o.status HAVING sum(o.amount) > 5";
     let plan = plan(&query(sql, 4)).expect("a plan");
-    let Maintenance::Aggregate(aggregate) = &plan.maintenance else { panic!("{}", summary(&plan)) };
-    assert_eq!(aggregate.contributions.columns, ["k1", "g1", "a1", "a2"]);
+    let Maintenance::Grouped(aggregate) = &plan.maintenance else { panic!("{}", summary(&plan)) };
+    assert_eq!(aggregate.branches[0].contributions.as_ref().map(|state| state.columns.join(" ")).as_deref(), Some("k1 g1 a1 a2"));
     assert_eq!(aggregate.select_list, ["c.g1", "sum(c.a1) FILTER (WHERE c.a2)", "count(*)", "upper(c.g1)"]);
-    assert_eq!(aggregate.having.as_deref(), Some("sum(c.a1) > 5"));
+    assert_eq!(aggregate.form, GroupForm::Aggregate { having: Some("sum(c.a1) > 5".to_owned()) });
     assert_eq!(plan.key, RowKey::Located(vec!["c1".to_owned()]));
     check("SELECT count(*) FROM s.line l LEFT JOIN s.orders o ON o.id = l.order_id", 1, "aggregate: lookup o, root l");
     check(
@@ -216,15 +298,14 @@ fn a_whole_aggregate_is_keyed_by_its_groups() {
 fn a_trace_leads_over_the_path_and_asks_for_its_index() {
     let sql = "SELECT o.id FROM s.orders o JOIN s.customer c ON c.id = o.customer_id JOIN s.region r ON r.code = c.region";
     let plan = plan(&query(sql, 1)).expect("a plan");
-    let region = plan.relations.iter().flat_map(|relation| &relation.roles).find(|role| role.alias == "r").expect("region");
+    let region = plan.branches()[0].roles.iter().find(|role| role.alias == "r").expect("region");
+    let Trace::Keys(trace) = &region.trace else { panic!("{region:?}") };
     assert_eq!(
-        region.trace.as_deref(),
-        Some(
-            "SELECT DISTINCT \"o\".\"id\"::text AS k1\nFROM \"s\".\"orders\" AS \"o\"\nJOIN \"s\".\"customer\" AS \"c\" ON \"c\".\"id\" = (o.customer_id)\n\
+        trace,
+        "SELECT DISTINCT \"o\".\"id\"::text AS k1\nFROM \"s\".\"orders\" AS \"o\"\nJOIN \"s\".\"customer\" AS \"c\" ON c.id = (o.customer_id)\n\
              WHERE (c.region) IN (SELECT d.d1::text FROM unnest($1::text[]) AS d(d1))"
-        )
     );
-    assert_eq!(region.missing_index.as_deref(), Some("CREATE INDEX CONCURRENTLY ON \"s\".\"customer\" (\"region\");"));
+    assert_eq!(region.missing_indexes, ["CREATE INDEX CONCURRENTLY ON \"s\".\"customer\" (\"region\");"]);
 }
 
 #[test]

@@ -1,82 +1,238 @@
-//! Traces: from the dirty keys of a lookup to the root keys they concern.
+//! Traces: from the dirty keys of a relation to the root keys they concern.
+
+use std::collections::BTreeSet;
 
 use crate::facts::Relation;
-use crate::lookup::{Hop, Paths};
+use crate::obstacle::{Obstacle, Outcome};
+use crate::plan::{LinkTrace, Trace};
 use crate::quote;
-use crate::shape::{Equality, Occurrence, Shape};
+use crate::reach::{Hop, HopKind, Paths};
+use crate::resolve::{Resolved, Source};
+use crate::sql::StateTable;
+use crate::syntax::{self, print_expression, wrap};
 
 /// `unnest($1::text[], $2::text[]) AS d(d1, d2)` for the given number of key columns, parameters counted from 1.
 pub(crate) fn unnest(columns: usize) -> String {
-    let parameters: Vec<String> = (1..=columns).map(|n| format!("${n}::text[]")).collect();
+    unnest_from(1, columns)
+}
+
+/// The same with parameters counted from `first`.
+pub(crate) fn unnest_from(first: usize, columns: usize) -> String {
+    let parameters: Vec<String> = (first..first + columns).map(|n| format!("${n}::text[]")).collect();
     let names: Vec<String> = (1..=columns).map(|n| format!("d{n}")).collect();
     format!("unnest({}) AS d({})", parameters.join(", "), names.join(", "))
 }
 
-/// The trace query of a lookup: dirty keys in `$1::text[]`…, root keys out as text columns `k1`….
-pub(crate) fn query(paths: &Paths, hop: &Hop, shape: &Shape, relations: &[Relation]) -> String {
-    let occurrence = |index: usize| &shape.occurrences[index];
-    let relation = |index: usize| &relations[occurrence(index).relation];
-    let root = occurrence(paths.root);
-    let root_alias = quote::identifier(&root.alias);
-    let keys: Vec<String> = relation(paths.root)
-        .identity_columns()
-        .iter()
-        .enumerate()
-        .map(|(position, column)| format!("{root_alias}.{}::text AS k{}", quote::identifier(column), position + 1))
-        .collect();
-    let mut from = from_item(relation(paths.root), root);
-    for step in paths.between(hop) {
-        let conditions: Vec<String> =
-            step.equalities.iter().map(|equality| condition(equality, occurrence(step.occurrence))).collect();
-        let item = from_item(relation(step.occurrence), occurrence(step.occurrence));
-        from.push_str(&format!("\nJOIN {item} ON {}", conditions.join(" AND ")));
+/// Makes traces for the hops of one branch.
+pub(crate) struct Tracer<'a> {
+    pub(crate) resolved: &'a Resolved,
+    pub(crate) paths: &'a Paths,
+    pub(crate) relations: &'a [Relation],
+}
+
+impl Tracer<'_> {
+    fn relation(&self, occurrence: usize) -> Option<&Relation> {
+        self.resolved.table(occurrence).map(|index| &self.relations[index])
     }
-    let values: Vec<&str> = hop.equalities.iter().map(|equality| equality.value.as_str()).collect();
-    let dirty: Vec<String> = hop
-        .equalities
-        .iter()
-        .enumerate()
-        .map(|(position, equality)| {
-            let column_type = relation(hop.occurrence).column(&equality.column).map_or("text", |column| &column.type_name);
-            equality.cast_dirty(&format!("d.d{}::{column_type}", position + 1))
-        })
-        .collect();
-    format!(
-        "SELECT DISTINCT {}\nFROM {from}\nWHERE ({}) IN (SELECT {} FROM {})",
-        keys.join(", "),
-        values.join(", "),
-        dirty.join(", "),
-        unnest(dirty.len())
-    )
-}
 
-fn from_item(relation: &Relation, occurrence: &Occurrence) -> String {
-    format!("{} AS {}", quote::qualified(&relation.schema, &relation.name), quote::identifier(&occurrence.alias))
-}
-
-fn condition(equality: &Equality, occurrence: &Occurrence) -> String {
-    format!("{} = ({})", equality.column_sql(occurrence), equality.value)
-}
-
-/// The index that the trace of `hop` needs on the referring side and the source lacks, as a statement to run there.
-pub(crate) fn missing_index(hop: &Hop, shape: &Shape, relations: &[Relation]) -> Option<String> {
-    let referring = hop.equalities.first()?.depends_on.iter().next().copied()?;
-    let relation = &relations[shape.occurrences[referring].relation];
-    let wanted: Vec<String> = hop
-        .equalities
-        .iter()
-        .map(|equality| equality.value_column.as_ref().map(|(_, column)| column.clone()))
-        .collect::<Option<_>>()?;
-    let covers = |index: &Vec<String>| {
-        let leading = index.iter().take(wanted.len());
-        index.len() >= wanted.len() && leading.into_iter().all(|column| wanted.contains(column))
-    };
-    if relation.indexes.iter().any(covers) {
-        return None;
+    /// The trace of a hop. `state_name` names the table that keeps old values, if one is needed.
+    pub(crate) fn trace(&self, hop: &Hop, state_name: &str) -> Outcome<Trace> {
+        let depends_on: BTreeSet<usize> =
+            hop.equalities.iter().flat_map(|equality| equality.depends_on.iter().copied()).collect();
+        let values: Vec<String> = hop.equalities.iter().map(|equality| equality.value.clone()).collect();
+        let select = format!("SELECT DISTINCT {}\nFROM {}", self.root_keys(), self.path(&depends_on)?);
+        let Some(relation) = self.relation(hop.occurrence) else {
+            return Err(Obstacle::new("a function has no trace"));
+        };
+        let nulls = hop.nulls();
+        if hop.kind != HopKind::Link {
+            let identity = relation.identity_columns();
+            let dirty: Vec<String> = hop
+                .equalities
+                .iter()
+                .map(|equality| {
+                    let column = equality.column.as_deref().unwrap_or_default();
+                    let position = identity.iter().position(|name| name == column).unwrap_or_default();
+                    let type_name = relation.column(column).map_or("text", |column| &column.type_name);
+                    let typed = format!("d.d{}::{type_name}", position + 1);
+                    equality.cast.as_ref().map_or(typed.clone(), |cast| format!("({typed})::{cast}"))
+                })
+                .collect();
+            let sql = restricted(
+                &select,
+                &values,
+                &format!("SELECT {} FROM {}", dirty.join(", "), unnest(identity.len())),
+                nulls.in_value,
+                None,
+            );
+            return Ok(Trace::Keys(sql));
+        }
+        Ok(Trace::Link(Box::new(self.link(hop, relation, select, values, state_name))))
     }
-    Some(format!(
-        "CREATE INDEX CONCURRENTLY ON {} ({});",
-        quote::qualified(&relation.schema, &relation.name),
-        quote::list(&wanted)
-    ))
+
+    fn link(&self, hop: &Hop, relation: &Relation, select: String, values: Vec<String>, state_name: &str) -> LinkTrace {
+        let alias = quote::identifier(&self.resolved.occurrences[hop.occurrence].alias);
+        let identity = relation.identity_columns();
+        let key: Vec<String> = (1..=identity.len()).map(|n| format!("k{n}")).collect();
+        let link_columns: Vec<String> = (1..=hop.equalities.len()).map(|n| format!("l{n}")).collect();
+        let keys = identity.iter().map(|column| format!("{alias}.{}", quote::identifier(column)));
+        let sides = hop.equalities.iter().map(|equality| equality.side_sql.clone());
+        let expressions: Vec<String> = keys.chain(sides).collect();
+        let filters = &self.resolved.occurrences[hop.occurrence].filters;
+        let state = StateTable {
+            name: state_name.to_owned(),
+            purpose: format!("what each row of {} was joined by", relation.label()),
+            columns: key.iter().chain(&link_columns).cloned().collect(),
+            types: Vec::new(),
+            key,
+            located_by: Vec::new(),
+            many_per_key: false,
+            definition: format!(
+                "SELECT {}\nFROM {} AS {alias}",
+                expressions
+                    .iter()
+                    .zip((1..=identity.len()).map(|n| format!("k{n}")).chain(link_columns.iter().cloned()))
+                    .map(|(expression, name)| format!("{expression} AS {name}"))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                quote::qualified(&relation.schema, &relation.name)
+            ),
+        };
+        let key_types = identity
+            .iter()
+            .map(|column| relation.column(column).map_or_else(|| "text".to_owned(), |column| column.type_name.clone()))
+            .collect();
+        LinkTrace {
+            state,
+            alias,
+            table: quote::qualified(&relation.schema, &relation.name),
+            identity: identity.to_vec(),
+            key_types,
+            expressions,
+            filter: filters.iter().filter_map(|filter| print_expression(filter).ok()).collect(),
+            select,
+            values,
+            null_value: hop.nulls().in_value,
+            null_side: hop.nulls().in_side,
+        }
+    }
+
+    fn root_keys(&self) -> String {
+        let alias = quote::identifier(&self.resolved.occurrences[self.paths.root].alias);
+        let columns = self.relation(self.paths.root).map_or(&[][..], Relation::identity_columns);
+        let keys: Vec<String> = columns
+            .iter()
+            .enumerate()
+            .map(|(n, column)| format!("{alias}.{}::text AS k{}", quote::identifier(column), n + 1))
+            .collect();
+        keys.join(", ")
+    }
+
+    /// A FROM clause with the root and what leads from it to some occurrences.
+    pub(crate) fn path(&self, occurrences: &BTreeSet<usize>) -> Outcome<String> {
+        let mut from = self.item(self.paths.root)?;
+        for hop in self.paths.leading_to(occurrences, self.resolved) {
+            let item = self.item(hop.occurrence)?;
+            if hop.kind == HopKind::Call {
+                from.push_str(&format!("\nCROSS JOIN {item}"));
+                continue;
+            }
+            let conditions: Vec<String> = hop
+                .equalities
+                .iter()
+                .map(|equality| format!("{} = {}", equality.side_sql, parenthesised(&equality.value)))
+                .collect();
+            from.push_str(&format!("\nJOIN {item} ON {}", conditions.join(" AND ")));
+        }
+        Ok(from)
+    }
+
+    fn item(&self, occurrence: usize) -> Outcome<String> {
+        let found = &self.resolved.occurrences[occurrence];
+        match &found.source {
+            Source::Table(relation) => {
+                let relation = &self.relations[*relation];
+                Ok(format!("{} AS {}", quote::qualified(&relation.schema, &relation.name), quote::identifier(&found.alias)))
+            }
+            Source::Function(function, _) => {
+                let mut function = (**function).clone();
+                function.lateral = true;
+                Ok(syntax::print_from_item(&wrap(pg_query::NodeEnum::RangeFunction(function)))?)
+            }
+        }
+    }
+
+    /// The indexes that a hop needs on the source and the source lacks, as statements to run there: one to find the roots that a value
+    /// concerns, one for a link to find the rows that have a value.
+    pub(crate) fn missing_indexes(&self, hop: &Hop) -> Vec<String> {
+        let mut missing = Vec::new();
+        let referring = hop.equalities.iter().flat_map(|equality| equality.depends_on.iter().copied()).next();
+        let columns: Option<Vec<String>> =
+            hop.equalities.iter().map(|equality| equality.value_column.as_ref().map(|(_, column)| column.clone())).collect();
+        if let (Some(referring), Some(columns)) = (referring, columns) {
+            missing.extend(self.missing_index(referring, &columns));
+        }
+        if hop.kind != HopKind::Lookup {
+            let sides: Vec<String> = hop
+                .equalities
+                .iter()
+                .map(|equality| equality.column.clone().unwrap_or_else(|| equality.side_sql.clone()))
+                .collect();
+            if hop.equalities.iter().all(|equality| equality.column.is_some()) {
+                missing.extend(self.missing_index(hop.occurrence, &sides));
+            } else if let Some(relation) = self.relation(hop.occurrence) {
+                missing.extend(self.missing_expression_index(relation, hop));
+            }
+        }
+        missing
+    }
+
+    fn missing_index(&self, occurrence: usize, wanted: &[String]) -> Option<String> {
+        let relation = self.relation(occurrence)?;
+        let covers = |index: &Vec<String>| index.first().is_some_and(|first| wanted.contains(first));
+        if relation.indexes.iter().any(covers) {
+            return None;
+        }
+        let table = quote::qualified(&relation.schema, &relation.name);
+        Some(format!("CREATE INDEX CONCURRENTLY ON {table} ({});", quote::list(wanted)))
+    }
+
+    fn missing_expression_index(&self, relation: &Relation, hop: &Hop) -> Option<String> {
+        let alias = &self.resolved.occurrences[hop.occurrence].alias;
+        let bare: Vec<String> = hop
+            .equalities
+            .iter()
+            .map(|equality| {
+                Some(format!("({})", syntax::print_expression(&syntax::without_alias(&equality.side, alias).ok()?).ok()?))
+            })
+            .collect::<Option<_>>()?;
+        let plain = |text: &str| text.chars().filter(|c| !matches!(c, '(' | ')' | ' ' | '"')).collect::<String>();
+        let covers =
+            |index: &Vec<String>| index.first().is_some_and(|first| bare.iter().any(|wanted| plain(wanted) == plain(first)));
+        if relation.indexes.iter().any(covers) {
+            return None;
+        }
+        Some(format!(
+            "CREATE INDEX CONCURRENTLY ON {} ({});",
+            quote::qualified(&relation.schema, &relation.name),
+            bare.join(", ")
+        ))
+    }
+}
+
+fn parenthesised(value: &str) -> String {
+    format!("({value})")
+}
+
+/// The roots where the values are among those that `dirty` returns. Where NOT IN is at work, also those with a NULL, and all if a dirty
+/// value is NULL.
+pub(crate) fn restricted(select: &str, values: &[String], dirty: &str, null_value: bool, null_side: Option<&str>) -> String {
+    let mut sql = format!("{select}\nWHERE ({}) IN ({dirty})", values.join(", "));
+    if null_value {
+        sql.push_str(&format!("\nUNION\n{select}\nWHERE ({}) IS NULL", values.join(", ")));
+    }
+    if let Some(any_null) = null_side {
+        sql.push_str(&format!("\nUNION\n{select}\nWHERE {any_null}"));
+    }
+    sql
 }

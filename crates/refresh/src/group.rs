@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use lockstep_capture::Capture;
 use lockstep_connect::Session;
 use lockstep_plan::sql::Places;
-use lockstep_plan::{Maintenance, quote};
+use lockstep_plan::{Trace, quote};
 use lockstep_wal::Lsn;
 use tokio::sync::watch;
 
@@ -18,7 +18,7 @@ use crate::projection::{Projection, Statements as ProjectionStatements};
 use crate::sessions::{Endpoints, Sessions};
 use crate::statements::Statements;
 use crate::status::GroupStatus;
-use crate::transfer::stage_of;
+use crate::transfer::{Stage, stages_of};
 
 /// First and longest pause after a batch that failed for a transient reason.
 const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(5);
@@ -252,10 +252,30 @@ impl Group {
                 projection.resume(found);
             }
         }
+        self.find_missing_links(&sessions).await?;
         self.contained_lsn =
             checkpoint::position(sessions.target(), &self.settings.name).await.map_err(sql_error(Side::Target))?;
         self.publish_status();
         Ok(Connected { sessions, nudge, prepared: Statements::default() })
+    }
+
+    /// Looks for links that an earlier run gave up, because reading them failed on some row: their tables are empty.
+    async fn find_missing_links(&mut self, sessions: &Sessions) -> Result<(), BatchError> {
+        for projection in &mut self.settings.projections {
+            if !projection.is_live() || projection.skip_traces {
+                continue;
+            }
+            for branch in projection.plan.branches() {
+                for role in &branch.roles {
+                    let Trace::Link(link) = &role.trace else { continue };
+                    let table = quote::qualified(&self.settings.places.state_schema, &link.state.name);
+                    let found = sessions.target().query_opt(&format!("SELECT FROM {table} LIMIT 1"), &[]).await;
+                    let found = found.map_err(|error| BatchError::Sql { side: Side::Target, error, projection: None })?;
+                    projection.links_missing |= found.is_none();
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Describes the stages that are missing and creates their temporary tables. A projection whose stage cannot be made is set
@@ -263,18 +283,19 @@ impl Group {
     async fn make_stages(&mut self, sessions: &Sessions, new_session: bool) -> Result<(), BatchError> {
         for index in 0..self.settings.projections.len() {
             let projection = &self.settings.projections[index];
-            let known = projection.stage.is_some();
+            let known = projection.stages.is_some();
             if !projection.takes_part() || (known && !new_session) {
                 continue;
             }
-            let made = match &projection.stage {
-                Some(stage) => Ok(stage.clone()),
-                None => stage_of(projection, index, &self.settings.places, sessions).await,
+            let made = match &projection.stages {
+                Some(stages) => Ok(stages.clone()),
+                None => stages_of(projection, index, &self.settings.places, sessions).await,
             };
             match made {
-                Ok(stage) => {
-                    let create = stage.create_statement();
-                    self.settings.projections[index].stage = Some(stage);
+                Ok(stages) => {
+                    let create: Vec<String> = stages.iter().map(Stage::create_statement).collect();
+                    let create = create.join("; ");
+                    self.settings.projections[index].stages = Some(stages);
                     sessions.target().batch_execute(&create).await.map_err(|error| BatchError::Sql {
                         side: Side::Target,
                         error,
@@ -299,7 +320,7 @@ impl Group {
         if !self.has_work() {
             return self.idle(connected).await;
         }
-        if !connected.sessions.is_one() && self.settings.projections.iter().any(|p| p.stage.is_none() && p.takes_part()) {
+        if !connected.sessions.is_one() && self.settings.projections.iter().any(|p| p.stages.is_none() && p.takes_part()) {
             self.make_stages(&connected.sessions, false).await?;
         }
         if !self.settings.linger.is_zero() && !self.building() {
@@ -345,10 +366,7 @@ impl Group {
 
     fn has_work(&self) -> bool {
         let dirty = self.capture.with_group(self.settings.index, |dirty| !dirty.is_empty());
-        dirty
-            || self.settings.projections.iter().any(|projection| {
-                projection.takes_part() && (projection.is_building() || projection.is_due() || !projection.is_live())
-            })
+        dirty || self.settings.projections.iter().any(|projection| projection.takes_part() && projection.wants_batch())
     }
 
     fn committed(&mut self, committed: &Committed) {
@@ -467,8 +485,8 @@ impl Group {
             "UPDATE lockstep.projection SET indexes_built = true WHERE name = {}; COMMIT;\nANALYZE {table};",
             quote::literal(&name)
         ));
-        if let Maintenance::Aggregate(aggregate) = &projection.plan.maintenance {
-            script.push_str(&format!("ANALYZE {};", quote::qualified("lockstep", &aggregate.contributions.name)));
+        for state in projection.plan.state_tables() {
+            script.push_str(&format!("ANALYZE {};", quote::qualified("lockstep", &state.name)));
         }
         if let Err(error) = target.batch_execute(&script).await {
             connected.sessions.rollback().await;

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use lockstep_plan::facts::OutputColumn;
-use lockstep_plan::sql::{self, Fresh, Merge, Places, TracedKeys};
-use lockstep_plan::{Maintenance, Plan};
+use lockstep_plan::sql::{self, Fresh, Link, Merge, Places, TracedKeys};
+use lockstep_plan::{Branch, Maintenance, Plan, Trace};
 
 use crate::observer::LiveProjection;
 use crate::status::{ProjectionState, ProjectionStatus};
@@ -21,11 +21,33 @@ pub(crate) type FaultRecord = (Option<String>, String, Option<String>);
 #[derive(Debug, Clone)]
 pub(crate) enum Phase {
     /// Root keys up to `position` are built; `exhausted` when there are no more.
-    Building { position: Option<Vec<String>>, exhausted: bool },
+    Building { position: Option<BuildPosition>, exhausted: bool },
     /// Equal to its query at every batch.
     Live,
     /// Set aside.
     Faulted { retry_at: Instant, pause: Duration, was_built: bool },
+}
+
+/// How far a build has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BuildPosition {
+    /// The branch in work; those before it are done.
+    pub(crate) branch: usize,
+    /// The last root key of it that was read.
+    pub(crate) key: Option<Vec<String>>,
+}
+
+impl BuildPosition {
+    /// As it is recorded: the branch's number, then the key's columns.
+    fn to_texts(&self) -> Vec<String> {
+        std::iter::once(self.branch.to_string()).chain(self.key.iter().flatten().cloned()).collect()
+    }
+
+    fn from_texts(texts: &[String]) -> Option<Self> {
+        let (branch, key) = texts.split_first()?;
+        let key = (!key.is_empty()).then(|| key.to_vec());
+        Some(Self { branch: branch.parse().ok()?, key })
+    }
 }
 
 impl Phase {
@@ -51,9 +73,41 @@ pub struct Progress {
 
 /// Its maintenance statements, made once.
 pub(crate) enum Statements {
-    Row { bound: Merge, everything: Merge },
-    Aggregate { contributions: String, all_contributions: String, groups: Merge, all_groups: Merge },
+    Row { links: Links, bound: Merge, everything: Merge },
+    Grouped { branches: Vec<BranchStatements>, groups: Merge, all_groups: Merge },
     Whole { everything: Merge },
+}
+
+/// The links of a branch, by the index of their role.
+pub(crate) type Links = Vec<Option<Link>>;
+
+/// The statements of one branch of a grouped projection.
+pub(crate) struct BranchStatements {
+    pub(crate) links: Links,
+    pub(crate) contributions: String,
+    pub(crate) all_contributions: String,
+}
+
+impl Statements {
+    /// The links of a branch.
+    pub(crate) fn links(&self, branch: usize) -> &[Option<Link>] {
+        match self {
+            Self::Row { links, .. } => links,
+            Self::Grouped { branches, .. } => branches.get(branch).map_or(&[], |branch| &branch.links),
+            Self::Whole { .. } => &[],
+        }
+    }
+}
+
+/// Rows of a relation that are read at once while its link is filled.
+const LINK_PAGE_ROWS: usize = 50_000;
+
+fn links(branch: &Branch, places: &Places) -> Links {
+    let link = |trace: &Trace| match trace {
+        Trace::Link(link) => Some(Link::new(link, places, LINK_PAGE_ROWS)),
+        Trace::Root | Trace::Keys(_) | Trace::Whole => None,
+    };
+    branch.roles.iter().map(|role| link(&role.trace)).collect()
 }
 
 /// A projection at run time.
@@ -72,11 +126,14 @@ pub struct Projection {
     pub(crate) delete_first: bool,
     /// A trace failed on a row that the query filters out: dirty lookups refresh everything.
     pub(crate) skip_traces: bool,
+    /// A link's table was found empty: it was given up, or its relation is empty. Everything is refreshed once.
+    pub(crate) links_missing: bool,
     /// When it will be due after the batch in work.
     pub(crate) due_after_batch: Option<Instant>,
     /// When a projection that depends on the time is due again.
     pub(crate) due_at: Option<Instant>,
-    pub(crate) stage: Option<Stage>,
+    /// With two databases: where fresh rows are brought, one for each branch.
+    pub(crate) stages: Option<Vec<Stage>>,
     fault: Option<FaultRecord>,
     unrecorded_fault: Option<FaultRecord>,
     /// What the batch in work will have changed when it commits.
@@ -101,9 +158,10 @@ impl Projection {
             reason: None,
             delete_first: false,
             skip_traces: false,
+            links_missing: false,
             due_after_batch: None,
             due_at: on_schedule.then(Instant::now),
-            stage: None,
+            stages: None,
             fault: None,
             unrecorded_fault: None,
             pending: None,
@@ -140,19 +198,38 @@ impl Projection {
     }
 
     pub(crate) fn statements(&self, places: &Places) -> Statements {
-        let fresh = || self.stage.as_ref().map_or(Fresh::Query, |stage| Fresh::Staged(stage.typed_source()));
+        let fresh = |branch: usize| {
+            let stage = self.stages.as_ref().and_then(|stages| stages.get(branch));
+            stage.map_or(Fresh::Query, |stage| Fresh::Staged(stage.typed_source()))
+        };
         match &self.plan.maintenance {
             Maintenance::Row(row) => Statements::Row {
-                bound: sql::row_merge(&self.plan, row, places, TracedKeys::Bound, &fresh()),
-                everything: sql::row_merge(&self.plan, row, places, TracedKeys::Everything, &fresh()),
+                links: links(row, places),
+                bound: sql::row_merge(&self.plan, row, places, TracedKeys::Bound, &fresh(0)),
+                everything: sql::row_merge(&self.plan, row, places, TracedKeys::Everything, &fresh(0)),
             },
-            Maintenance::Aggregate(aggregate) => Statements::Aggregate {
-                contributions: sql::contribution_merge(aggregate, places, TracedKeys::Bound, &fresh()),
-                all_contributions: sql::contribution_merge(aggregate, places, TracedKeys::Everything, &fresh()),
-                groups: sql::group_merge(&self.plan, aggregate, places, TracedKeys::Bound),
-                all_groups: sql::group_merge(&self.plan, aggregate, places, TracedKeys::Everything),
-            },
-            Maintenance::Whole(_) => Statements::Whole { everything: sql::whole_merge(&self.plan, places, &fresh()) },
+            Maintenance::Grouped(grouped) => {
+                let contributions = |number: usize, branch: &Branch, keys| {
+                    branch.contributions.as_ref().map_or_else(String::new, |state| {
+                        sql::contribution_merge(branch, state, &grouped.group_columns, places, keys, &fresh(number))
+                    })
+                };
+                Statements::Grouped {
+                    branches: grouped
+                        .branches
+                        .iter()
+                        .enumerate()
+                        .map(|(number, branch)| BranchStatements {
+                            links: links(branch, places),
+                            contributions: contributions(number, branch, TracedKeys::Bound),
+                            all_contributions: contributions(number, branch, TracedKeys::Everything),
+                        })
+                        .collect(),
+                    groups: sql::group_merge(&self.plan, grouped, places, TracedKeys::Bound),
+                    all_groups: sql::group_merge(&self.plan, grouped, places, TracedKeys::Everything),
+                }
+            }
+            Maintenance::Whole(_) => Statements::Whole { everything: sql::whole_merge(&self.plan, places, &fresh(0)) },
         }
     }
 
@@ -170,6 +247,11 @@ impl Projection {
 
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Live)
+    }
+
+    /// Whether there is something to do without any change.
+    pub(crate) fn wants_batch(&self) -> bool {
+        self.is_building() || self.is_due() || !self.is_live() || self.links_missing
     }
 
     /// Whether the build has read all roots and waits for its indexes and its last batch.
@@ -191,8 +273,9 @@ impl Projection {
         }
     }
 
+    /// Whether changes of some relation recompute all of it.
     pub(crate) fn is_whole(&self) -> bool {
-        matches!(self.plan.maintenance, Maintenance::Whole(_))
+        !self.plan.is_incremental()
     }
 
     /// Notes what the batch in work does; nothing counts until [`Self::commit`].
@@ -215,7 +298,7 @@ impl Projection {
     pub(crate) fn unsaved(&self) -> Progress {
         let (phase, rows) = self.pending.as_ref().map_or((&self.phase, self.rows), |(phase, rows)| (phase, *rows));
         let build_position = match phase {
-            Phase::Building { position, .. } => position.clone(),
+            Phase::Building { position, .. } => position.as_ref().map(BuildPosition::to_texts),
             Phase::Live | Phase::Faulted { .. } => None,
         };
         Progress { rows, state: phase.state(), build_position }
@@ -233,6 +316,7 @@ impl Projection {
             self.rows_at_batch_start = rows;
             self.reason = None;
             self.delete_first = false;
+            self.links_missing = false;
         }
         self.due_at = self.due_after_batch.take().or(self.due_at);
     }
@@ -297,9 +381,10 @@ impl Projection {
 fn phase(registered: &Registered) -> Phase {
     match registered.state {
         ProjectionState::Live => Phase::Live,
-        ProjectionState::Registered | ProjectionState::Building => {
-            Phase::Building { position: registered.build_position.clone(), exhausted: false }
-        }
+        ProjectionState::Registered | ProjectionState::Building => Phase::Building {
+            position: registered.build_position.as_deref().and_then(BuildPosition::from_texts),
+            exhausted: false,
+        },
         ProjectionState::Faulted => {
             Phase::Faulted { retry_at: Instant::now(), pause: *FAULT_RETRY.start(), was_built: registered.was_built }
         }

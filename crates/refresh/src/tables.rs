@@ -1,6 +1,6 @@
 //! The tables in the target: creating, registering, granting, dropping.
 
-use lockstep_plan::{Maintenance, Plan, quote, sql};
+use lockstep_plan::{Plan, quote, sql};
 use tokio_postgres::Client;
 
 use crate::status::ProjectionState;
@@ -63,7 +63,6 @@ pub async fn load_registered(target: &Client) -> Result<Vec<Registered>, tokio_p
 pub async fn register(
     target: &mut Client,
     plan: &Plan,
-    contribution_types: &[String],
     schema: &str,
     group: &str,
     fingerprint: &str,
@@ -76,17 +75,14 @@ pub async fn register(
     let mut statements = sql::create_table(plan, schema);
     statements.push(sql::add_comment(plan, schema));
     let mut state_tables = Vec::new();
-    match &plan.maintenance {
-        Maintenance::Aggregate(aggregate) => {
-            statements.extend(sql::create_state_table(&aggregate.contributions, contribution_types, "lockstep"));
-            state_tables.push(aggregate.contributions.name.clone());
-        }
-        Maintenance::Row(_) | Maintenance::Whole(_) => {}
+    for state in plan.state_tables() {
+        statements.extend(sql::create_state_table(state, "lockstep"));
+        state_tables.push(state.name.clone());
     }
     for statement in &statements {
         transaction.batch_execute(statement).await?;
     }
-    let relations: Vec<String> = plan.relations.iter().map(|relation| relation.relation.label()).collect();
+    let relations: Vec<String> = plan.relations.iter().map(lockstep_plan::facts::Relation::label).collect();
     transaction
         .execute(
             "INSERT INTO lockstep.projection (name, group_name, kind, definition, fingerprint, table_schema, state_tables, relations)

@@ -83,7 +83,7 @@ impl Stage {
     /// A stage for the result of a query, given the columns' names and types on the target.
     pub(crate) async fn describe(
         source: &Client,
-        number: usize,
+        name: &str,
         query: &str,
         columns: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, tokio_postgres::Error> {
@@ -92,7 +92,7 @@ impl Stage {
             .zip(statement.columns())
             .map(|((name, type_name), column)| StagedColumn { name, type_name, binary: BINARY_TYPES.contains(column.type_()) })
             .collect();
-        Ok(Self { table: format!("pg_temp.lockstep_stage_{number}"), columns })
+        Ok(Self { table: format!("pg_temp.lockstep_stage_{name}"), columns })
     }
 
     pub(crate) fn create_statement(&self) -> String {
@@ -165,15 +165,29 @@ impl Stage {
     }
 }
 
-/// The stage of a projection, described by what is to be staged: rows, or contributions.
-pub(crate) async fn stage_of(
+/// The stages of a projection, described by what is to be staged: rows, or contributions of each branch.
+pub(crate) async fn stages_of(
     projection: &Projection,
     index: usize,
     places: &Places,
     sessions: &Sessions,
-) -> Result<Stage, BatchError> {
+) -> Result<Vec<Stage>, BatchError> {
     let at = |side| move |error| BatchError::Sql { side, error, projection: Some(index) };
-    let columns_of = |table: String| async move {
+    let own_table = || quote::qualified(&projection.schema, projection.name());
+    let staged: Vec<(&str, String)> = match &projection.plan.maintenance {
+        Maintenance::Row(row) => vec![(&row.query, own_table())],
+        Maintenance::Whole(_) => vec![(&projection.plan.query, own_table())],
+        Maintenance::Grouped(grouped) => grouped
+            .branches
+            .iter()
+            .filter_map(|branch| {
+                let state = branch.contributions.as_ref()?;
+                Some((branch.query.as_str(), quote::qualified(&places.state_schema, &state.name)))
+            })
+            .collect(),
+    };
+    let mut stages = Vec::with_capacity(staged.len());
+    for (number, (query, table)) in staged.into_iter().enumerate() {
         let rows = sessions
             .target()
             .query(
@@ -183,17 +197,11 @@ pub(crate) async fn stage_of(
             )
             .await
             .map_err(at(Side::Target))?;
-        Ok::<_, BatchError>(rows.iter().map(|row| (row.get(0), row.get(1))).collect::<Vec<(String, String)>>())
-    };
-    let (query, table) = match &projection.plan.maintenance {
-        Maintenance::Row(row) => (&row.row_query, quote::qualified(&projection.schema, projection.name())),
-        Maintenance::Whole(_) => (&projection.plan.query, quote::qualified(&projection.schema, projection.name())),
-        Maintenance::Aggregate(aggregate) => {
-            (&aggregate.contribution_query, quote::qualified(&places.state_schema, &aggregate.contributions.name))
-        }
-    };
-    let columns = columns_of(table).await?;
-    Stage::describe(sessions.source(), index, query, columns.into_iter()).await.map_err(at(Side::Source))
+        let columns = rows.iter().map(|row| (row.get(0), row.get(1)));
+        let name = format!("{index}_{number}");
+        stages.push(Stage::describe(sessions.source(), &name, query, columns).await.map_err(at(Side::Source))?);
+    }
+    Ok(stages)
 }
 
 fn put_tuple(buffer: &mut BytesMut, row: &tokio_postgres::Row) {

@@ -1,32 +1,47 @@
-//! `lockstep plan`.
+//! `lockstep plan`: how each projection is maintained, as a tree for people and as JSON for programs.
 
-use lockstep_plan::sql::{self, Fresh, Places, TracedKeys};
-use lockstep_plan::{Maintenance, Plan, Role};
+use std::path::Path;
+
+use lockstep_plan::sql::{self, Fresh, Link, Places, TracedKeys};
+use lockstep_plan::{Branch, Maintenance, Plan, Role, Trace, WholePlan};
 use serde::Serialize;
 
 use crate::config::Config;
+use crate::diagnostic::Diagnostic;
 use crate::preflight::{self, Depth, Planned};
 use crate::{Exit, telemetry};
+
+/// Rows a page of a link's filling has, in the statements shown.
+const SHOWN_PAGE_ROWS: usize = 50_000;
 
 #[derive(Serialize)]
 struct PlanView<'a> {
     name: &'a str,
     kind: &'a str,
     incremental: bool,
+    /// Why it is whole.
     reason: Option<&'a str>,
+    /// Where in `query` the reason stands, in bytes from 0.
+    position: Option<usize>,
     group: &'a str,
     key: &'a [String],
+    /// The defining query as PostgreSQL prints it.
+    query: &'a str,
     relations: Vec<RelationView<'a>>,
     state: Vec<StateView<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statements: Option<Vec<StatementView>>,
 }
 
 #[derive(Serialize)]
 struct RelationView<'a> {
     relation: String,
     alias: &'a str,
+    /// Which of several branches (UNION, full joins) it belongs to, from 1.
+    branch: usize,
     role: Role,
     reason: &'a str,
-    missing_index: Option<&'a str>,
+    missing_indexes: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -34,6 +49,12 @@ struct StateView<'a> {
     table: String,
     purpose: &'a str,
     columns: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct StatementView {
+    purpose: String,
+    sql: String,
 }
 
 /// Shows how each projection, or one, is maintained.
@@ -51,14 +72,12 @@ pub async fn plan(config: &Config, name: Option<&str>, with_sql: bool, json: boo
     let preflight = preflight::run(config, Depth::Plans).await;
     let wanted = |planned: &&Planned| name.is_none_or(|name| planned.plan.projection == name);
     let planned: Vec<&Planned> = preflight.planned.iter().filter(wanted).collect();
+    let views: Vec<PlanView<'_>> = planned.iter().map(|planned| view(config, planned, with_sql)).collect();
     if json {
-        super::print_json(&planned.iter().map(|planned| view(planned)).collect::<Vec<_>>())?;
+        super::print_json(&views)?;
     } else {
-        for planned in &planned {
-            print_plan(&view(planned));
-            if with_sql {
-                print_statements(config, &planned.plan);
-            }
+        for view in &views {
+            print_plan(view);
             println!();
         }
     }
@@ -68,104 +87,161 @@ pub async fn plan(config: &Config, name: Option<&str>, with_sql: bool, json: boo
     Ok(if preflight.passed() { Exit::Good } else { Exit::Failure })
 }
 
-fn view(planned: &Planned) -> PlanView<'_> {
+fn view<'a>(config: &Config, planned: &'a Planned, with_sql: bool) -> PlanView<'a> {
     let plan = &planned.plan;
-    let relations = plan
-        .relations
-        .iter()
-        .flat_map(|relation| {
-            relation.roles.iter().map(|role| RelationView {
-                relation: relation.relation.label(),
-                alias: &role.alias,
-                role: role.role,
-                reason: &role.reason,
-                missing_index: role.missing_index.as_deref(),
-            })
-        })
-        .collect();
+    let whole = match &plan.maintenance {
+        Maintenance::Whole(whole) => Some(whole),
+        Maintenance::Row(_) | Maintenance::Grouped(_) => None,
+    };
     let state = plan
         .state_tables()
         .into_iter()
         .map(|state| StateView {
             table: format!("lockstep.{}", state.name),
             purpose: &state.purpose,
-            columns: state
-                .columns
-                .iter()
-                .zip(&planned.contribution_types)
-                .map(|(column, kind)| format!("{column} {kind}"))
-                .collect(),
+            columns: state.columns.iter().zip(&state.types).map(|(name, type_name)| format!("{name} {type_name}")).collect(),
         })
         .collect();
-    let reason = match &plan.maintenance {
-        Maintenance::Whole(whole) => Some(whole.reason.as_str()),
-        Maintenance::Row(_) | Maintenance::Aggregate(_) => None,
-    };
     PlanView {
         name: &plan.projection,
         kind: plan.kind(),
         incremental: plan.is_incremental(),
-        reason,
+        reason: whole.map(|whole| whole.reason.as_str()),
+        position: whole.and_then(|whole| whole.position),
         group: &planned.group,
         key: plan.key.columns(),
-        relations,
+        query: &plan.query,
+        relations: relations(plan, whole),
         state,
+        statements: with_sql.then(|| statements(config, plan)),
     }
 }
 
-fn print_plan(view: &PlanView<'_>) {
-    let how = match view.reason {
-        Some(reason) => format!("whole: recomputed when a relation changes, because {reason}"),
-        None => format!("{}, incremental", view.kind),
-    };
-    println!("{}  ({how})", view.name);
-    let key = if view.key.is_empty() { "none".to_owned() } else { view.key.join(", ") };
-    println!("  group {}, key {key}", view.group);
-    for relation in &view.relations {
-        let alias = if relation.relation.ends_with(&format!(".{}", relation.alias)) {
-            String::new()
-        } else {
-            format!(" as {}", relation.alias)
+fn relations<'a>(plan: &'a Plan, whole: Option<&'a WholePlan>) -> Vec<RelationView<'a>> {
+    if let Some(whole) = whole {
+        let view = |relation: &'a lockstep_plan::facts::Relation| RelationView {
+            relation: relation.label(),
+            alias: &relation.name,
+            branch: 1,
+            role: Role::Whole,
+            reason: &whole.reason,
+            missing_indexes: &[],
         };
-        if view.incremental {
-            println!("  {:7} {}{alias}: {}", relation.role.to_string(), relation.relation, relation.reason);
-        } else {
-            println!("  {:7} {}{alias}", relation.role.to_string(), relation.relation);
-        }
-        if let Some(index) = relation.missing_index {
-            println!("          missing on the source: {index}");
-        }
+        return plan.relations.iter().map(view).collect();
     }
-    for state in &view.state {
-        println!("  state   {} ({}): {}", state.table, state.columns.join(", "), state.purpose);
-    }
+    let of_branch = |(number, branch): (usize, &'a Branch)| {
+        branch.roles.iter().map(move |role| RelationView {
+            relation: plan.relations[role.relation].label(),
+            alias: &role.alias,
+            branch: number + 1,
+            role: role.role,
+            reason: &role.reason,
+            missing_indexes: &role.missing_indexes,
+        })
+    };
+    plan.branches().iter().enumerate().flat_map(of_branch).collect()
 }
 
-fn print_statements(config: &Config, plan: &Plan) {
+/// The statements that run for a change, in the order in which they run.
+fn statements(config: &Config, plan: &Plan) -> Vec<StatementView> {
     let places = Places { schema: config.schema.clone(), state_schema: "lockstep".to_owned() };
-    let show = |title: &str, statement: &str| println!("\n  -- {title}\n{}", indent(statement));
-    for relation in &plan.relations {
-        for role in &relation.roles {
-            if let Some(trace) = &role.trace {
-                show(&format!("trace: from dirty keys of {} to root keys", relation.relation.label()), trace);
+    let mut all = Vec::new();
+    let mut add = |purpose: String, sql: String| all.push(StatementView { purpose, sql });
+    for branch in plan.branches() {
+        for role in &branch.roles {
+            let name = format!("{} as {}", plan.relations[role.relation].label(), role.alias);
+            match &role.trace {
+                Trace::Keys(sql) => add(format!("trace: from dirty keys of {name} to root keys"), sql.clone()),
+                Trace::Link(link) => {
+                    let link = Link::new(link, &places, SHOWN_PAGE_ROWS);
+                    add(format!("link: what the dirty rows of {name} are joined by now"), link.fetch);
+                    add("link: keep that; returns what they were and are joined by".to_owned(), link.merge);
+                    add("trace: from those values to root keys".to_owned(), link.trace);
+                }
+                Trace::Root | Trace::Whole => {}
             }
         }
     }
     match &plan.maintenance {
         Maintenance::Row(row) => {
             let merge = sql::row_merge(plan, row, &places, TracedKeys::Bound, &Fresh::Query);
-            show("refresh: the rows of bound root keys", &merge.in_place);
+            add("refresh: the rows of bound root keys".to_owned(), merge.in_place);
         }
-        Maintenance::Aggregate(aggregate) => {
-            let contributions = sql::contribution_merge(aggregate, &places, TracedKeys::Bound, &Fresh::Query);
-            show("refresh: the contributions of bound root keys; returns the groups touched", &contributions);
-            let groups = sql::group_merge(plan, aggregate, &places, TracedKeys::Bound);
-            show("refresh: the bound groups, from their contributions", &groups.in_place);
+        Maintenance::Grouped(grouped) => {
+            for branch in &grouped.branches {
+                let Some(state) = &branch.contributions else { continue };
+                add(
+                    format!(
+                        "refresh: the contributions of bound root keys of {}.{}; returns the groups touched",
+                        branch.root.schema, branch.root.name
+                    ),
+                    sql::contribution_merge(branch, state, &grouped.group_columns, &places, TracedKeys::Bound, &Fresh::Query),
+                );
+            }
+            add(
+                "refresh: the bound groups, from their contributions".to_owned(),
+                sql::group_merge(plan, grouped, &places, TracedKeys::Bound).in_place,
+            );
         }
         Maintenance::Whole(_) => {
-            show("refresh: everything", &sql::whole_merge(plan, &places, &Fresh::Query).in_place);
+            add("refresh: everything".to_owned(), sql::whole_merge(plan, &places, &Fresh::Query).in_place);
         }
     }
+    all
+}
+
+fn print_plan(view: &PlanView<'_>) {
+    let how = match (view.reason, view.incremental) {
+        (Some(_), _) => "whole: recomputed when a relation changes".to_owned(),
+        (None, true) => format!("{}, incremental", view.kind),
+        (None, false) => format!("{}, incremental for some of its relations", view.kind),
+    };
+    println!("{}  ({how})", view.name);
+    if let Some(reason) = view.reason {
+        let mut note = Diagnostic::note(format!("not incremental, because {reason}"));
+        if let Some(position) = view.position.filter(|position| view.query.is_char_boundary(*position)) {
+            let characters = view.query[..position].chars().count();
+            note = note.at_character(Path::new("the query as PostgreSQL prints it"), view.query, characters);
+        }
+        println!("{}", note.render(telemetry::colours()));
+    }
+    let key = if view.key.is_empty() { "none".to_owned() } else { view.key.join(", ") };
+    let mut branches: Vec<String> = vec![format!("group {}, key {key}", view.group)];
+    let several = view.relations.iter().any(|relation| relation.branch > 1);
+    for relation in &view.relations {
+        branches.push(relation_line(relation, several, view.reason.is_some()));
+    }
+    for state in &view.state {
+        branches.push(format!("state   {} ({}): {}", state.table, state.columns.join(", "), state.purpose));
+    }
+    for (index, branch) in branches.iter().enumerate() {
+        let last = index + 1 == branches.len();
+        let mut lines = branch.lines();
+        println!("{} {}", if last { "└─" } else { "├─" }, lines.next().unwrap_or_default());
+        for line in lines {
+            println!("{}  {line}", if last { " " } else { "│" });
+        }
+    }
+    for statement in view.statements.iter().flatten() {
+        println!("\n  -- {}\n{}", statement.purpose, indent(&statement.sql));
+    }
+}
+
+fn relation_line(relation: &RelationView<'_>, several: bool, whole: bool) -> String {
+    let alias = if relation.relation.ends_with(&format!(".{}", relation.alias)) {
+        String::new()
+    } else {
+        format!(" as {}", relation.alias)
+    };
+    let branch = if several { format!(" (branch {})", relation.branch) } else { String::new() };
+    let mut line = format!("{:7} {}{alias}{branch}", relation.role.to_string(), relation.relation);
+    if !whole {
+        line.push_str(&format!(": {}", relation.reason));
+    }
+    for index in relation.missing_indexes {
+        line.push_str(&format!("\n        missing on the source: {index}"));
+    }
+    line
 }
 
 fn indent(text: &str) -> String {

@@ -17,16 +17,16 @@ pub(super) async fn plan_all(config: &Config, source: &Session, preflight: &mut 
         match plan_one(config, projection, source).await {
             Ok(planned) => {
                 preflight.ok(&subject, describe(&planned));
-                for role in planned.plan.relations.iter().flat_map(|relation| &relation.roles) {
-                    if let Some(index) = &role.missing_index {
+                for role in planned.plan.branches().iter().flat_map(|branch| &branch.roles) {
+                    for index in &role.missing_indexes {
                         preflight.warn(
                             &subject,
-                            format!("a change of {} is traced to its roots without an index", role.alias),
+                            format!("a change of {} is followed without an index", role.alias),
                             format!("on the source: {index}"),
                         );
                     }
                 }
-                for relation in planned.plan.relations.iter().map(|plan| &plan.relation) {
+                for relation in &planned.plan.relations {
                     if relation.kind == RelationKind::Partitioned {
                         preflight.warn(
                             &subject,
@@ -43,9 +43,11 @@ pub(super) async fn plan_all(config: &Config, source: &Session, preflight: &mut 
 }
 
 fn describe(planned: &Planned) -> String {
+    let roots: Vec<String> =
+        planned.plan.branches().iter().map(|branch| format!("{}.{}", branch.root.schema, branch.root.name)).collect();
     match &planned.plan.maintenance {
-        Maintenance::Row(plan) => format!("row projection of {}.{}", plan.root.schema, plan.root.name),
-        Maintenance::Aggregate(plan) => format!("aggregate projection of {}.{}", plan.root.schema, plan.root.name),
+        Maintenance::Row(_) => format!("row projection of {}", roots.join(" and ")),
+        Maintenance::Grouped(_) => format!("grouped projection of {}", roots.join(" and ")),
         Maintenance::Whole(plan) => format!("recomputed as a whole, because {}", plan.reason),
     }
 }
@@ -53,23 +55,27 @@ fn describe(planned: &Planned) -> String {
 async fn plan_one(config: &Config, projection: &ProjectionConfig, source: &Session) -> Result<Planned, Diagnostic> {
     let definition = Definition { name: projection.name.clone(), sql: projection.sql.clone(), key: projection.key.clone() };
     let query = analysis::analyse(source, &definition).await.map_err(|error| in_query(config, projection, &error))?;
-    let plan = lockstep_plan::plan(&query)
+    let mut plan = lockstep_plan::plan(&query)
         .map_err(|error| Diagnostic::error(format!("projection {}: {}", projection.name, error.message)).help(error.hint))?;
-    let (plan, contribution_types) = match &plan.maintenance {
-        Maintenance::Aggregate(aggregate) => {
-            match analysis::result_types(source, &aggregate.contribution_query, &aggregate.dependent_columns).await {
-                Ok(types) => (plan, types),
-                Err(error) if error.class == ErrorClass::Definite => {
-                    let reason = format!("its contributions cannot be stored: {}", error.message);
-                    (lockstep_plan::plan_whole(&query, &reason), Vec::new())
-                }
-                Err(error) => return Err(in_query(config, projection, &error)),
-            }
-        }
-        Maintenance::Row(_) | Maintenance::Whole(_) => (plan, Vec::new()),
+    let comparable = match &plan.maintenance {
+        Maintenance::Grouped(grouped) => grouped.group_columns.iter().chain(&grouped.dependent_columns).cloned().collect(),
+        Maintenance::Row(_) | Maintenance::Whole(_) => Vec::new(),
     };
+    let mut obstacle = None;
+    for state in plan.state_tables_mut() {
+        match analysis::result_types(source, &state.definition, &comparable).await {
+            Ok(types) => state.types = types,
+            Err(error) if error.class == ErrorClass::Definite => {
+                obstacle.get_or_insert(format!("its hidden state cannot be stored: {}", error.message));
+            }
+            Err(error) => return Err(in_query(config, projection, &error)),
+        }
+    }
+    if let Some(reason) = obstacle {
+        plan = lockstep_plan::plan_whole(&query, &reason);
+    }
     let group = group_of(projection.group.as_ref(), &plan);
-    Ok(Planned { plan, contribution_types, group, indexes: projection.indexes.clone() })
+    Ok(Planned { plan, group, indexes: projection.indexes.clone() })
 }
 
 fn in_query(config: &Config, projection: &ProjectionConfig, error: &AnalysisError) -> Diagnostic {

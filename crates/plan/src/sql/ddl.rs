@@ -14,8 +14,14 @@ pub fn create_table(plan: &Plan, schema: &str) -> Vec<String> {
         items.push(format!("PRIMARY KEY ({})", quote::list(columns)));
     }
     let mut statements = vec![format!("CREATE TABLE {table} (\n  {}\n)", items.join(",\n  "))];
-    if let RowKey::Located(columns) = &plan.key {
-        statements.push(format!("CREATE INDEX ON {table} (({}))", locator("", columns)));
+    match &plan.key {
+        RowKey::Located(columns) | RowKey::Copies { within: columns } if !columns.is_empty() => {
+            statements.push(format!("CREATE INDEX ON {table} (({}))", locator("", columns)));
+        }
+        RowKey::Primary(_) | RowKey::Located(_) | RowKey::Copies { .. } | RowKey::SingleRow => {}
+    }
+    if !plan.owner.is_empty() {
+        statements.push(format!("CREATE INDEX ON {table} ({})", quote::list(&plan.owner)));
     }
     if let Some(columns) = &plan.declared_key {
         statements.push(format!("CREATE UNIQUE INDEX ON {table} ({})", quote::list(columns)));
@@ -27,13 +33,22 @@ fn column_definition(column: &OutputColumn) -> String {
     format!("{} {}", quote::identifier(&column.name), column.typed())
 }
 
-/// The statements that create a table of hidden state, given its columns' types.
-pub fn create_state_table(state: &StateTable, types: &[String], schema: &str) -> Vec<String> {
+/// The statements that create a table of hidden state. Its columns' types must be known.
+pub fn create_state_table(state: &StateTable, schema: &str) -> Vec<String> {
     let table = quote::qualified(schema, &state.name);
-    let mut items: Vec<String> =
-        state.columns.iter().zip(types).map(|(column, type_name)| format!("{} {type_name}", quote::identifier(column))).collect();
-    items.push(format!("PRIMARY KEY ({})", quote::list(&state.key)));
+    let mut items: Vec<String> = state
+        .columns
+        .iter()
+        .zip(&state.types)
+        .map(|(column, type_name)| format!("{} {type_name}", quote::identifier(column)))
+        .collect();
+    if !state.many_per_key {
+        items.push(format!("PRIMARY KEY ({})", quote::list(&state.key)));
+    }
     let mut statements = vec![format!("CREATE TABLE {table} (\n  {}\n)", items.join(",\n  "))];
+    if state.many_per_key {
+        statements.push(format!("CREATE INDEX ON {table} ({})", quote::list(&state.key)));
+    }
     if !state.located_by.is_empty() {
         statements.push(format!("CREATE INDEX ON {table} (({}))", locator("", &state.located_by)));
     }

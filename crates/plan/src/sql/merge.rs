@@ -11,16 +11,19 @@ pub enum RowKey {
     Located(Vec<String>),
     /// At most one row.
     SingleRow,
-    /// Nothing: equal rows are counted.
-    Multiset,
+    /// Equal rows are counted. They are found by an index on the hash of these columns; without any, all rows are looked at.
+    Copies {
+        /// The columns, which are those that a refresh is restricted by.
+        within: Vec<String>,
+    },
 }
 
 impl RowKey {
     /// The key's columns.
     pub fn columns(&self) -> &[String] {
         match self {
-            Self::Primary(columns) | Self::Located(columns) => columns,
-            Self::SingleRow | Self::Multiset => &[],
+            Self::Primary(columns) | Self::Located(columns) | Self::Copies { within: columns } => columns,
+            Self::SingleRow => &[],
         }
     }
 }
@@ -53,13 +56,13 @@ pub(crate) fn same_key(left: &str, right: &str, left_columns: &[String], right_c
     };
     match key {
         RowKey::Primary(_) => pairs("="),
-        RowKey::Located(_) => format!(
+        RowKey::Located(_) | RowKey::Copies { .. } if !left_columns.is_empty() => format!(
             "{} = {} AND {}",
             locator(&format!("{left}."), left_columns),
             locator(&format!("{right}."), right_columns),
             pairs("IS NOT DISTINCT FROM")
         ),
-        RowKey::SingleRow | RowKey::Multiset => "true".to_owned(),
+        RowKey::SingleRow | RowKey::Located(_) | RowKey::Copies { .. } => "true".to_owned(),
     }
 }
 
@@ -85,8 +88,8 @@ pub(crate) struct Target<'a> {
 /// Merges the CTE `fresh` into a table. `gone_among` restricts the rows that may go: a FROM item and a condition on `t` and it;
 /// `None` means any row.
 pub(crate) fn merge(ctes: &[String], target: &Target<'_>, gone_among: Option<(&str, &str)>) -> Merge {
-    if *target.key == RowKey::Multiset {
-        return multiset(ctes, target);
+    if let RowKey::Copies { .. } = target.key {
+        return copies(ctes, target, gone_among);
     }
     let Target { table, columns, key, .. } = target;
     let matches = |other: &str| same_key(other, "t", key.columns(), key.columns(), key);
@@ -131,20 +134,34 @@ pub(crate) fn merge(ctes: &[String], target: &Target<'_>, gone_among: Option<(&s
     }
 }
 
+/// The text of a row, which tells apart whatever can be told apart by looking.
+fn image(prefix: &str, columns: &[String]) -> String {
+    format!("ROW({})::text", quote::prefixed_list(prefix, columns))
+}
+
+/// `"lockstep image"` and `"lockstep copy"`: the row, and the how manieth of its kind it is.
+pub(crate) fn numbered(prefix: &str, columns: &[String]) -> String {
+    let image = image(prefix, columns);
+    format!("{image} AS \"lockstep image\", row_number() OVER (PARTITION BY {image}) AS \"lockstep copy\"")
+}
+
+/// The n-th copy of a row in the table is the n-th copy in the result.
+pub(crate) const SAME_COPY: &str =
+    "want.\"lockstep image\" = have.\"lockstep image\" AND want.\"lockstep copy\" = have.\"lockstep copy\"";
+
 /// Without a key, the n-th copy of a row in the table stands for the n-th copy in the result.
-fn multiset(ctes: &[String], target: &Target<'_>) -> Merge {
+fn copies(ctes: &[String], target: &Target<'_>, among: Option<(&str, &str)>) -> Merge {
     let Target { table, columns, .. } = target;
-    let image = |prefix: &str| format!("ROW({})::text", quote::prefixed_list(prefix, columns));
-    let numbered = |prefix: &str| {
-        let image = image(prefix);
-        format!("{image} AS \"lockstep image\", row_number() OVER (PARTITION BY {image}) AS \"lockstep copy\"")
-    };
-    let same = "want.\"lockstep image\" = have.\"lockstep image\" AND want.\"lockstep copy\" = have.\"lockstep copy\"";
-    let have = format!("have AS MATERIALIZED (\n  SELECT t.ctid AS \"lockstep row\", {} FROM {table} AS t\n)", numbered("t."));
+    let same = SAME_COPY;
+    let among = among.map(|(item, condition)| format!(" JOIN {item} ON {condition}")).unwrap_or_default();
+    let have = format!(
+        "have AS MATERIALIZED (\n  SELECT t.ctid AS \"lockstep row\", {} FROM {table} AS t{among}\n)",
+        numbered("t.", columns)
+    );
     let want = format!(
         "want AS MATERIALIZED (\n  SELECT {}, {} FROM fresh\n)",
         quote::prefixed_list("fresh.", columns),
-        numbered("fresh.")
+        numbered("fresh.", columns)
     );
     let gone = format!(
         "gone AS (\n  DELETE FROM {table} AS t USING have\n  WHERE t.ctid = have.\"lockstep row\" AND NOT EXISTS (SELECT FROM want WHERE {same})\n  RETURNING 1\n)"

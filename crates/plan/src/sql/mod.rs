@@ -10,10 +10,12 @@
 //! types without equality (json), and it sees that 1.0 and 1.00 differ.
 
 mod ddl;
+mod link;
 mod merge;
 mod refresh;
 
 pub use ddl::{add_comment, create_state_table, create_table};
+pub use link::Link;
 pub use merge::{Merge, RowKey};
 pub use refresh::{
     Fresh, Places, TracedKeys, contribution_merge, defining_query_duplicates, dirty_cte, group_merge, next_root_keys, row_merge,
@@ -29,8 +31,14 @@ pub struct StateTable {
     pub purpose: String,
     /// All columns, key first.
     pub columns: Vec<String>,
+    /// Their types, as `CREATE TABLE` wants them; empty until PostgreSQL has told.
+    pub types: Vec<String>,
     /// The key columns.
     pub key: Vec<String>,
+    /// Whether several rows may have the same key.
+    pub many_per_key: bool,
+    /// A query whose result has the table's columns: what is stored, unrestricted.
+    pub definition: String,
     /// The columns whose hash finds its rows.
     pub located_by: Vec<String>,
 }

@@ -1,8 +1,9 @@
 //! The refresh statements of each kind of projection.
 
-use super::merge::{self, Merge, RowKey, Target, locator, same_key};
+use super::StateTable;
+use super::merge::{self, Merge, RowKey, Target, numbered, same_key};
 use crate::facts::OutputColumn;
-use crate::plan::{AggregatePlan, Plan, Root, RowPlan};
+use crate::plan::{Branch, GroupForm, GroupedPlan, Plan, Root};
 use crate::quote;
 use crate::trace::unnest;
 
@@ -55,26 +56,26 @@ fn staged(table: &str, columns: &[String]) -> String {
 }
 
 /// Refreshes a row projection.
-pub fn row_merge(plan: &Plan, row: &RowPlan, places: &Places, keys: TracedKeys, fresh: &Fresh) -> Merge {
+pub fn row_merge(plan: &Plan, row: &Branch, places: &Places, keys: TracedKeys, fresh: &Fresh) -> Merge {
     let columns = names(plan);
     let table = quote::qualified(&places.schema, &plan.projection);
     let query = match (fresh, keys) {
-        (Fresh::Query, TracedKeys::Bound) => row.dirty_row_query.clone(),
-        (Fresh::Query, TracedKeys::Everything) => row.row_query.clone(),
+        (Fresh::Query, TracedKeys::Bound) => row.dirty_query.clone(),
+        (Fresh::Query, TracedKeys::Everything) => row.query.clone(),
         (Fresh::Staged(stage), _) => staged(stage, &columns),
     };
-    let target = Target { table: &table, columns: &columns, key: &plan.key, check_duplicates: false };
+    // A declared key does not follow from the root's: its rows may meet.
+    let check_duplicates = !plan.owner.is_empty();
+    let target = Target { table: &table, columns: &columns, key: &plan.key, check_duplicates };
     let fresh = fresh_cte(&columns, &query);
     match keys {
         TracedKeys::Bound => {
-            let condition: Vec<String> = plan
-                .key
-                .columns()
-                .iter()
-                .enumerate()
-                .map(|(n, column)| format!("t.{} = dirty.k{}", quote::identifier(column), n + 1))
-                .collect();
-            merge::merge(&[dirty_cte(&row.root), fresh], &target, Some(("dirty", &condition.join(" AND "))))
+            let owner = if plan.owner.is_empty() { plan.key.columns() } else { &plan.owner };
+            let dirty: Vec<String> = (1..=owner.len()).map(|n| format!("k{n}")).collect();
+            // Copies are found by the index on the hash; a primary key and the owner have an index of their own.
+            let by = if plan.owner.is_empty() { plan.key.clone() } else { RowKey::Primary(Vec::new()) };
+            let condition = same_key("t", "dirty", owner, &dirty, &by);
+            merge::merge(&[dirty_cte(&row.root), fresh], &target, Some(("dirty", &condition)))
         }
         TracedKeys::Everything => merge::merge(&[fresh], &target, None),
     }
@@ -92,37 +93,55 @@ pub fn whole_merge(plan: &Plan, places: &Places, fresh: &Fresh) -> Merge {
     merge::merge(&[fresh_cte(&columns, &query)], &target, None)
 }
 
-/// Replaces contributions. For bound keys it returns the groups that they left, joined or changed in, as text columns; for
-/// everything it returns nothing of use, since all groups are recomputed.
-pub fn contribution_merge(aggregate: &AggregatePlan, places: &Places, keys: TracedKeys, fresh: &Fresh) -> String {
-    let state = &aggregate.contributions;
+/// Replaces a branch's contributions. For bound keys it returns the groups that they left, joined or changed in, as text columns;
+/// for everything it returns nothing of use, since all groups are recomputed.
+pub fn contribution_merge(
+    branch: &Branch,
+    state: &StateTable,
+    group_columns: &[String],
+    places: &Places,
+    keys: TracedKeys,
+    fresh: &Fresh,
+) -> String {
     let table = quote::qualified(&places.state_schema, &state.name);
     let query = match (fresh, keys) {
-        (Fresh::Query, TracedKeys::Bound) => aggregate.dirty_contribution_query.clone(),
-        (Fresh::Query, TracedKeys::Everything) => aggregate.contribution_query.clone(),
+        (Fresh::Query, TracedKeys::Bound) => branch.dirty_query.clone(),
+        (Fresh::Query, TracedKeys::Everything) => branch.query.clone(),
         (Fresh::Staged(stage), _) => staged(stage, &state.columns),
     };
     let fresh = fresh_cte(&state.columns, &query);
-    let key = RowKey::Primary(state.key.clone());
+    let key = if state.many_per_key { RowKey::Copies { within: Vec::new() } } else { RowKey::Primary(state.key.clone()) };
     if keys == TracedKeys::Everything {
         let target = Target { table: &table, columns: &state.columns, key: &key, check_duplicates: false };
         return merge::merge(&[fresh], &target, None).in_place;
     }
-    let same = |a: &str, b: &str| same_key(a, b, &state.key, &state.key, &key);
+    let ctes = format!("WITH {}, {fresh}", dirty_cte(&branch.root));
+    let result = if group_columns.is_empty() {
+        "SELECT 1::text FROM touched LIMIT 1".to_owned()
+    } else {
+        let texts: Vec<String> = group_columns.iter().map(|column| format!("{}::text", quote::identifier(column))).collect();
+        format!("SELECT {} FROM touched", texts.join(", "))
+    };
+    if state.many_per_key {
+        format!("{ctes}, {}\n{result}", many_contributions(state, group_columns, &table))
+    } else {
+        format!("{ctes}, {}\n{result}", single_contributions(state, group_columns, &table, &key))
+    }
+}
+
+/// The group columns of `prefix`, or something to select where there are none.
+fn groups(prefix: &str, group_columns: &[String]) -> String {
+    if group_columns.is_empty() { "1 AS g".to_owned() } else { quote::prefixed_list(prefix, group_columns) }
+}
+
+/// At most one contribution a root: updated in place.
+fn single_contributions(state: &StateTable, group_columns: &[String], table: &str, key: &RowKey) -> String {
+    let same = |a: &str, b: &str| same_key(a, b, &state.key, &state.key, key);
     let differ = |a: &str, b: &str| merge::differs(a, b, &state.columns);
-    let on_dirty: Vec<String> = state.key.iter().map(|column| format!("t.{0} = dirty.{0}", quote::identifier(column))).collect();
     let assignments: Vec<String> =
         state.columns.iter().map(|column| format!("{0} = fresh.{0}", quote::identifier(column))).collect();
-    let groups = |prefix: &str| quote::prefixed_list(prefix, &aggregate.group_columns);
-    let (touched_columns, result) = if aggregate.group_columns.is_empty() {
-        (["1 AS g1".to_owned(), "1".to_owned()], "SELECT g1::text FROM touched".to_owned())
-    } else {
-        let texts: Vec<String> =
-            aggregate.group_columns.iter().map(|column| format!("{}::text", quote::identifier(column))).collect();
-        ([groups("old."), groups("fresh.")], format!("SELECT {} FROM touched", texts.join(", ")))
-    };
     format!(
-        "WITH {dirty}, {fresh}, old AS MATERIALIZED (
+        "old AS MATERIALIZED (
   SELECT t.* FROM {table} AS t JOIN dirty ON {on_dirty}
 ), gone AS (
   DELETE FROM {table} AS t USING old
@@ -138,10 +157,8 @@ pub fn contribution_merge(aggregate: &AggregatePlan, places: &Places, keys: Trac
   SELECT {old_groups} FROM old WHERE NOT EXISTS (SELECT FROM fresh WHERE {fresh_is_old} AND NOT {old_differs})
   UNION
   SELECT {fresh_groups} FROM fresh WHERE NOT EXISTS (SELECT FROM old WHERE {fresh_is_old} AND NOT {old_differs})
-)
-{result}",
-        dirty = dirty_cte(&aggregate.root),
-        on_dirty = on_dirty.join(" AND "),
+)",
+        on_dirty = same("t", "dirty"),
         old_is_t = same("old", "t"),
         fresh_is_old = same("fresh", "old"),
         fresh_is_t = same("fresh", "t"),
@@ -150,30 +167,77 @@ pub fn contribution_merge(aggregate: &AggregatePlan, places: &Places, keys: Trac
         assignments = assignments.join(", "),
         columns = quote::list(&state.columns),
         fresh_columns = quote::prefixed_list("fresh.", &state.columns),
-        old_groups = touched_columns[0],
-        fresh_groups = touched_columns[1],
+        old_groups = groups("old.", group_columns),
+        fresh_groups = groups("fresh.", group_columns),
+    )
+}
+
+/// Any number of contributions a root: the n-th copy of a row stands for the n-th copy.
+fn many_contributions(state: &StateTable, group_columns: &[String], table: &str) -> String {
+    let key = RowKey::Primary(state.key.clone());
+    format!(
+        "have AS MATERIALIZED (
+  SELECT t.ctid AS \"lockstep row\", {t_columns}, {t_numbered}
+  FROM {table} AS t JOIN dirty ON {on_dirty}
+), want AS MATERIALIZED (
+  SELECT {fresh_columns}, {fresh_numbered} FROM fresh
+), gone AS (
+  DELETE FROM {table} AS t USING have
+  WHERE t.ctid = have.\"lockstep row\" AND NOT EXISTS (SELECT FROM want WHERE {same})
+), added AS (
+  INSERT INTO {table} ({columns})
+  SELECT {want_columns} FROM want WHERE NOT EXISTS (SELECT FROM have WHERE {same})
+), touched AS (
+  SELECT {old_groups} FROM have WHERE NOT EXISTS (SELECT FROM want WHERE {same})
+  UNION
+  SELECT {new_groups} FROM want WHERE NOT EXISTS (SELECT FROM have WHERE {same})
+)",
+        t_columns = quote::prefixed_list("t.", &state.columns),
+        t_numbered = numbered("t.", &state.columns),
+        on_dirty = same_key("t", "dirty", &state.key, &state.key, &key),
+        fresh_columns = quote::prefixed_list("fresh.", &state.columns),
+        fresh_numbered = numbered("fresh.", &state.columns),
+        columns = quote::list(&state.columns),
+        want_columns = quote::prefixed_list("want.", &state.columns),
+        same = merge::SAME_COPY,
+        old_groups = groups("have.", group_columns),
+        new_groups = groups("want.", group_columns),
     )
 }
 
 /// Recomputes groups from the contributions: those bound to `$1::text[]`…, or all.
-pub fn group_merge(plan: &Plan, aggregate: &AggregatePlan, places: &Places, keys: TracedKeys) -> Merge {
+pub fn group_merge(plan: &Plan, grouped: &GroupedPlan, places: &Places, keys: TracedKeys) -> Merge {
     let columns = names(plan);
     let table = quote::qualified(&places.schema, &plan.projection);
-    let contributions = quote::qualified(&places.state_schema, &aggregate.contributions.name);
     let alias = crate::aggregate::CONTRIBUTION_ALIAS;
-    let group_columns = &aggregate.group_columns;
-    let mut query = format!("SELECT {}\nFROM {contributions} AS {alias}", aggregate.select_list.join(", "));
+    let group_columns = &grouped.group_columns;
     let by_groups = keys == TracedKeys::Bound && !group_columns.is_empty();
+    let located = RowKey::Located(Vec::new());
+    let distinct = match &grouped.form {
+        GroupForm::First { .. } => format!("DISTINCT ON ({}) ", quote::prefixed_list(&format!("{alias}."), group_columns)),
+        GroupForm::Aggregate { .. } | GroupForm::Rows => String::new(),
+    };
+    let from = contributions(grouped, places);
+    let mut query = format!("SELECT {distinct}{}\nFROM {from} AS {alias}", grouped.select_list.join(", "));
     if by_groups {
-        let at = locator(&format!("{alias}."), group_columns);
-        query.push_str(&format!("\nWHERE {at} IN (SELECT {} FROM dirty)", locator("dirty.", group_columns)));
+        query.push_str(&format!("\nJOIN dirty ON {}", same_key(alias, "dirty", group_columns, group_columns, &located)));
     }
-    if !group_columns.is_empty() {
-        let by: Vec<&String> = group_columns.iter().chain(&aggregate.dependent_columns).collect();
-        query.push_str(&format!("\nGROUP BY {}", quote::prefixed_list(&format!("{alias}."), &by)));
-    }
-    if let Some(having) = &aggregate.having {
-        query.push_str(&format!("\nHAVING {having}"));
+    match &grouped.form {
+        GroupForm::Aggregate { having } => {
+            if !group_columns.is_empty() {
+                let by: Vec<&String> = group_columns.iter().chain(&grouped.dependent_columns).collect();
+                query.push_str(&format!("\nGROUP BY {}", quote::prefixed_list(&format!("{alias}."), &by)));
+            }
+            if let Some(having) = having {
+                query.push_str(&format!("\nHAVING {having}"));
+            }
+        }
+        GroupForm::First { order } => {
+            if !order.is_empty() {
+                query.push_str(&format!("\nORDER BY {}", order.join(", ")));
+            }
+        }
+        GroupForm::Rows => {}
     }
     let target = Target { table: &table, columns: &columns, key: &plan.key, check_duplicates: false };
     let fresh = fresh_cte(&columns, &query);
@@ -192,8 +256,25 @@ pub fn group_merge(plan: &Plan, aggregate: &AggregatePlan, places: &Places, keys
         })
         .collect();
     let dirty = format!("dirty AS MATERIALIZED (\n  SELECT DISTINCT {} FROM {}\n)", typed.join(", "), unnest(typed.len()));
-    let among = same_key("t", "dirty", plan.key.columns(), group_columns, &plan.key);
+    let among = same_key("t", "dirty", plan.key.columns(), group_columns, &located);
     merge::merge(&[dirty, fresh], &target, Some(("dirty", &among)))
+}
+
+/// The contributions of all branches as a FROM item.
+fn contributions(grouped: &GroupedPlan, places: &Places) -> String {
+    let states: Vec<&StateTable> = grouped.branches.iter().filter_map(|branch| branch.contributions.as_ref()).collect();
+    let name = |state: &StateTable| quote::qualified(&places.state_schema, &state.name);
+    match states.as_slice() {
+        [state] => name(state),
+        states => {
+            // The keys of different roots have nothing in common.
+            let select = |state: &&StateTable| {
+                let columns: Vec<String> = state.columns.iter().filter(|column| !state.key.contains(column)).cloned().collect();
+                format!("SELECT {} FROM {}", quote::list(&columns), name(state))
+            };
+            format!("(\n  {}\n)", states.iter().map(select).collect::<Vec<_>>().join("\n  UNION ALL\n  "))
+        }
+    }
 }
 
 /// The next root keys after those bound to `$1`…, as text columns, in key order; from the start if `from_start`.

@@ -5,7 +5,7 @@ mod walk;
 use pg_query::protobuf::{self, Node, ParseResult, RawStmt, ResTarget, SelectStmt};
 use pg_query::{DeparseOptions, NodeEnum};
 
-pub(crate) use walk::{children, subtree_is_known};
+pub(crate) use walk::{Tally, children, clauses, for_each_subquery, tally};
 
 /// Stack for parsing and planning: a legal query can nest deeper than a thread's default stack.
 const STACK_BYTES: usize = 256 * 1024 * 1024;
@@ -48,7 +48,7 @@ fn target_value(target: Option<Node>) -> Option<Node> {
 }
 
 /// Prints a SELECT.
-pub(crate) fn print_select(select: &SelectStmt) -> Result<String, String> {
+fn print_select(select: &SelectStmt) -> Result<String, String> {
     print(select, false)
 }
 
@@ -127,4 +127,134 @@ pub(crate) fn column_reference(alias: &str, column: &str) -> Node {
     let part = |text: &str| wrap(NodeEnum::String(protobuf::String { sval: text.to_owned() }));
     let reference = protobuf::ColumnRef { fields: vec![part(alias), part(column)], location: -1 };
     wrap(NodeEnum::ColumnRef(reference))
+}
+
+/// The expression of a select list's item.
+pub(crate) fn target_expression(target: &Node) -> Option<&Node> {
+    match &target.node {
+        Some(NodeEnum::ResTarget(target)) => target.val.as_deref(),
+        Some(_) | None => None,
+    }
+}
+
+/// A select list's item.
+pub(crate) fn target(name: &str, value: Node) -> Node {
+    let target = ResTarget { name: name.to_owned(), val: Some(Box::new(value)), ..ResTarget::default() };
+    wrap(NodeEnum::ResTarget(Box::new(target)))
+}
+
+/// Whether the SELECT is `UNION`, `INTERSECT` or `EXCEPT` of two.
+pub(crate) fn is_set_operation(select: &SelectStmt) -> bool {
+    select.op != protobuf::SetOperation::SetopNone as i32 && select.op != protobuf::SetOperation::Undefined as i32
+}
+
+/// `NOT node`.
+pub(crate) fn not(node: Node) -> Node {
+    let negation =
+        protobuf::BoolExpr { boolop: protobuf::BoolExprType::NotExpr as i32, args: vec![node], ..protobuf::BoolExpr::default() };
+    wrap(NodeEnum::BoolExpr(Box::new(negation)))
+}
+
+/// Whether a condition is the constant `false`.
+pub(crate) fn is_false(node: &Node) -> bool {
+    matches!(&node.node, Some(NodeEnum::AConst(constant))
+        if matches!(&constant.val, Some(protobuf::a_const::Val::Boolval(value)) if !value.boolval))
+}
+
+/// Prints a FROM item.
+pub(crate) fn print_from_item(item: &Node) -> Result<String, String> {
+    let select = SelectStmt {
+        target_list: vec![target("", parse_expression("1")?)],
+        from_clause: vec![item.clone()],
+        limit_option: protobuf::LimitOption::Default as i32,
+        op: protobuf::SetOperation::SetopNone as i32,
+        ..SelectStmt::default()
+    };
+    let text = print_select(&select)?;
+    text.strip_prefix("SELECT 1 FROM ").map(str::to_owned).ok_or_else(|| format!("unprintable FROM item: {text}"))
+}
+
+/// The expression with `alias.column` written as `column`.
+pub(crate) fn without_alias(node: &Node, alias: &str) -> Result<Node, String> {
+    let mut copy = node.clone();
+    if let Some(NodeEnum::ColumnRef(reference)) = copy.node.as_mut()
+        && reference.fields.len() == 2
+        && reference.fields.first().and_then(string_of) == Some(alias)
+    {
+        reference.fields.remove(0);
+    }
+    for child in children(&mut copy)? {
+        *child = without_alias(child, alias)?;
+    }
+    Ok(copy)
+}
+
+/// The SELECT whose FROM clause itself (not a subquery in it) has the alias; aliases must be unique.
+pub(crate) fn select_with_alias<'a>(select: &'a mut SelectStmt, alias: &str) -> Option<&'a mut SelectStmt> {
+    if select.from_clause.iter().any(|item| has_alias(item, alias)) {
+        return Some(select);
+    }
+    select.from_clause.iter_mut().find_map(|item| subselect_with_alias(item, alias))
+}
+
+fn has_alias(item: &Node, alias: &str) -> bool {
+    match &item.node {
+        Some(NodeEnum::RangeVar(table)) => table.alias.as_ref().map_or(&table.relname, |alias| &alias.aliasname) == alias,
+        Some(NodeEnum::RangeSubselect(subselect)) => subselect.alias.as_ref().is_some_and(|found| found.aliasname == alias),
+        Some(NodeEnum::RangeFunction(function)) => function.alias.as_ref().is_some_and(|found| found.aliasname == alias),
+        Some(NodeEnum::JoinExpr(join)) => [&join.larg, &join.rarg].into_iter().flatten().any(|side| has_alias(side, alias)),
+        Some(_) | None => false,
+    }
+}
+
+fn subselect_with_alias<'a>(item: &'a mut Node, alias: &str) -> Option<&'a mut SelectStmt> {
+    match item.node.as_mut()? {
+        NodeEnum::RangeSubselect(subselect) => match subselect.subquery.as_mut()?.node.as_mut()? {
+            NodeEnum::SelectStmt(select) => in_arms(select, alias),
+            _ => None,
+        },
+        NodeEnum::JoinExpr(join) => {
+            let protobuf::JoinExpr { larg, rarg, .. } = &mut **join;
+            [larg, rarg].into_iter().flatten().find_map(|side| subselect_with_alias(side, alias))
+        }
+        _ => None,
+    }
+}
+
+fn in_arms<'a>(select: &'a mut SelectStmt, alias: &str) -> Option<&'a mut SelectStmt> {
+    if !is_set_operation(select) {
+        return select_with_alias(select, alias);
+    }
+    let SelectStmt { larg, rarg, .. } = select;
+    [larg, rarg].into_iter().flatten().find_map(|side| in_arms(side, alias))
+}
+
+/// The subselect of FROM that bears the alias.
+pub(crate) fn subselect_named<'a>(item: &'a mut Node, alias: &str) -> Option<&'a mut SelectStmt> {
+    match item.node.as_mut()? {
+        NodeEnum::RangeSubselect(subselect) if subselect.alias.as_ref().is_some_and(|found| found.aliasname == alias) => {
+            match subselect.subquery.as_mut()?.node.as_mut()? {
+                NodeEnum::SelectStmt(select) => Some(select),
+                _ => None,
+            }
+        }
+        NodeEnum::JoinExpr(join) => {
+            let protobuf::JoinExpr { larg, rarg, .. } = &mut **join;
+            [larg, rarg].into_iter().flatten().find_map(|side| subselect_named(side, alias))
+        }
+        _ => None,
+    }
+}
+
+/// Prints an ORDER BY item.
+pub(crate) fn print_sort(sort: &Node) -> Result<String, String> {
+    let select = SelectStmt {
+        target_list: vec![target("", parse_expression("1")?)],
+        sort_clause: vec![sort.clone()],
+        limit_option: protobuf::LimitOption::Default as i32,
+        op: protobuf::SetOperation::SetopNone as i32,
+        ..SelectStmt::default()
+    };
+    let text = print_select(&select)?;
+    text.strip_prefix("SELECT 1 ORDER BY ").map(str::to_owned).ok_or_else(|| format!("unprintable ORDER BY: {text}"))
 }

@@ -1,11 +1,11 @@
 //! Walking expressions.
 //!
 //! [`children`] knows the kinds of node that expressions are made of, and says so when it meets another: what cannot be walked
-//! cannot be analysed, and the projection is maintained as a whole. [`subtree_is_known`] guards against a field forgotten here: it
-//! compares what the walk finds with what the serialised tree contains.
+//! cannot be analysed, and the projection is maintained as a whole. [`tally`] guards against a field forgotten here: what a walk met
+//! is compared with what the serialised tree contains.
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::Node;
+use pg_query::protobuf::{Node, SelectStmt, WindowDef};
 
 /// The direct sub-expressions of an expression, or the name of a node that is not known.
 ///
@@ -23,11 +23,9 @@ pub(crate) fn children(node: &mut Node) -> Result<Vec<&mut Node>, String> {
         NodeEnum::AExpr(n) => boxed([&mut n.lexpr, &mut n.rexpr]),
         NodeEnum::BoolExpr(n) => n.args.iter_mut().collect(),
         NodeEnum::FuncCall(n) => {
-            if n.over.is_some() {
-                return Err("it has a window function".to_owned());
-            }
             let mut all: Vec<&mut Node> = n.args.iter_mut().chain(n.agg_order.iter_mut()).collect();
             all.extend(n.agg_filter.as_deref_mut());
+            all.extend(n.over.as_deref_mut().into_iter().flat_map(window));
             all
         }
         NodeEnum::TypeCast(n) => boxed([&mut n.arg]),
@@ -55,6 +53,9 @@ pub(crate) fn children(node: &mut Node) -> Result<Vec<&mut Node>, String> {
         NodeEnum::NamedArgExpr(n) => boxed([&mut n.arg]),
         NodeEnum::SortBy(n) => boxed([&mut n.node]),
         NodeEnum::ResTarget(n) => boxed([&mut n.val]),
+        NodeEnum::WindowDef(n) => window(n),
+        NodeEnum::GroupingSet(n) => n.content.iter_mut().collect(),
+        NodeEnum::GroupingFunc(n) => n.args.iter_mut().collect(),
         other => return Err(describe(other)),
     })
 }
@@ -63,40 +64,67 @@ fn boxed<const N: usize>(fields: [&mut Option<Box<Node>>; N]) -> Vec<&mut Node> 
     fields.into_iter().filter_map(|field| field.as_deref_mut()).collect()
 }
 
+fn window(definition: &mut WindowDef) -> Vec<&mut Node> {
+    let WindowDef { partition_clause, order_clause, start_offset, end_offset, .. } = definition;
+    let mut all: Vec<&mut Node> = partition_clause.iter_mut().chain(order_clause).collect();
+    all.extend(boxed([start_offset, end_offset]));
+    all
+}
+
 fn describe(node: &NodeEnum) -> String {
-    if matches!(node, NodeEnum::GroupingSet(_)) {
-        return "it has grouping sets".to_owned();
-    }
     let debug = format!("{node:?}");
     let name: String = debug.chars().take_while(char::is_ascii_alphanumeric).collect();
     format!("it has the construct {name}")
 }
 
-/// Whether the walk sees every column reference, function call and subquery of the expression.
-pub(crate) fn subtree_is_known(node: &Node) -> Result<(), String> {
-    let mut walked = Tally::default();
-    walk(&mut node.clone(), &mut walked)?;
-    let serialized = serde_json::to_value(node).map_err(|error| error.to_string())?;
+/// The expressions of one SELECT, its FROM clause apart.
+pub(crate) fn clauses(select: &mut SelectStmt) -> Vec<&mut Node> {
+    let SelectStmt {
+        distinct_clause,
+        target_list,
+        where_clause,
+        group_clause,
+        having_clause,
+        window_clause,
+        values_lists,
+        sort_clause,
+        limit_offset,
+        limit_count,
+        ..
+    } = select;
+    let lists = [distinct_clause, target_list, group_clause, window_clause, values_lists, sort_clause];
+    let mut all: Vec<&mut Node> = lists.into_iter().flatten().collect();
+    all.extend(boxed([where_clause, having_clause, limit_offset, limit_count]));
+    all
+}
+
+/// Calls `visit` for every SELECT directly inside an expression (not for those inside these).
+pub(crate) fn for_each_subquery(
+    node: &mut Node,
+    visit: &mut dyn FnMut(&mut SelectStmt) -> Result<(), String>,
+) -> Result<(), String> {
+    if let Some(NodeEnum::SubLink(link)) = node.node.as_mut()
+        && let Some(NodeEnum::SelectStmt(select)) = link.subselect.as_mut().and_then(|node| node.node.as_mut())
+    {
+        visit(select)?;
+    }
+    children(node)?.into_iter().try_for_each(|child| for_each_subquery(child, visit))
+}
+
+/// What a tree contains; compared with what a walk has met, it shows whether the walk missed a part.
+#[derive(Default, PartialEq, Eq, Debug, Clone, Copy)]
+pub(crate) struct Tally {
+    pub(crate) references: usize,
+    pub(crate) calls: usize,
+    pub(crate) subqueries: usize,
+}
+
+/// Counts by the serialised form, which no forgotten field escapes.
+pub(crate) fn tally(select: &SelectStmt) -> Result<Tally, String> {
+    let serialized = serde_json::to_value(select).map_err(|error| error.to_string())?;
     let mut found = Tally::default();
     count(&serialized, &mut found);
-    if walked == found { Ok(()) } else { Err("it has a construct with parts that the planner does not see".to_owned()) }
-}
-
-#[derive(Default, PartialEq, Eq, Debug)]
-struct Tally {
-    references: usize,
-    calls: usize,
-    subqueries: usize,
-}
-
-fn walk(node: &mut Node, tally: &mut Tally) -> Result<(), String> {
-    match &node.node {
-        Some(NodeEnum::ColumnRef(_)) => tally.references += 1,
-        Some(NodeEnum::FuncCall(_)) => tally.calls += 1,
-        Some(NodeEnum::SubLink(_)) => tally.subqueries += 1,
-        Some(_) | None => {}
-    }
-    children(node)?.into_iter().try_for_each(|child| walk(child, tally))
+    Ok(found)
 }
 
 fn count(value: &serde_json::Value, tally: &mut Tally) {
@@ -107,8 +135,6 @@ fn count(value: &serde_json::Value, tally: &mut Tally) {
                     "ColumnRef" => tally.references += 1,
                     "FuncCall" => tally.calls += 1,
                     "SubLink" => tally.subqueries += 1,
-                    // A subquery's inside is another scope's business.
-                    "subselect" => continue,
                     _ => {}
                 }
                 count(field, tally);

@@ -17,7 +17,7 @@ pub(super) async fn read(client: &Client, view: u32) -> Result<Vec<Function>, An
             &format!(
                 "{READS}
                  SELECT DISTINCT p.oid, n.nspname::text, p.proname::text, p.provolatile::text, p.prokind::text, p.proretset, p.pronargs::int,
-                        l.lanname NOT IN ('internal', 'c')
+                        l.lanname NOT IN ('internal', 'c'), p.proisstrict
                  FROM reads
                  JOIN pg_class v ON v.oid = reads.oid AND v.relkind = 'v'
                  JOIN pg_rewrite r ON r.ev_class = v.oid
@@ -49,6 +49,7 @@ pub(super) async fn read(client: &Client, view: u32) -> Result<Vec<Function>, An
             returns_set: row.get(5),
             arguments: usize::try_from(row.get::<_, i32>(6)).unwrap_or_default(),
             interpreted: row.get(7),
+            strict: row.get(8),
         })
         .collect())
 }

@@ -110,6 +110,7 @@ async fn analyse_in_transaction(client: &Client, definition: &Definition) -> Res
     client.batch_execute(EMPTY_SEARCH_PATH).await?;
     let columns = output_columns(client, view).await?;
     let relations = relations::read(client, view).await?;
+    let views = relations::views(client, view).await?;
     let functions = functions::read(client, view).await?;
     let reads_clock = functions::reads_clock(client, view).await?;
     // With an empty search path every name outside pg_catalog prints qualified.
@@ -120,6 +121,7 @@ async fn analyse_in_transaction(client: &Client, definition: &Definition) -> Res
         sql: canonical,
         columns,
         relations,
+        views,
         functions,
         reads_clock,
         declared_key: definition.key.clone(),

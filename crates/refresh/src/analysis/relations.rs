@@ -1,6 +1,6 @@
 //! The tables that a query reads, through views too.
 
-use lockstep_plan::facts::{Column, Identity, Relation, RelationKind};
+use lockstep_plan::facts::{Column, Identity, Relation, RelationKind, View};
 use tokio_postgres::{Client, Row};
 
 use super::AnalysisError;
@@ -39,6 +39,22 @@ pub(super) async fn read(client: &Client, view: u32) -> Result<Vec<Relation>, An
         }
     }
     Ok(relations)
+}
+
+/// The views that a view reads, through views too. The search path must be empty, so that names print qualified.
+pub(super) async fn views(client: &Client, view: u32) -> Result<Vec<View>, AnalysisError> {
+    let rows = client
+        .query(
+            &format!(
+                "{READS}
+                 SELECT n.nspname::text, c.relname::text, pg_get_viewdef(c.oid)
+                 FROM reads JOIN pg_class c ON c.oid = reads.oid JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE c.relkind = 'v' AND c.oid <> $1::oid ORDER BY 1, 2"
+            ),
+            &[&view],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| View { schema: row.get(0), name: row.get(1), sql: row.get(2) }).collect())
 }
 
 /// The descendants of an inheritance parent: their changes come under their own names.

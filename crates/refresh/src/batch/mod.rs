@@ -88,9 +88,7 @@ impl BatchRun<'_> {
             let contained = dirty.oldest_waiting_lsn().map_or(snapshot.fence_lsn, |waiting| waiting.min(snapshot.fence_lsn));
             (batch, contained)
         });
-        let nothing_else = !self.projections.iter().any(|projection| {
-            projection.takes_part() && (projection.is_building() || projection.is_due() || !projection.is_live())
-        });
+        let nothing_else = !self.projections.iter().any(|projection| projection.takes_part() && projection.wants_batch());
         if batch.is_empty() && nothing_else {
             self.capture.with_group(self.index, |dirty| dirty.give_back(batch));
             self.sessions.rollback().await;

@@ -5,13 +5,13 @@ use std::time::Instant;
 
 use lockstep_capture::{Batch, KeySet};
 use lockstep_plan::sql::{Merge, next_root_keys};
-use lockstep_plan::{Maintenance, Root, quote};
+use lockstep_plan::{Root, quote};
 use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
 use super::trace::{Work, parameters};
 use crate::error::{BatchError, Side};
-use crate::projection::{Phase, Statements};
+use crate::projection::{BuildPosition, Phase, Statements};
 
 /// Rows written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl BatchRun<'_> {
             Work::Keys(keys) => self.refresh_keys(index, &keys, was_building).await?,
             Work::Everything => self.refresh_everything(index).await?,
         };
-        if was_building && matches!(phase, Phase::Live) && matches!(self.sql[index], Statements::Aggregate { .. }) {
+        if was_building && matches!(phase, Phase::Live) && matches!(self.sql[index], Statements::Grouped { .. }) {
             counts = counts.plus(self.recompute_groups(index, Groups::All).await?);
         }
         if counts.duplicates > 0 {
@@ -75,8 +75,8 @@ impl BatchRun<'_> {
         let projection = &self.projections[index];
         match &projection.phase {
             Phase::Live => {
-                let due = projection.is_due();
-                Ok((if due { Work::Everything } else { work }, Phase::Live))
+                let everything = projection.is_due() || projection.links_missing;
+                Ok((if everything { Work::Everything } else { work }, Phase::Live))
             }
             // Whatever was missed while it was set aside is made good by refreshing everything.
             Phase::Faulted { was_built: true, .. } => Ok((Work::Everything, Phase::Live)),
@@ -85,18 +85,15 @@ impl BatchRun<'_> {
                 Ok((Work::Nothing, Phase::Building { position: None, exhausted: false }))
             }
             Phase::Building { exhausted: true, .. } => {
-                let finish = match &projection.plan.maintenance {
-                    Maintenance::Row(_) | Maintenance::Aggregate(_) => work,
-                    Maintenance::Whole(_) => Work::Everything,
-                };
+                let finish = if projection.plan.branches().is_empty() { Work::Everything } else { work };
                 Ok((finish, Phase::Live))
             }
             Phase::Building { position, exhausted: false } => {
                 let position = position.clone();
-                match projection.plan.root().cloned() {
-                    None => Ok((Work::Nothing, Phase::Building { position: None, exhausted: true })),
-                    Some(root) => self.build_page(index, &root, position, work).await,
+                if projection.plan.branches().is_empty() {
+                    return Ok((Work::Nothing, Phase::Building { position: None, exhausted: true }));
                 }
+                self.build_page(index, position, work).await
             }
         }
     }
@@ -121,90 +118,120 @@ impl BatchRun<'_> {
     async fn build_page(
         &mut self,
         index: usize,
-        root: &Root,
-        position: Option<Vec<String>>,
+        position: Option<BuildPosition>,
         work: Work,
     ) -> Result<(Work, Phase), BatchError> {
-        let sql_error = |error| BatchError::Sql { side: Side::Source, error, projection: Some(index) };
         fail::fail_point!("build_page", |_| std::process::abort());
+        let roots: Vec<Root> = self.projections[index].plan.branches().iter().map(|branch| branch.root.clone()).collect();
         let mut keys = match work {
-            Work::Nothing => KeySet::new(root.key.len()),
+            Work::Nothing => roots.iter().map(|root| KeySet::new(root.key.len())).collect(),
             Work::Keys(keys) => keys,
             // A relation was truncated or rewritten: do all of it in this batch, and be done.
             Work::Everything => return Ok((Work::Everything, Phase::Building { position, exhausted: true })),
         };
-        let source = self.sessions.source();
-        let sql = next_root_keys(root, position.is_none(), self.page_rows);
-        let statement = self.prepared.on_source(source, &sql).await.map_err(sql_error)?;
-        let bounds: Vec<&(dyn ToSql + Sync)> = position.iter().flatten().map(|value| value as &(dyn ToSql + Sync)).collect();
-        let rows = source.query(&statement, &bounds).await.map_err(sql_error)?;
-        let mut last = position;
+        let mut position = match position {
+            Some(position) => position,
+            None => {
+                // From here on the links are kept up to date, page by page.
+                self.fill_links(index).await?;
+                BuildPosition { branch: 0, key: None }
+            }
+        };
+        let Some(root) = roots.get(position.branch) else {
+            return Ok((Work::Keys(keys), Phase::Building { position: Some(position), exhausted: true }));
+        };
+        let sql = next_root_keys(root, position.key.is_none(), self.page_rows);
+        let bounds: Vec<&(dyn ToSql + Sync)> = position.key.iter().flatten().map(|value| value as &(dyn ToSql + Sync)).collect();
+        let rows = self.page(index, &sql, &bounds).await?;
         for row in &rows {
             let fields: Vec<&str> = (0..row.len()).map(|column| row.get(column)).collect();
             let bytes: Vec<&[u8]> = fields.iter().map(|field| field.as_bytes()).collect();
-            if !keys.insert(&bytes) {
-                return Ok((Work::Everything, Phase::Building { position: last, exhausted: true }));
+            if !keys[position.branch].insert(&bytes) {
+                return Ok((Work::Everything, Phase::Building { position: Some(position), exhausted: true }));
             }
-        }
-        if let Some(row) = rows.last() {
-            last = Some((0..row.len()).map(|column| row.get(column)).collect());
         }
         self.projections[index].built_roots += rows.len() as u64;
-        let work = if keys.is_empty() { Work::Nothing } else { Work::Keys(keys) };
-        Ok((work, Phase::Building { position: last, exhausted: rows.len() < self.page_rows }))
+        if let Some(row) = rows.last() {
+            position.key = Some((0..row.len()).map(|column| row.get(column)).collect());
+        }
+        if rows.len() < self.page_rows {
+            position = BuildPosition { branch: position.branch + 1, key: None };
+        }
+        let exhausted = position.branch >= roots.len();
+        let work = if keys.iter().all(KeySet::is_empty) { Work::Nothing } else { Work::Keys(keys) };
+        Ok((work, Phase::Building { position: Some(position), exhausted }))
     }
 
-    async fn refresh_keys(&mut self, index: usize, keys: &KeySet, building: bool) -> Result<Counts, BatchError> {
+    async fn page(
+        &mut self,
+        index: usize,
+        sql: &str,
+        bounds: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<tokio_postgres::Row>, BatchError> {
+        let sql_error = |error| BatchError::Sql { side: Side::Source, error, projection: Some(index) };
+        let source = self.sessions.source();
+        let statement = self.prepared.on_source(source, sql).await.map_err(sql_error)?;
+        source.query(&statement, bounds).await.map_err(sql_error)
+    }
+
+    async fn refresh_keys(&mut self, index: usize, keys: &[KeySet], building: bool) -> Result<Counts, BatchError> {
         let mut counts = Counts::default();
-        let mut touched: HashSet<Vec<Option<String>>> = HashSet::new();
-        let mut too_many = false;
-        let mut start = 0;
-        while start < keys.len() {
-            let end = (start + self.options.statement_keys_max).min(keys.len());
-            let arrays = keys.arrays(start..end);
-            let bound = parameters(&arrays);
-            match &self.sql[index] {
-                Statements::Row { bound: merge, .. } => {
-                    self.stage(index, Some(&bound)).await?;
-                    counts = counts.plus(self.merge(index, merge, &bound).await?);
-                }
-                Statements::Aggregate { contributions, .. } => {
-                    self.stage(index, Some(&bound)).await?;
-                    let rows = self.query_target(index, contributions, &bound).await?;
-                    if !building && !too_many {
-                        touched.extend(rows.iter().map(|row| (0..row.len()).map(|column| row.get(column)).collect()));
-                        too_many = touched.len() > self.options.groups_max;
+        let mut touched = Touched::default();
+        for (branch, keys) in keys.iter().enumerate() {
+            let mut start = 0;
+            while start < keys.len() {
+                let end = (start + self.options.statement_keys_max).min(keys.len());
+                let arrays = keys.arrays(start..end);
+                let bound = parameters(&arrays);
+                match &self.sql[index] {
+                    Statements::Row { bound: merge, .. } => {
+                        self.stage(index, branch, Some(&bound)).await?;
+                        counts = counts.plus(self.merge(index, merge, &bound).await?);
                     }
+                    Statements::Grouped { branches, .. } => {
+                        self.stage(index, branch, Some(&bound)).await?;
+                        let rows = self.query_target(index, &branches[branch].contributions, &bound).await?;
+                        if !building {
+                            touched.add(&rows, self.options.groups_max);
+                        }
+                    }
+                    Statements::Whole { .. } => return self.refresh_everything(index).await,
                 }
-                Statements::Whole { .. } => return self.refresh_everything(index).await,
+                start = end;
             }
-            start = end;
         }
-        if matches!(self.sql[index], Statements::Aggregate { .. }) && !building && (too_many || !touched.is_empty()) {
-            let groups = if too_many { Groups::All } else { Groups::Some(columns_of(touched)) };
-            counts = self.recompute_groups(index, groups).await?;
+        match touched.groups() {
+            Some(groups) => self.recompute_groups(index, groups).await,
+            None => Ok(counts),
         }
-        Ok(counts)
     }
 
     async fn refresh_everything(&mut self, index: usize) -> Result<Counts, BatchError> {
-        self.stage(index, None).await?;
-        match &self.sql[index] {
-            Statements::Row { everything, .. } | Statements::Whole { everything } => {
-                let counts = self.merge(index, everything, &[]).await?;
-                let projection = &mut self.projections[index];
-                projection.due_after_batch = projection.due_at.map(|_| Instant::now() + self.options.schedule);
-                Ok(counts)
-            }
-            Statements::Aggregate { all_contributions, .. } => {
-                self.query_target(index, all_contributions, &[]).await?;
-                self.recompute_groups(index, Groups::All).await
-            }
+        if !self.projections[index].skip_traces {
+            self.fill_links(index).await?;
+        } else {
+            self.clear_links(index).await?;
         }
+        let counts = match &self.sql[index] {
+            Statements::Row { everything, .. } | Statements::Whole { everything } => {
+                self.stage(index, 0, None).await?;
+                self.merge(index, everything, &[]).await?
+            }
+            Statements::Grouped { branches, .. } => {
+                for (branch, statements) in branches.iter().enumerate() {
+                    self.stage(index, branch, None).await?;
+                    self.query_target(index, &statements.all_contributions, &[]).await?;
+                }
+                self.recompute_groups(index, Groups::All).await?
+            }
+        };
+        let projection = &mut self.projections[index];
+        projection.due_after_batch = projection.due_at.map(|_| Instant::now() + self.options.schedule);
+        Ok(counts)
     }
 
     async fn recompute_groups(&mut self, index: usize, groups: Groups) -> Result<Counts, BatchError> {
-        let Statements::Aggregate { groups: some, all_groups, .. } = &self.sql[index] else { return Ok(Counts::default()) };
+        let Statements::Grouped { groups: some, all_groups, .. } = &self.sql[index] else { return Ok(Counts::default()) };
         let is_global = self.projections[index].plan.key.columns().is_empty();
         match groups {
             Groups::Some(columns) if !is_global => {
@@ -215,16 +242,14 @@ impl BatchRun<'_> {
         }
     }
 
-    /// With two databases: brings the fresh rows of the bound keys (or all) into the projection's stage.
-    async fn stage(&mut self, index: usize, bound: Option<&[&(dyn ToSql + Sync)]>) -> Result<(), BatchError> {
+    /// With two databases: brings the fresh rows of the bound keys (or all) into a branch's stage.
+    async fn stage(&mut self, index: usize, branch: usize, bound: Option<&[&(dyn ToSql + Sync)]>) -> Result<(), BatchError> {
         let projection = &self.projections[index];
-        let Some(stage) = &projection.stage else { return Ok(()) };
-        let (query, root) = match (&projection.plan.maintenance, bound) {
-            (Maintenance::Row(row), Some(_)) => (&row.dirty_row_query, Some(&row.root)),
-            (Maintenance::Row(row), None) => (&row.row_query, None),
-            (Maintenance::Aggregate(aggregate), Some(_)) => (&aggregate.dirty_contribution_query, Some(&aggregate.root)),
-            (Maintenance::Aggregate(aggregate), None) => (&aggregate.contribution_query, None),
-            (Maintenance::Whole(_), _) => (&projection.plan.query, None),
+        let Some(stage) = projection.stages.as_ref().and_then(|stages| stages.get(branch)) else { return Ok(()) };
+        let (query, root) = match (projection.plan.branches().get(branch), bound) {
+            (Some(branch), Some(_)) => (&branch.dirty_query, Some(&branch.root)),
+            (Some(branch), None) => (&branch.query, None),
+            (None, _) => (&projection.plan.query, None),
         };
         let sql = stage.source_query(root.map(lockstep_plan::sql::dirty_cte).as_deref(), query);
         let source = self.sessions.source();
@@ -256,7 +281,7 @@ impl BatchRun<'_> {
         }))
     }
 
-    async fn query_target(
+    pub(super) async fn query_target(
         &mut self,
         index: usize,
         sql: &str,
@@ -278,14 +303,33 @@ impl BatchRun<'_> {
     }
 }
 
-/// Rows of texts turned into one array for each column.
-fn columns_of(rows: HashSet<Vec<Option<String>>>) -> Vec<Vec<Option<String>>> {
-    let mut columns: Vec<Vec<Option<String>>> = Vec::new();
-    for row in rows {
-        columns.resize_with(row.len(), Vec::new);
-        for (column, value) in columns.iter_mut().zip(row) {
-            column.push(value);
+/// The groups that a batch touches, until there are too many to name.
+#[derive(Default)]
+struct Touched {
+    groups: HashSet<Vec<Option<String>>>,
+    too_many: bool,
+}
+
+impl Touched {
+    fn add(&mut self, rows: &[tokio_postgres::Row], groups_max: usize) {
+        if self.too_many {
+            return;
         }
+        self.groups.extend(rows.iter().map(|row| (0..row.len()).map(|column| row.get(column)).collect()));
+        self.too_many = self.groups.len() > groups_max;
     }
-    columns
+
+    fn groups(self) -> Option<Groups> {
+        if self.too_many {
+            return Some(Groups::All);
+        }
+        let columns = self.groups.iter().next().map(Vec::len)?;
+        let mut arrays: Vec<Vec<Option<String>>> = vec![Vec::with_capacity(self.groups.len()); columns];
+        for group in self.groups {
+            for (array, value) in arrays.iter_mut().zip(group) {
+                array.push(value);
+            }
+        }
+        Some(Groups::Some(arrays))
+    }
 }

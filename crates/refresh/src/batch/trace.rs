@@ -1,7 +1,9 @@
 //! From a batch's dirty keys to one projection's work.
 
 use lockstep_capture::{Batch, DirtyKeys, KeySet};
-use lockstep_plan::Role;
+use lockstep_plan::sql::Link;
+use lockstep_plan::{Branch, Trace};
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
@@ -10,8 +12,8 @@ use crate::error::{BatchError, Side};
 /// What a projection has to do in a batch.
 pub(crate) enum Work {
     Nothing,
-    /// Refresh these root keys.
-    Keys(KeySet),
+    /// Refresh these root keys of each branch.
+    Keys(Vec<KeySet>),
     /// Refresh all rows.
     Everything,
 }
@@ -21,68 +23,206 @@ pub(crate) fn parameters<'a>(arrays: &'a [Vec<&'a str>]) -> Vec<&'a (dyn ToSql +
     arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect()
 }
 
+/// Rows of texts, one array for each column.
+pub(crate) type Columns = Vec<Vec<Option<String>>>;
+
+/// Turns rows of texts into one array for each of `columns` columns.
+pub(crate) fn columns_of_rows(rows: &[Row], columns: usize) -> Columns {
+    let mut arrays: Columns = vec![Vec::with_capacity(rows.len()); columns];
+    for row in rows {
+        for (index, array) in arrays.iter_mut().enumerate() {
+            array.push(row.get(index));
+        }
+    }
+    arrays
+}
+
+/// Whether more root keys can be named, or the projection has to be refreshed in full.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Left,
+    Exhausted,
+}
+
 impl BatchRun<'_> {
-    /// Traces the batch's dirty keys to the projection's root keys.
+    /// Traces the batch's dirty keys to the projection's root keys, and brings its links up to date.
     pub(crate) async fn trace(&mut self, index: usize, batch: &Batch) -> Result<Work, BatchError> {
         let plan = &self.projections[index].plan;
-        let touched = plan.relations.iter().any(|relation| batch.relations.contains_key(&relation.relation.oid));
-        let Some(root) = plan.root().filter(|_| touched) else {
-            return Ok(if touched { Work::Everything } else { Work::Nothing });
-        };
-        let mut roots = KeySet::new(root.key.len());
-        let mut traces: Vec<(String, &KeySet)> = Vec::new();
-        for relation in &plan.relations {
-            let Some(dirty) = batch.relations.get(&relation.relation.oid) else { continue };
-            let DirtyKeys::Keys(keys) = dirty else { return Ok(Work::Everything) };
-            for role in &relation.roles {
-                match (role.role, &role.trace) {
-                    (Role::Root, _) => {
-                        if !roots.extend(keys) {
-                            return Ok(Work::Everything);
-                        }
-                    }
-                    (Role::Lookup, Some(trace)) => traces.push((trace.clone(), keys)),
-                    (Role::Lookup, None) | (Role::Whole, _) => return Ok(Work::Everything),
-                }
-            }
+        if !plan.relations.iter().any(|relation| batch.relations.contains_key(&relation.oid)) {
+            return Ok(Work::Nothing);
         }
-        if !traces.is_empty() && self.projections[index].skip_traces {
+        let branches = plan.branches().to_vec();
+        if branches.is_empty() {
             return Ok(Work::Everything);
         }
-        for (trace, keys) in traces {
-            if !self.run_trace(index, &trace, keys, &mut roots).await? {
-                return Ok(Work::Everything);
+        let mut roots: Vec<KeySet> = branches.iter().map(|branch| KeySet::new(branch.root.key.len())).collect();
+        let mut room = Room::Left;
+        for (number, branch) in branches.iter().enumerate() {
+            if self.trace_branch(index, number, branch, batch, &mut roots[number]).await? == Room::Exhausted {
+                room = Room::Exhausted;
             }
         }
-        Ok(if roots.is_empty() { Work::Nothing } else { Work::Keys(roots) })
+        Ok(match room {
+            // Links are filled anew by what refreshes everything.
+            Room::Exhausted => Work::Everything,
+            Room::Left if roots.iter().all(KeySet::is_empty) => Work::Nothing,
+            Room::Left => Work::Keys(roots),
+        })
     }
 
-    /// Adds the root keys of a lookup's dirty keys; false if there are too many to name.
-    async fn run_trace(&mut self, index: usize, trace: &str, keys: &KeySet, roots: &mut KeySet) -> Result<bool, BatchError> {
+    async fn trace_branch(
+        &mut self,
+        index: usize,
+        number: usize,
+        branch: &Branch,
+        batch: &Batch,
+        roots: &mut KeySet,
+    ) -> Result<Room, BatchError> {
+        for (role_index, role) in branch.roles.iter().enumerate() {
+            let oid = self.projections[index].plan.relations[role.relation].oid;
+            let Some(dirty) = batch.relations.get(&oid) else { continue };
+            let DirtyKeys::Keys(keys) = dirty else { return Ok(Room::Exhausted) };
+            let room = match &role.trace {
+                Trace::Root => {
+                    if roots.extend(keys) {
+                        Room::Left
+                    } else {
+                        Room::Exhausted
+                    }
+                }
+                Trace::Whole => Room::Exhausted,
+                Trace::Keys(_) | Trace::Link(_) if self.projections[index].skip_traces => Room::Exhausted,
+                Trace::Keys(sql) => self.trace_keys(index, sql, keys, roots).await?,
+                Trace::Link(_) => self.trace_link(index, number, role_index, keys, roots).await?,
+            };
+            if room == Room::Exhausted {
+                return Ok(Room::Exhausted);
+            }
+        }
+        Ok(Room::Left)
+    }
+
+    /// Adds the root keys of dirty keys that need no old state.
+    async fn trace_keys(&mut self, index: usize, sql: &str, keys: &KeySet, roots: &mut KeySet) -> Result<Room, BatchError> {
+        let mut start = 0;
+        while start < keys.len() {
+            let end = (start + self.options.statement_keys_max).min(keys.len());
+            let arrays = keys.arrays(start..end);
+            if self.add_roots(index, sql, &parameters(&arrays), roots).await? == Room::Exhausted {
+                return Ok(Room::Exhausted);
+            }
+            start = end;
+        }
+        Ok(Room::Left)
+    }
+
+    /// Brings a link up to date for dirty keys, and adds the roots that the old and the new values concern.
+    async fn trace_link(
+        &mut self,
+        index: usize,
+        branch: usize,
+        role: usize,
+        keys: &KeySet,
+        roots: &mut KeySet,
+    ) -> Result<Room, BatchError> {
+        let Some(link) = self.sql[index].links(branch).get(role).cloned().flatten() else { return Ok(Room::Exhausted) };
+        let mut room = Room::Left;
+        let mut start = 0;
+        while start < keys.len() {
+            let end = (start + self.options.statement_keys_max).min(keys.len());
+            let arrays = keys.arrays(start..end);
+            let dirty = parameters(&arrays);
+            let rows = self.query_source(index, &link.fetch, &dirty).await?;
+            let values = self.keep_link(index, &link, &dirty, &rows).await?;
+            // The link has to be right whatever becomes of the roots.
+            if room == Room::Left {
+                let bound: Vec<&(dyn ToSql + Sync)> = values.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
+                room = self.add_roots(index, &link.trace, &bound, roots).await?;
+            }
+            start = end;
+        }
+        Ok(room)
+    }
+
+    /// Writes fetched rows to a link's table; returns the values before and now.
+    async fn keep_link(
+        &mut self,
+        index: usize,
+        link: &Link,
+        dirty: &[&(dyn ToSql + Sync)],
+        rows: &[Row],
+    ) -> Result<Columns, BatchError> {
+        let fresh = columns_of_rows(rows, link.key_columns + link.value_columns);
+        let bound: Vec<&(dyn ToSql + Sync)> =
+            dirty.iter().copied().chain(fresh.iter().map(|array| array as &(dyn ToSql + Sync))).collect();
+        let values = self.query_target(index, &link.merge, &bound).await?;
+        Ok(columns_of_rows(&values, link.value_columns))
+    }
+
+    /// Fills all links of a projection anew.
+    pub(crate) async fn fill_links(&mut self, index: usize) -> Result<(), BatchError> {
+        let branches = self.projections[index].plan.branches().len();
+        for branch in 0..branches {
+            let links: Vec<Link> = self.sql[index].links(branch).iter().flatten().cloned().collect();
+            for link in links {
+                self.fill_link(index, &link).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Empties all links of a projection: nobody keeps them up to date.
+    pub(crate) async fn clear_links(&mut self, index: usize) -> Result<(), BatchError> {
+        let branches = self.projections[index].plan.branches().len();
+        let links = (0..branches).flat_map(|branch| self.sql[index].links(branch).iter().flatten().cloned());
+        for link in links.collect::<Vec<_>>() {
+            self.query_target(index, &link.clear, &[]).await?;
+        }
+        Ok(())
+    }
+
+    async fn fill_link(&mut self, index: usize, link: &Link) -> Result<(), BatchError> {
+        self.query_target(index, &link.clear, &[]).await?;
+        let mut rows = self.query_source(index, &link.first_page, &[]).await?;
+        while let Some(last) = rows.last() {
+            let last: Vec<String> = (0..link.key_columns).map(|column| last.get(column)).collect();
+            // Nothing is kept, so there is nothing to compare the rows with.
+            let none: Vec<Vec<Option<String>>> = vec![Vec::new(); link.key_columns];
+            let dirty: Vec<&(dyn ToSql + Sync)> = none.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
+            self.keep_link(index, link, &dirty, &rows).await?;
+            let bounds: Vec<&(dyn ToSql + Sync)> = last.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+            rows = self.query_source(index, &link.next_page, &bounds).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs a trace and adds the root keys that it returns.
+    async fn add_roots(
+        &mut self,
+        index: usize,
+        trace: &str,
+        bound: &[&(dyn ToSql + Sync)],
+        roots: &mut KeySet,
+    ) -> Result<Room, BatchError> {
+        let bounded = format!("SELECT * FROM (\n{trace}\n) AS traced LIMIT {}", self.options.root_keys_max + 1);
+        for row in self.query_source(index, &bounded, bound).await? {
+            let fields: Vec<&str> = (0..row.len()).map(|column| row.get(column)).collect();
+            let bytes: Vec<&[u8]> = fields.iter().map(|field| field.as_bytes()).collect();
+            if !roots.insert(&bytes) {
+                return Ok(Room::Exhausted);
+            }
+        }
+        Ok(if roots.len() > self.options.root_keys_max { Room::Exhausted } else { Room::Left })
+    }
+
+    /// Runs a statement of tracing on the source. It may fail on a row that the query itself filters out.
+    async fn query_source(&mut self, index: usize, sql: &str, bound: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, BatchError> {
         let sql_error = |error: tokio_postgres::Error| match error.code() {
             Some(code) if code.code().starts_with("22") => BatchError::Trace { error, projection: index },
             Some(_) | None => BatchError::Sql { side: Side::Source, error, projection: Some(index) },
         };
         let source = self.sessions.source();
-        let bounded = format!("{trace}\nLIMIT {}", self.options.root_keys_max + 1);
-        let statement = self.prepared.on_source(source, &bounded).await.map_err(sql_error)?;
-        let mut start = 0;
-        while start < keys.len() {
-            let end = (start + self.options.statement_keys_max).min(keys.len());
-            let arrays = keys.arrays(start..end);
-            let rows = source.query(&statement, &parameters(&arrays)).await.map_err(sql_error)?;
-            for row in rows {
-                let fields: Vec<&str> = (0..row.len()).map(|column| row.get(column)).collect();
-                let bytes: Vec<&[u8]> = fields.iter().map(|field| field.as_bytes()).collect();
-                if !roots.insert(&bytes) {
-                    return Ok(false);
-                }
-            }
-            if roots.len() > self.options.root_keys_max {
-                return Ok(false);
-            }
-            start = end;
-        }
-        Ok(true)
+        let statement = self.prepared.on_source(source, sql).await.map_err(sql_error)?;
+        source.query(&statement, bound).await.map_err(sql_error)
     }
 }

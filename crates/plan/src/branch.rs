@@ -1,0 +1,243 @@
+//! A branch: one root, the query that its rows come from, and the same query restricted to dirty roots.
+
+use std::collections::BTreeSet;
+
+use pg_query::NodeEnum;
+use pg_query::protobuf::{Node, SelectStmt};
+
+use crate::facts::{Query, Relation};
+use crate::obstacle::{Obstacle, Outcome};
+use crate::plan::{Branch, RelationRole, Role, Root, Trace};
+use crate::quote;
+use crate::reach::{self, HopKind, Paths};
+use crate::resolve::{self, Place, Resolved};
+use crate::syntax::{self, column_reference, print_expression, print_select_pretty, target_expression};
+use crate::trace::Tracer;
+
+/// A resolved SELECT and its paths.
+pub(crate) struct Part {
+    pub(crate) resolved: Resolved,
+    pub(crate) paths: Paths,
+    /// The output columns that are exactly the root's identity, in identity order; empty if one is missing.
+    pub(crate) key_outputs: Vec<usize>,
+    pub(crate) fans_out: bool,
+}
+
+impl Part {
+    /// Resolves a SELECT and finds its root.
+    pub(crate) fn new(select: SelectStmt, query: &Query) -> Outcome<Self> {
+        let resolved = resolve::resolve(select, &query.relations, &query.functions)?;
+        let outputs = printed_outputs(&resolved)?;
+        let key_outputs = |root: usize| key_outputs(root, &resolved, &query.relations, &outputs).unwrap_or_default();
+        let paths = reach::find(&resolved, &query.relations, &|root| !key_outputs(root).is_empty())?;
+        // A table that is joined without any tie makes everything depend on everything.
+        if let Some((_, reason)) = paths.unreached.iter().find(|(index, _)| resolved.occurrences[*index].place != Place::Subquery)
+        {
+            return Err(Obstacle::new(reason.clone()));
+        }
+        // What cannot be traced must not change with what can, or nothing is gained.
+        let relation = |index: usize| resolved.table(index);
+        let traced: BTreeSet<usize> =
+            std::iter::once(paths.root).chain(paths.hops.iter().map(|hop| hop.occurrence)).filter_map(relation).collect();
+        if let Some((_, reason)) = paths.unreached.iter().find(|(index, _)| relation(*index).is_some_and(|r| traced.contains(&r)))
+        {
+            return Err(Obstacle::new(reason.clone()));
+        }
+        let fans_out = paths.fans_out(&resolved) || crate::aggregate::returns_set(&resolved.select, &query.functions)?;
+        let key_outputs = key_outputs(paths.root);
+        Ok(Self { resolved, paths, key_outputs, fans_out })
+    }
+
+    /// The root.
+    pub(crate) fn root(&self, query: &Query) -> Root {
+        let index = self.resolved.table(self.paths.root).unwrap_or_default();
+        let relation = &query.relations[index];
+        let key = relation
+            .identity_columns()
+            .iter()
+            .map(|column| {
+                (column.clone(), relation.column(column).map_or_else(|| "text".to_owned(), |found| found.type_name.clone()))
+            })
+            .collect();
+        Root { relation: index, schema: relation.schema.clone(), name: relation.name.clone(), key }
+    }
+
+    /// The branch whose query is `select`, a form of this part's SELECT.
+    pub(crate) fn branch(&self, mut select: SelectStmt, query: &Query, number: usize) -> Outcome<Branch> {
+        let root = self.root(query);
+        select.sort_clause.clear();
+        let unrestricted = print_select_pretty(&select)?;
+        self.restrict(&mut select, &root)?;
+        self.push_down(&mut select, query, &root)?;
+        Ok(Branch {
+            query: unrestricted,
+            dirty_query: print_select_pretty(&select)?,
+            roles: self.roles(query, number)?,
+            contributions: None,
+            fans_out: self.fans_out,
+            root,
+        })
+    }
+
+    /// Restricts the SELECT to the root keys of the CTE `dirty`.
+    fn restrict(&self, select: &mut SelectStmt, root: &Root) -> Outcome<()> {
+        let alias = &self.resolved.occurrences[self.paths.root].alias;
+        let restriction = syntax::parse_expression(&in_dirty(alias, root))?;
+        let Some(holder) = syntax::select_with_alias(select, alias) else {
+            return Err(Obstacle::new(format!("{alias} was not found again")));
+        };
+        holder.where_clause = Some(syntax::and(holder.where_clause.take(), restriction));
+        Ok(())
+    }
+
+    /// Restricts opaque subqueries to what the dirty roots ask of them: PostgreSQL does not push a join's condition through a GROUP
+    /// BY. The condition holds anyway for all rows that matter.
+    fn push_down(&self, select: &mut SelectStmt, query: &Query, root: &Root) -> Outcome<()> {
+        let root_alias = &self.resolved.occurrences[self.paths.root].alias;
+        for hop in &self.paths.hops {
+            if !matches!(self.resolved.occurrences[hop.occurrence].place, Place::Inside(_)) {
+                continue;
+            }
+            for equality in hop.equalities.iter().filter(|equality| equality.from_outside) {
+                let path = self.tracer(query).path(&equality.depends_on)?;
+                let condition = format!(
+                    "{} IN (SELECT {} FROM {path} WHERE {})",
+                    equality.side_sql,
+                    equality.value,
+                    in_dirty(root_alias, root)
+                );
+                let condition = syntax::parse_expression(&condition)?;
+                let alias = &self.resolved.occurrences[hop.occurrence].alias;
+                if let Some(holder) = syntax::select_with_alias(select, alias) {
+                    holder.where_clause = Some(syntax::and(holder.where_clause.take(), condition));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the root's key to the SELECT's reach: returns one expression a key column, valid in the select list, having added columns
+    /// to the subqueries that the root stands in.
+    pub(crate) fn expose_key(&self, select: &mut SelectStmt, root: &Root) -> Outcome<Vec<Node>> {
+        let alias = self.resolved.occurrences[self.paths.root].alias.clone();
+        root.key.iter().enumerate().map(|(n, (column, _))| self.expose(select, &alias, column, n + 1)).collect()
+    }
+
+    fn expose(&self, select: &mut SelectStmt, alias: &str, column: &str, number: usize) -> Outcome<Node> {
+        let mut probe = select.clone();
+        let direct = syntax::select_with_alias(&mut probe, alias).is_some_and(|holder| holder.from_clause == select.from_clause);
+        if direct {
+            return Ok(column_reference(alias, column));
+        }
+        let enclosing = self.resolved.derived.iter().find(|derived| {
+            let mut copy = select.clone();
+            copy.from_clause
+                .iter_mut()
+                .find_map(|item| syntax::subselect_named(item, &derived.alias))
+                .is_some_and(|inner| syntax::select_with_alias(inner, alias).is_some())
+        });
+        let Some(derived) = enclosing else { return Err(Obstacle::new(format!("{alias} was not found again"))) };
+        if derived.used_as_row {
+            return Err(Obstacle::new(format!("the subquery {} is used as a whole row", derived.alias)));
+        }
+        let Some(inner) = select.from_clause.iter_mut().find_map(|item| syntax::subselect_named(item, &derived.alias)) else {
+            return Err(Obstacle::new(format!("{} was not found again", derived.alias)));
+        };
+        let value = self.expose(inner, alias, column, number)?;
+        let name = format!("lockstep_k{number}");
+        if !inner.target_list.iter().any(|target| named(target, &name)) {
+            inner.target_list.push(syntax::target(&name, value));
+        }
+        Ok(column_reference(&derived.alias, &name))
+    }
+
+    fn tracer<'a>(&'a self, query: &'a Query) -> Tracer<'a> {
+        Tracer { resolved: &self.resolved, paths: &self.paths, relations: &query.relations }
+    }
+
+    fn roles(&self, query: &Query, branch: usize) -> Outcome<Vec<RelationRole>> {
+        let tracer = self.tracer(query);
+        let mut roles = Vec::new();
+        for (index, occurrence) in self.resolved.occurrences.iter().enumerate() {
+            let (Some(relation), false) = (self.resolved.table(index), occurrence.inert) else { continue };
+            let alias = occurrence.alias.clone();
+            let unreached = self.paths.unreached.iter().find(|(unreached, _)| *unreached == index);
+            let role = match (self.paths.hop(index), unreached) {
+                (Some(hop), _) => {
+                    let state = format!(
+                        "{}_link{}",
+                        query.projection,
+                        if branch == 0 { String::new() } else { format!("{}_", branch + 1) }
+                    );
+                    let trace = tracer.trace(hop, &format!("{state}{}", index + 1))?;
+                    let missing_indexes = tracer.missing_indexes(hop);
+                    let ties: Vec<String> =
+                        hop.equalities.iter().map(|equality| format!("{} = {}", equality.side_sql, equality.value)).collect();
+                    let ties = ties.join(" and ");
+                    let (role, reason) = match hop.kind {
+                        HopKind::Lookup | HopKind::Call => (Role::Lookup, format!("read only by its key: {ties}")),
+                        HopKind::KeyLink => (Role::Link, format!("many rows may match, and their key tells whom: {ties}")),
+                        HopKind::Link => (Role::Link, format!("many rows may match; what they were joined by is kept: {ties}")),
+                    };
+                    RelationRole { relation, alias, role, reason, trace, missing_indexes }
+                }
+                (None, Some((_, reason))) => RelationRole {
+                    relation,
+                    alias,
+                    role: Role::Whole,
+                    reason: format!("a change of it recomputes everything: {reason}"),
+                    trace: Trace::Whole,
+                    missing_indexes: Vec::new(),
+                },
+                (None, None) => RelationRole {
+                    relation,
+                    alias,
+                    role: Role::Root,
+                    reason: format!("its key ({}) is the root key", query.relations[relation].identity_columns().join(", ")),
+                    trace: Trace::Root,
+                    missing_indexes: Vec::new(),
+                },
+            };
+            roles.push(role);
+        }
+        Ok(roles)
+    }
+}
+
+fn named(target: &Node, name: &str) -> bool {
+    matches!(&target.node, Some(NodeEnum::ResTarget(target)) if target.name == name)
+}
+
+/// `(alias.key…) IN (SELECT dirty.k1… FROM dirty)`.
+fn in_dirty(alias: &str, root: &Root) -> String {
+    let alias = quote::identifier(alias);
+    let columns: Vec<String> = root.key.iter().map(|(column, _)| format!("{alias}.{}", quote::identifier(column))).collect();
+    let keys: Vec<String> = (1..=root.key.len()).map(|n| format!("dirty.k{n}")).collect();
+    format!("({}) IN (SELECT {} FROM dirty)", columns.join(", "), keys.join(", "))
+}
+
+/// The output expressions as they read over tables' columns; empty where one cannot see through.
+fn printed_outputs(resolved: &Resolved) -> Outcome<Vec<String>> {
+    resolved
+        .select
+        .target_list
+        .iter()
+        .map(|target| match target_expression(target).and_then(|value| resolved.seen_through(value)) {
+            Some(seen) => Ok(print_expression(&seen)?),
+            None => Ok(String::new()),
+        })
+        .collect()
+}
+
+fn key_outputs(root: usize, resolved: &Resolved, relations: &[Relation], outputs: &[String]) -> Option<Vec<usize>> {
+    let relation = &relations[resolved.table(root)?];
+    let alias = &resolved.occurrences[root].alias;
+    relation
+        .identity_columns()
+        .iter()
+        .map(|column| {
+            let wanted = print_expression(&column_reference(alias, column)).ok()?;
+            outputs.iter().position(|text| *text == wanted)
+        })
+        .collect()
+}

@@ -1,0 +1,232 @@
+//! The equalities that tie an occurrence to others: for given values of the others, only rows that satisfy them matter.
+
+use std::collections::BTreeSet;
+
+use pg_query::NodeEnum;
+use pg_query::protobuf::{AExprKind, Node, SelectStmt};
+
+use super::expression::{contains_clock, see_through, strip_cast};
+use super::{Context, Name, Resolver, Side, Source};
+use crate::obstacle::Outcome;
+use crate::syntax::{children, conjuncts, name_parts, print_expression, string_of, target_expression};
+
+/// `side = value`, in a place where rows of the occurrence that do not satisfy it do not matter.
+#[derive(Debug, Clone)]
+pub(crate) struct Equality {
+    pub(crate) occurrence: usize,
+    /// An expression over the occurrence's columns alone.
+    pub(crate) side: Node,
+    /// `side`, printed.
+    pub(crate) side_sql: String,
+    /// The column that `side` is, where it is one, a cast to text apart.
+    pub(crate) column: Option<String>,
+    /// The type that the column is cast to in the comparison (`(x.code)::text = …`), if any.
+    pub(crate) cast: Option<String>,
+    /// The other side, printed.
+    pub(crate) value: String,
+    /// The plain column that the other side is, where it is one.
+    pub(crate) value_column: Option<(usize, String)>,
+    /// The occurrences that the other side refers to.
+    pub(crate) depends_on: BTreeSet<usize>,
+    /// Whether it stands outside the opaque subquery that the occurrence is in, and says something about a column of that.
+    pub(crate) from_outside: bool,
+    /// For NOT IN and its like, where NULL and false differ: what else can change the answer.
+    pub(crate) nulls: Nulls,
+}
+
+/// What else than equal values can change the answer of `value IN (SELECT side …)`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Nulls {
+    /// `value` may be NULL: then the answer is false or NULL, as the subquery is empty or not.
+    pub(crate) in_value: bool,
+    /// `side` may be NULL: a member that is NULL turns every "false" into NULL.
+    pub(crate) in_side: bool,
+}
+
+impl Resolver<'_> {
+    /// Collects from a condition's conjuncts what they say about the constrained occurrences.
+    pub(super) fn collect(&mut self, condition: &Node, constrained: &BTreeSet<usize>) -> Outcome<()> {
+        for conjunct in conjuncts(condition) {
+            if let Some((left, right)) = equality_sides(conjunct) {
+                self.add_equality(left, right, constrained, Nulls::default())?;
+                self.add_equality(right, left, constrained, Nulls::default())?;
+            }
+            self.add_filter(conjunct, constrained)?;
+        }
+        Ok(())
+    }
+
+    /// A condition on one occurrence alone narrows which of its rows matter.
+    fn add_filter(&mut self, conjunct: &Node, constrained: &BTreeSet<usize>) -> Outcome<()> {
+        let Some(seen) = see_through(conjunct, &self.names, &self.derived) else { return Ok(()) };
+        if contains_subquery(&seen)? || contains_clock(&seen)? {
+            return Ok(());
+        }
+        let Ok(references) = self.references(&seen) else { return Ok(()) };
+        if let [occurrence] = references.into_iter().collect::<Vec<_>>()[..]
+            && constrained.contains(&occurrence)
+            && !self.is_nullable_now(occurrence)
+        {
+            self.occurrences[occurrence].filters.push(seen);
+        }
+        Ok(())
+    }
+
+    /// Notes `side = value` if `side` is about one constrained occurrence.
+    ///
+    /// Where an outer join may have replaced a row by NULLs, an expression that makes something of a NULL (`coalesce`) would hold for
+    /// the NULLs too; so there both sides must be strict.
+    fn add_equality(&mut self, side: &Node, value: &Node, constrained: &BTreeSet<usize>, nulls: Nulls) -> Outcome<()> {
+        let through = |node: &Node| see_through(node, &self.names, &self.derived);
+        let written = side;
+        let (Some(side), Some(value)) = (through(side), through(value)) else { return Ok(()) };
+        if contains_subquery(&side)? || contains_subquery(&value)? || contains_clock(&side)? || contains_clock(&value)? {
+            return Ok(());
+        }
+        let (Ok(sides), Ok(depends_on)) = (self.references(&side), self.references(&value)) else { return Ok(()) };
+        let [occurrence] = sides.into_iter().collect::<Vec<_>>()[..] else { return Ok(()) };
+        let is_table = matches!(self.occurrences[occurrence].source, Source::Table(_));
+        if !is_table || !constrained.contains(&occurrence) || depends_on.contains(&occurrence) {
+            return Ok(());
+        }
+        if self.is_nullable_now(occurrence) && !self.is_strict(&side)? {
+            return Ok(());
+        }
+        if depends_on.iter().any(|&index| self.is_nullable_now(index)) && !self.is_strict(&value)? {
+            return Ok(());
+        }
+        if holds_row(&side) || holds_row(&value) {
+            return Ok(());
+        }
+        let (bare, cast) = strip_cast(&side);
+        self.equalities.push(Equality {
+            occurrence,
+            side_sql: print_expression(&side)?,
+            column: self.plain_column(bare).map(|(_, column)| column),
+            cast,
+            value: print_expression(&value)?,
+            value_column: self.plain_column(&value),
+            depends_on,
+            from_outside: *written != side,
+            nulls,
+            side,
+        });
+        Ok(())
+    }
+
+    /// `x IN (SELECT y.c …)` ties `y.c` to `x`: for one `x`, only rows with `c = x` matter.
+    ///
+    /// Where NULL and false differ, so do other rows when `x` or `c` is NULL; see [`Nulls`]. Of several columns then only those count
+    /// that are never NULL on both sides: a row that differs there is no member for certain.
+    pub(super) fn membership(&mut self, test: &Node, select: &SelectStmt, inner: &Side, context: Context) -> Outcome<()> {
+        let members: Vec<&Node> = select.target_list.iter().filter_map(target_expression).collect();
+        let tests: Vec<&Node> = match &test.node {
+            Some(NodeEnum::RowExpr(row)) => row.args.iter().collect(),
+            Some(_) | None => vec![test],
+        };
+        if members.len() != tests.len() {
+            return Ok(());
+        }
+        self.extended.push(inner.nullable.clone());
+        for (test, member) in tests.iter().zip(&members) {
+            let mut nulls = Nulls::default();
+            if context == Context::Value {
+                nulls = Nulls { in_value: !self.never_null(test), in_side: !self.never_null(member) };
+                if tests.len() > 1 && nulls != Nulls::default() {
+                    continue;
+                }
+            }
+            self.add_equality(member, test, &inner.all, nulls)?;
+        }
+        self.extended.pop();
+        Ok(())
+    }
+
+    fn never_null(&self, node: &Node) -> bool {
+        let Some(seen) = see_through(node, &self.names, &self.derived) else { return false };
+        let (bare, _) = strip_cast(&seen);
+        self.plain_column(bare).is_some_and(|(index, column)| {
+            let occurrence = &self.occurrences[index];
+            let Source::Table(relation) = &occurrence.source else { return false };
+            let replaced = occurrence.nullable || self.is_nullable_now(index);
+            !replaced && self.relations[*relation].column(&column).is_some_and(|column| column.not_null)
+        })
+    }
+
+    /// Whether the expression is NULL as soon as one of its columns is.
+    fn is_strict(&self, node: &Node) -> Outcome<bool> {
+        const STRICT_OPERATORS: [&str; 10] = ["+", "-", "*", "/", "%", "->", "->>", "#>", "#>>", "="];
+        let by_kind = match &node.node {
+            Some(NodeEnum::ColumnRef(_)) => return Ok(true),
+            Some(NodeEnum::AConst(_)) => return Ok(true),
+            Some(NodeEnum::TypeCast(_) | NodeEnum::CollateClause(_)) => true,
+            Some(NodeEnum::AExpr(operation)) => {
+                let operator = name_parts(&operation.name);
+                operation.kind == AExprKind::AexprOp as i32
+                    && matches!(operator.as_slice(), [one] if STRICT_OPERATORS.contains(one))
+            }
+            Some(NodeEnum::FuncCall(call)) => {
+                let name = name_parts(&call.funcname).last().copied().unwrap_or_default().to_owned();
+                let mut same = self.functions.iter().filter(|function| function.name == name).peekable();
+                same.peek().is_some() && same.all(|function| function.strict)
+            }
+            Some(_) | None => false,
+        };
+        if !by_kind {
+            return Ok(false);
+        }
+        // A constant beside a column is no harm, but something must be a column.
+        let mut copy = node.clone();
+        for child in children(&mut copy)? {
+            if !self.is_strict(child)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The occurrence and column of a qualified reference to a table's column.
+    fn plain_column(&self, node: &Node) -> Option<(usize, String)> {
+        let Some(NodeEnum::ColumnRef(reference)) = &node.node else { return None };
+        let [alias, column] = reference.fields.as_slice() else { return None };
+        match self.names.get(string_of(alias)?)? {
+            Name::Occurrence(index) if matches!(self.occurrences[*index].source, Source::Table(_)) => {
+                Some((*index, string_of(column)?.to_owned()))
+            }
+            Name::Occurrence(_) | Name::Derived(_) => None,
+        }
+    }
+}
+
+/// The sides of `a = b`, with PostgreSQL's own operator.
+fn equality_sides(node: &Node) -> Option<(&Node, &Node)> {
+    let Some(NodeEnum::AExpr(comparison)) = &node.node else { return None };
+    if comparison.kind != AExprKind::AexprOp as i32 || !matches!(name_parts(&comparison.name).as_slice(), ["="]) {
+        return None;
+    }
+    Some((comparison.lexpr.as_deref()?, comparison.rexpr.as_deref()?))
+}
+
+/// `(a, b) = (c, d)` and `t.* = u.*` compare rows, which have no column of their own.
+fn holds_row(node: &Node) -> bool {
+    match &node.node {
+        Some(NodeEnum::RowExpr(_)) => true,
+        Some(NodeEnum::ColumnRef(reference)) => {
+            reference.fields.last().is_none_or(|field| matches!(&field.node, Some(NodeEnum::AStar(_))))
+        }
+        Some(_) | None => false,
+    }
+}
+
+pub(super) fn contains_subquery(node: &Node) -> Outcome<bool> {
+    if matches!(&node.node, Some(NodeEnum::SubLink(_))) {
+        return Ok(true);
+    }
+    let mut copy = node.clone();
+    for child in children(&mut copy)? {
+        if contains_subquery(child)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
