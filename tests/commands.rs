@@ -151,11 +151,11 @@ async fn plans_are_told() -> anyhow::Result<()> {
         ("sales_by_region", "aggregate"),
         ("customer_totals", "aggregate"),
         ("everything", "aggregate"),
-        ("without_lines", "whole"),
-        ("statuses", "whole"),
+        ("without_lines", "row"),
+        ("statuses", "aggregate"),
     ];
     assert_eq!(kinds, expected.map(|(name, kind)| (name.to_owned(), kind.to_owned())));
-    for field in ["relation", "role", "reason", "missing_index"] {
+    for field in ["relation", "role", "reason", "missing_indexes"] {
         assert!(plans[0]["relations"][0].get(field).is_some(), "{field}: {output}");
     }
     let (status, output, _) = program.run(&["plan", "order_row", "--sql"])?;

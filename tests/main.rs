@@ -1,6 +1,7 @@
 //! Scenarios against real clusters, one file each.
 
 mod commands;
+mod conformance;
 mod crash;
 mod edges;
 mod faults;

@@ -18,12 +18,24 @@ CREATE TABLE shop.region (code text PRIMARY KEY, name text);
 CREATE TABLE shop.customer (id bigint PRIMARY KEY, "fullName" text, region_code text, tier integer);
 CREATE TABLE shop.orders (id bigint PRIMARY KEY, customer_id bigint, status text NOT NULL, amount numeric, placed date, extra jsonb);
 CREATE TABLE shop.line (order_id bigint, position integer, product text, quantity integer, PRIMARY KEY (order_id, position));
+CREATE TABLE shop.payment (id bigint PRIMARY KEY, order_id bigint, method text, amount numeric(10,2), paid_at timestamptz);
+CREATE TABLE shop.employee (id integer PRIMARY KEY, manager_id integer, name text, region_code text);
+CREATE TABLE shop.basket (id bigint PRIMARY KEY, order_ids bigint[], items jsonb, note text);
+CREATE VIEW shop.paid_order AS SELECT o.id, o.customer_id, o.amount * 2 AS double FROM shop.orders o WHERE o.status = 'paid';
+CREATE VIEW shop.paid_customer (customer, orders) AS SELECT p.customer_id, count(*) FROM shop.paid_order p GROUP BY p.customer_id;
+CREATE INDEX ON shop.payment (order_id);
+CREATE INDEX ON shop.employee (manager_id);
 CREATE INDEX ON shop.orders (customer_id);
 CREATE INDEX ON shop.customer (region_code);
 INSERT INTO shop.region SELECT 'r' || n, 'Region ' || n FROM generate_series(1, 5) n;
 INSERT INTO shop.customer SELECT n, 'Customer ' || n, 'r' || (1 + n % 6), n % 4 FROM generate_series(1, 40) n;
 INSERT INTO shop.orders SELECT n, 1 + n % 45, (ARRAY['new','paid','sent'])[1 + n % 3], n % 50, date '2026-01-01' + n % 9, jsonb_build_object('n', n % 7)
 FROM generate_series(1, 300) n;
+INSERT INTO shop.payment SELECT n, nullif(n % 320, 7), (ARRAY['card','cash',NULL])[1 + n % 3], n % 40, timestamptz '2026-01-01 00:00:00+00' + n * interval '1 hour'
+FROM generate_series(1, 200) n;
+INSERT INTO shop.employee SELECT n, nullif(n / 3, 0), 'Employee ' || n, 'r' || (1 + n % 6) FROM generate_series(1, 30) n;
+INSERT INTO shop.basket SELECT n, ARRAY[n, n * 2, n * 3], jsonb_build_array(jsonb_build_object('sku', 'p' || n % 12, 'n', n % 4), jsonb_build_object('sku', 'p' || n % 7)), 'note ' || n % 5
+FROM generate_series(1, 60) n;
 INSERT INTO shop.line SELECT 1 + n % 300, n / 300, 'p' || n % 12, n % 5 FROM generate_series(0, 599) n;
 "#;
 
@@ -154,7 +166,9 @@ impl Writer {
         };
         let day = random.random_range(0..9);
         let position = random.random_range(0..4);
-        match random.random_range(0..20) {
+        let (payment, employee, other_employee, basket) =
+            (random.random_range(1..=220), random.random_range(1..=35), random.random_range(1..=35), random.random_range(1..=70));
+        match random.random_range(0..32) {
             0..3 => format!("UPDATE shop.orders SET amount = {amount} WHERE id = {order}"),
             3..5 => format!("UPDATE shop.orders SET status = '{status}', placed = date '2026-01-01' + {day} WHERE id = {order}"),
             5 => format!("UPDATE shop.orders SET customer_id = nullif({customer}, 13) WHERE id = {order}"),
@@ -177,6 +191,32 @@ impl Writer {
                  ON CONFLICT (order_id, position) DO UPDATE SET quantity = excluded.quantity",
                 number % 12
             ),
+            20 => format!("UPDATE shop.payment SET order_id = nullif({order}, 7), amount = {amount} WHERE id = {payment}"),
+            21 => format!("DELETE FROM shop.payment WHERE id = {payment}"),
+            22 => format!(
+                "INSERT INTO shop.payment VALUES ({payment}, {order}, 'card', {amount}, timestamptz '2026-01-01 00:00:00+00' + {number} * interval '1 hour')
+                 ON CONFLICT (id) DO UPDATE SET method = CASE WHEN {number} % 3 > 0 THEN 'cash' END"
+            ),
+            23 => format!("UPDATE shop.employee SET manager_id = nullif({other_employee}, 9) WHERE id IN ({employee}, {other_employee})"),
+            24 => format!("DELETE FROM shop.employee WHERE id = {employee}"),
+            25 => format!(
+                "INSERT INTO shop.employee VALUES ({employee}, {other_employee}, 'Again {number}', 'r{region}')
+                 ON CONFLICT (id) DO UPDATE SET name = excluded.name, region_code = excluded.region_code"
+            ),
+            26 => format!(
+                "INSERT INTO shop.basket VALUES ({basket}, ARRAY[{order}, {other_order}], '[{{\"sku\": \"p{region}\", \"n\": {number}}}]', 'note {region}')
+                 ON CONFLICT (id) DO UPDATE SET order_ids = excluded.order_ids || shop.basket.order_ids[1:2], items = excluded.items"
+            ),
+            27 => format!("DELETE FROM shop.basket WHERE id = {basket}"),
+            // Several tables of one join at once.
+            28 => format!(
+                "DELETE FROM shop.line WHERE order_id = {order}; DELETE FROM shop.payment WHERE order_id = {order}; DELETE FROM shop.orders WHERE id = {order}"
+            ),
+            29 => format!(
+                "INSERT INTO shop.line VALUES ({order}, {position}, 'p{}', NULL) ON CONFLICT (order_id, position) DO UPDATE SET product = excluded.product, order_id = {other_order}",
+                number % 12
+            ),
+            30 => format!("UPDATE shop.line SET quantity = quantity + 1 WHERE order_id = {order}; UPDATE shop.orders SET status = '{status}' WHERE id = {order}"),
             _ => format!("DELETE FROM shop.line WHERE order_id = {order} AND position = {position}"),
         }
     }
