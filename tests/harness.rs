@@ -191,6 +191,7 @@ pub(crate) async fn assert_equal(setup: &Setup) -> anyhow::Result<()> {
             name: name.clone(),
             schema: "read_model".to_owned(),
             query: query.clone(),
+            time_zone: "UTC".to_owned(),
             columns: columns.iter().map(|row| (row.get(0), row.get(1))).collect(),
         };
         source.batch_execute("BEGIN").await?;

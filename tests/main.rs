@@ -10,4 +10,5 @@ mod large;
 mod oracle;
 mod pace;
 mod shipped;
+mod time;
 mod tls;

@@ -17,6 +17,8 @@ pub struct Subject {
     pub query: String,
     /// Its columns, and whether each column's type has an equality; those without are compared as text.
     pub columns: Vec<(String, bool)>,
+    /// The time zone that the query is computed in.
+    pub time_zone: String,
 }
 
 /// The outcome; equal if both counts are 0.
@@ -51,6 +53,10 @@ impl Subject {
         columns.join(", ")
     }
 
+    fn zone(&self) -> String {
+        format!("SET LOCAL TimeZone = '{}'", self.time_zone.replace('\'', "''"))
+    }
+
     fn difference(&self, expected: &str) -> String {
         let (columns, table) = (self.columns(), self.table());
         format!(
@@ -65,11 +71,13 @@ fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Compares where one session sees both sides: inside a batch's transaction, or on a source that stands still.
+/// Compares where one session sees both sides: inside a batch's transaction, or on a source that stands still. The session must be
+/// inside a transaction.
 ///
 /// # Errors
 /// The query fails.
 pub async fn compare_in_one_session(session: &Client, subject: &Subject) -> Result<Comparison, tokio_postgres::Error> {
+    session.batch_execute(&subject.zone()).await?;
     let expected = format!("(\n{}\n) AS expected", subject.query);
     comparison(session, &subject.difference(&expected)).await
 }
@@ -82,6 +90,8 @@ pub async fn compare_in_one_session(session: &Client, subject: &Subject) -> Resu
 /// Either side fails.
 pub async fn compare(source: &Client, target: &Client, subject: &Subject) -> Result<Comparison, tokio_postgres::Error> {
     let table = subject.table();
+    source.batch_execute(&subject.zone()).await?;
+    target.batch_execute(&subject.zone()).await?;
     target
         .batch_execute(&format!(
             "DROP TABLE IF EXISTS pg_temp.lockstep_expected; CREATE TEMPORARY TABLE lockstep_expected (LIKE {table})"

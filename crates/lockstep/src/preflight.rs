@@ -47,6 +47,8 @@ pub struct Planned {
     pub plan: Plan,
     /// Its group.
     pub group: String,
+    /// The time zone that its query is computed in.
+    pub time_zone: String,
     /// Statements that create its indexes.
     pub indexes: Option<String>,
 }

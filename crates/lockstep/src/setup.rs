@@ -207,8 +207,9 @@ async fn mark_stale(target: &Session, name: Option<&str>, reason: &str) -> anyho
 fn fingerprint(planned: &Planned) -> String {
     let plan = &planned.plan;
     let text = format!(
-        "{TABLE_FORMAT}\n{}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}",
+        "{TABLE_FORMAT}\n{}\n{}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}",
         plan.query,
+        planned.time_zone,
         plan.columns,
         plan.key,
         plan.declared_key,

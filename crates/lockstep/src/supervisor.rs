@@ -199,12 +199,16 @@ async fn start(config: &Config, checked: &Preflight, hooks: &Hooks, new_slot: bo
                 .members
                 .into_iter()
                 .map(|(planned, registered)| {
-                    Projection::new(planned.plan.clone(), &config.schema, planned.indexes.clone(), registered)
+                    Projection::new(planned.plan.clone(), &config.schema, planned.indexes.clone(), &planned.time_zone, registered)
                 })
                 .collect(),
             endpoints: Endpoints { source: config.source.clone(), target: config.target.clone() },
             places: Places { schema: config.schema.clone(), state_schema: "lockstep".to_owned() },
-            options: hooks.options.clone(),
+            options: RefreshOptions {
+                time_resolution: config.time_resolution.unwrap_or(hooks.options.time_resolution),
+                schedule: config.time_schedule.unwrap_or(hooks.options.schedule),
+                ..hooks.options.clone()
+            },
             leader_epoch: installed.leader_epoch,
             observer: hooks.observer.clone(),
         };

@@ -7,10 +7,10 @@ use pg_query::protobuf::{Node, SelectStmt};
 
 use crate::facts::{Query, Relation};
 use crate::obstacle::{Obstacle, Outcome};
-use crate::plan::{Branch, RelationRole, Role, Root, Trace};
+use crate::plan::{Branch, Clock, RelationRole, Role, Root, Trace};
 use crate::quote;
 use crate::reach::{self, HopKind, Paths};
-use crate::resolve::{self, Place, Resolved};
+use crate::resolve::{self, ClockComparison, Place, Resolved};
 use crate::syntax::{self, column_reference, print_expression, print_select_pretty, target_expression};
 use crate::trace::Tracer;
 
@@ -69,10 +69,12 @@ impl Part {
         let unrestricted = print_select_pretty(&select)?;
         self.restrict(&mut select, &root)?;
         self.push_down(&mut select, query, &root)?;
+        let roles = self.roles(query, number)?;
         Ok(Branch {
             query: unrestricted,
             dirty_query: print_select_pretty(&select)?,
-            roles: self.roles(query, number)?,
+            clocks: self.clocks(query, &roles),
+            roles,
             contributions: None,
             fans_out: self.fans_out,
             root,
@@ -151,6 +153,43 @@ impl Part {
         Ok(column_reference(&derived.alias, &name))
     }
 
+    /// A role told about the time that its rows are compared with.
+    fn with_clock(&self, mut role: RelationRole, occurrence: usize, tracer: &Tracer<'_>) -> RelationRole {
+        for comparison in self.resolved.clocks.iter().filter(|comparison| comparison.occurrence == occurrence) {
+            role.reason.push_str(&format!("; its rows come and go as {} moves past {}", comparison.bound, comparison.side));
+            if let Some(column) = &comparison.column {
+                role.missing_indexes.extend(tracer.missing_index(occurrence, std::slice::from_ref(column)));
+            }
+        }
+        role
+    }
+
+    fn clocks(&self, query: &Query, roles: &[RelationRole]) -> Vec<Clock> {
+        let clock = |comparison: &ClockComparison| {
+            let occurrence = &self.resolved.occurrences[comparison.occurrence];
+            let relation = &query.relations[self.resolved.table(comparison.occurrence)?];
+            let alias = quote::identifier(&occurrence.alias);
+            let role = roles.iter().position(|role| role.alias == occurrence.alias)?;
+            let keys: Vec<String> =
+                relation.identity_columns().iter().map(|column| format!("{alias}.{}::text", quote::identifier(column))).collect();
+            let ClockComparison { side, bound, bound_before, .. } = comparison;
+            // The filters keep the value from being computed for rows that it is not meant for.
+            let filters: Vec<String> = occurrence
+                .filters
+                .iter()
+                .filter_map(|filter| Some(format!("({})\n  AND ", print_expression(filter).ok()?)))
+                .collect();
+            let flipped = format!(
+                "SELECT {}\nFROM {} AS {alias}\nWHERE {}{side} BETWEEN least({bound_before}, {bound})\n  AND greatest({bound_before}, {bound})",
+                keys.join(", "),
+                quote::qualified(&relation.schema, &relation.name),
+                filters.concat(),
+            );
+            Some(Clock { role, flipped })
+        };
+        self.resolved.clocks.iter().filter_map(clock).collect()
+    }
+
     fn tracer<'a>(&'a self, query: &'a Query) -> Tracer<'a> {
         Tracer { resolved: &self.resolved, paths: &self.paths, relations: &query.relations }
     }
@@ -198,7 +237,7 @@ impl Part {
                     missing_indexes: Vec::new(),
                 },
             };
-            roles.push(role);
+            roles.push(self.with_clock(role, index, &tracer));
         }
         Ok(roles)
     }

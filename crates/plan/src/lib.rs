@@ -29,6 +29,6 @@ mod tests;
 mod trace;
 
 pub use plan::{
-    Branch, GroupForm, GroupedPlan, LinkTrace, Maintenance, Plan, PlanError, RelationRole, Role, Root, Trace, WholePlan,
+    Branch, Clock, GroupForm, GroupedPlan, LinkTrace, Maintenance, Plan, PlanError, RelationRole, Role, Root, Trace, WholePlan,
 };
 pub use planner::{plan, plan_whole};

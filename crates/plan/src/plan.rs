@@ -50,10 +50,21 @@ pub struct Branch {
     pub dirty_query: String,
     /// The places where the query reads tables.
     pub roles: Vec<RelationRole>,
+    /// What makes rows of these tables dirty as the time goes by.
+    pub clocks: Vec<Clock>,
     /// The table of contributions; none for a row projection.
     pub contributions: Option<StateTable>,
     /// Whether one root row can make several rows.
     pub fans_out: bool,
+}
+
+/// A comparison with the time: rows whose answer changes between two times are dirty without a change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Clock {
+    /// Index into [`Branch::roles`].
+    pub role: usize,
+    /// On the source: the identity, as text, of the rows whose answer may differ between the time `$1::text` and the transaction's.
+    pub flipped: String,
 }
 
 /// A projection made of groups: aggregates, DISTINCT, windows by partition, and rows that no root key in the result identifies.
@@ -213,6 +224,11 @@ impl Plan {
             Maintenance::Grouped(plan) => &plan.branches,
             Maintenance::Whole(_) => &[],
         }
+    }
+
+    /// Whether its rows change with the time alone.
+    pub fn follows_clock(&self) -> bool {
+        self.branches().iter().any(|branch| !branch.clocks.is_empty())
     }
 
     /// The tables of hidden state: contributions and links.

@@ -94,9 +94,6 @@ fn check_declared_key(query: &Query) -> Result<(), PlanError> {
 fn decide(query: &Query) -> Outcome<Plan> {
     let mut select =
         syntax::parse_select(&query.sql).map_err(|error| Obstacle::new(format!("it does not parse here: {error}")))?;
-    if depends_on_time(query) {
-        return Err(Obstacle::new("its result depends on the time"));
-    }
     if let Some(function) = opaque_function(query) {
         return Err(Obstacle::new(format!(
             "it calls {}.{}(), which is STABLE and may read tables or the clock",

@@ -187,7 +187,7 @@ impl Tracer<'_> {
         missing
     }
 
-    fn missing_index(&self, occurrence: usize, wanted: &[String]) -> Option<String> {
+    pub(crate) fn missing_index(&self, occurrence: usize, wanted: &[String]) -> Option<String> {
         let relation = self.relation(occurrence)?;
         let covers = |index: &Vec<String>| index.first().is_some_and(|first| wanted.contains(first));
         if relation.indexes.iter().any(covers) {

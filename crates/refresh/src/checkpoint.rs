@@ -11,6 +11,8 @@ pub(crate) struct Checkpoint<'a> {
     pub(crate) group: &'a str,
     pub(crate) leader_epoch: i64,
     pub(crate) snapshot: &'a str,
+    /// What `now()` meant.
+    pub(crate) clock: &'a str,
     /// `None` while something is still being built.
     pub(crate) lsn: Option<Lsn>,
     pub(crate) source_time_microseconds: i64,
@@ -43,7 +45,8 @@ pub(crate) async fn write(target: &Client, checkpoint: &Checkpoint<'_>) -> Resul
             "UPDATE lockstep.checkpoint
              SET snapshot = $3::text::pg_snapshot, lsn = $4::text::pg_lsn,
                  current_as_of = timestamptz '2000-01-01 00:00:00+00' + $5::bigint * interval '1 microsecond',
-                 committed_at = clock_timestamp(), batches = batches + 1, batch_ms = $6, fence_ms = $7, keys = $8, transactions = $9
+                 committed_at = clock_timestamp(), batches = batches + 1, batch_ms = $6, fence_ms = $7, keys = $8, transactions = $9,
+                 clock = $10::text::timestamptz
              WHERE group_name = $1 AND leader_epoch = $2",
             &[
                 &checkpoint.group,
@@ -55,6 +58,7 @@ pub(crate) async fn write(target: &Client, checkpoint: &Checkpoint<'_>) -> Resul
                 &checkpoint.fence_ms,
                 &checkpoint.keys,
                 &checkpoint.transactions,
+                &checkpoint.clock,
             ],
         )
         .await?;
@@ -86,6 +90,12 @@ pub(crate) async fn advance(
 pub(crate) async fn position(target: &Client, group: &str) -> Result<Option<Lsn>, tokio_postgres::Error> {
     let row = target.query_opt("SELECT lsn::text FROM lockstep.checkpoint WHERE group_name = $1", &[&group]).await?;
     Ok(row.and_then(|row| row.get::<_, Option<String>>(0)).and_then(|text| text.parse().ok()))
+}
+
+/// What `now()` meant in a group's last batch, as text.
+pub(crate) async fn clock(target: &Client, group: &str) -> Result<Option<String>, tokio_postgres::Error> {
+    let row = target.query_opt("SELECT clock::text FROM lockstep.checkpoint WHERE group_name = $1", &[&group]).await?;
+    Ok(row.and_then(|row| row.get(0)))
 }
 
 /// Whether some session waits in `lockstep.wait_for`.

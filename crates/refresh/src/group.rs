@@ -60,8 +60,10 @@ pub struct RefreshOptions {
     pub page_rows_max: usize,
     /// Share of the time that whole recomputation may take.
     pub whole_share: f64,
-    /// How often projections that depend on the time are recomputed.
+    /// How often projections that depend on the time as a whole are recomputed.
     pub schedule: Duration,
+    /// How often to look for rows that come or go with the time.
+    pub time_resolution: Duration,
     /// See [`FencePolicy`].
     pub fence: FencePolicy,
 }
@@ -75,6 +77,7 @@ impl Default for RefreshOptions {
             page_rows_max: 20_000,
             whole_share: 0.2,
             schedule: Duration::from_mins(1),
+            time_resolution: Duration::from_secs(1),
             fence: FencePolicy::Wait,
         }
     }
@@ -120,6 +123,8 @@ pub struct Group {
     sql: Vec<ProjectionStatements>,
     page_rows: usize,
     contained_lsn: Option<Lsn>,
+    /// What `now()` meant in the last batch.
+    clock: Option<String>,
     advanced_at: Instant,
     /// Whole recomputation is paced: not before this time.
     not_before: Instant,
@@ -152,6 +157,7 @@ impl Group {
             sql: Vec::new(),
             page_rows: FIRST_PAGE_ROWS,
             contained_lsn: None,
+            clock: None,
             advanced_at: Instant::now(),
             not_before: Instant::now(),
             invisible_pause: *INVISIBLE_PAUSE.start(),
@@ -253,6 +259,7 @@ impl Group {
             }
         }
         self.find_missing_links(&sessions).await?;
+        self.clock = checkpoint::clock(sessions.target(), &self.settings.name).await.map_err(sql_error(Side::Target))?;
         self.contained_lsn =
             checkpoint::position(sessions.target(), &self.settings.name).await.map_err(sql_error(Side::Target))?;
         self.publish_status();
@@ -345,12 +352,18 @@ impl Group {
             sql: &self.sql,
             options: &self.settings.options,
             observer: self.settings.observer.as_deref(),
+            clock: self.clock.as_deref(),
+            zone: "UTC".to_owned(),
             page_rows: self.page_rows,
         };
         match run.run().await? {
             BatchEnd::Committed(committed) => {
                 self.invisible_pause = *INVISIBLE_PAUSE.start();
                 self.committed(&committed);
+            }
+            BatchEnd::NothingFlipped(clock) => {
+                self.clock = Some(clock);
+                self.tick();
             }
             BatchEnd::NothingVisible => {
                 self.pause(self.invisible_pause).await;
@@ -369,8 +382,18 @@ impl Group {
         dirty || self.settings.projections.iter().any(|projection| projection.takes_part() && projection.wants_batch())
     }
 
+    /// Puts off the next look for what came or went with the time.
+    fn tick(&mut self) {
+        let next = Instant::now() + self.settings.options.time_resolution;
+        for projection in &mut self.settings.projections {
+            projection.tick_at = projection.tick_at.map(|_| next);
+        }
+    }
+
     fn committed(&mut self, committed: &Committed) {
         let elapsed = committed.began.elapsed();
+        self.clock = Some(committed.clock.clone());
+        self.tick();
         self.batches += 1;
         self.contained_lsn = committed.contained_lsn;
         self.advanced_at = Instant::now();

@@ -15,7 +15,9 @@ pub struct LiveProjection {
     pub columns: Vec<OutputColumn>,
     /// The schema of its table.
     pub schema: String,
-    /// Whether its result changes with the clock: then it equals its query at the time it was last computed.
+    /// The time zone that its query is computed in.
+    pub time_zone: String,
+    /// Whether it is recomputed on a schedule because its result changes with the clock: then it equals its query at the time it was last computed.
     pub depends_on_time: bool,
 }
 

@@ -130,8 +130,12 @@ pub struct Projection {
     pub(crate) links_missing: bool,
     /// When it will be due after the batch in work.
     pub(crate) due_after_batch: Option<Instant>,
-    /// When a projection that depends on the time is due again.
+    /// When a projection that depends on the time is due again, as a whole.
     pub(crate) due_at: Option<Instant>,
+    /// When to look next for rows that came or went with the time.
+    pub(crate) tick_at: Option<Instant>,
+    /// The time zone that its query is computed in.
+    pub(crate) time_zone: String,
     /// With two databases: where fresh rows are brought, one for each branch.
     pub(crate) stages: Option<Vec<Stage>>,
     fault: Option<FaultRecord>,
@@ -143,10 +147,9 @@ pub struct Projection {
 
 impl Projection {
     /// A projection as it was registered.
-    pub fn new(plan: Plan, schema: &str, indexes: Option<String>, registered: &Registered) -> Self {
+    pub fn new(plan: Plan, schema: &str, indexes: Option<String>, time_zone: &str, registered: &Registered) -> Self {
         let on_schedule = matches!(&plan.maintenance, Maintenance::Whole(whole) if whole.on_schedule);
         Self {
-            plan,
             indexes,
             indexes_built: registered.indexes_built,
             schema: schema.to_owned(),
@@ -161,7 +164,10 @@ impl Projection {
             links_missing: false,
             due_after_batch: None,
             due_at: on_schedule.then(Instant::now),
+            tick_at: plan.follows_clock().then(Instant::now),
+            time_zone: time_zone.to_owned(),
             stages: None,
+            plan,
             fault: None,
             unrecorded_fault: None,
             pending: None,
@@ -251,6 +257,11 @@ impl Projection {
 
     /// Whether there is something to do without any change.
     pub(crate) fn wants_batch(&self) -> bool {
+        self.wants_more_than_a_tick() || self.tick_at.is_some_and(|tick| tick <= Instant::now())
+    }
+
+    /// The same, apart from looking for rows that came or went with the time.
+    pub(crate) fn wants_more_than_a_tick(&self) -> bool {
         self.is_building() || self.is_due() || !self.is_live() || self.links_missing
     }
 
@@ -267,7 +278,7 @@ impl Projection {
     /// When something is to be done without any change: a schedule, or another try after a fault.
     pub(crate) fn next_wake(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Live => self.due_at,
+            Phase::Live => [self.due_at, self.tick_at].into_iter().flatten().min(),
             Phase::Building { .. } => None,
             Phase::Faulted { retry_at, .. } => Some(*retry_at),
         }
@@ -372,6 +383,7 @@ impl Projection {
             query: self.plan.query.clone(),
             columns,
             schema: self.schema.clone(),
+            time_zone: self.time_zone.clone(),
             depends_on_time: self.due_at.is_some(),
         }
     }

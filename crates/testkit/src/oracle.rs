@@ -84,6 +84,7 @@ fn subject(projection: &LiveProjection) -> Subject {
         name: projection.name.clone(),
         schema: projection.schema.clone(),
         query: projection.query.clone(),
+        time_zone: projection.time_zone.clone(),
         columns: projection.columns.iter().map(|column| (column.name.clone(), column.comparable)).collect(),
     }
 }

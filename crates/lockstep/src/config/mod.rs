@@ -41,6 +41,10 @@ pub struct Config {
     pub projections: Vec<ProjectionConfig>,
     /// Where metrics are served; `None` for nowhere.
     pub metrics: Option<Listen>,
+    /// How often to look for rows that come or go with the time, if that is configured.
+    pub time_resolution: Option<Duration>,
+    /// How often to recompute projections that depend on the time as a whole, if that is configured.
+    pub time_schedule: Option<Duration>,
 }
 
 /// An address to listen on.
@@ -76,6 +80,10 @@ pub struct ProjectionConfig {
     pub indexes: Option<String>,
     /// The group it names.
     pub group: Option<String>,
+    /// The time zone that its query is computed in.
+    pub time_zone: String,
+    /// Where the configuration says so, for messages.
+    pub time_zone_span: Option<Range<usize>>,
 }
 
 /// Reads variables; tests pass their own.
@@ -155,6 +163,7 @@ impl Reader<'_> {
             return self.fail(0..0, "no [[projection]] is configured", "add one: [[projection]] with name and query");
         }
         let metrics = self.listen(file.metrics.as_ref())?;
+        let time = file.time.as_ref();
         let (schema, readers) = match &file.target {
             Some(target) => (self.name_or(target.schema.as_ref(), "read_model")?, self.texts(&target.readers)?),
             None => ("read_model".to_owned(), Vec::new()),
@@ -170,6 +179,13 @@ impl Reader<'_> {
             groups,
             projections,
             metrics,
+            time_resolution: self.duration(
+                time.and_then(|time| time.resolution_ms.as_ref()),
+                1,
+                10..=3_600_000,
+                "resolution_ms",
+            )?,
+            time_schedule: self.duration(time.and_then(|time| time.schedule_s.as_ref()), 1_000, 1..=86_400, "schedule_s")?,
         })
     }
 
@@ -241,27 +257,31 @@ impl Reader<'_> {
     }
 
     fn group(&self, group: &raw::Group) -> Outcome<GroupConfig> {
-        let linger = match group.linger_ms.as_ref().map(|number| (number.get_ref(), number.span())) {
-            None => 0,
-            Some((raw::Number::Literal(number), _)) => *number,
-            Some((raw::Number::Text(text), span)) => {
-                let expanded = self.expand(&Spanned::new(span.clone(), text.clone()))?;
-                match expanded.parse() {
-                    Ok(number) => number,
-                    Err(_) => return self.fail(span, "linger_ms is not a number of milliseconds", "for example linger_ms = 200"),
-                }
-            }
+        let linger = self.duration(group.linger_ms.as_ref(), 1, 0..=60_000, "linger_ms")?.unwrap_or_default();
+        Ok(GroupConfig { name: self.expand(&group.name)?, linger })
+    }
+
+    /// A number of units of so many milliseconds.
+    fn duration(
+        &self,
+        value: Option<&Spanned<raw::Number>>,
+        unit_ms: u64,
+        allowed: std::ops::RangeInclusive<u64>,
+        name: &str,
+    ) -> Outcome<Option<Duration>> {
+        let Some(value) = value else { return Ok(None) };
+        let number = match value.get_ref() {
+            raw::Number::Literal(number) => Some(*number),
+            raw::Number::Text(text) => self.expand(&Spanned::new(value.span(), text.clone()))?.parse().ok(),
         };
-        if linger > 60_000
-            && let Some(number) = &group.linger_ms
-        {
-            return self.fail(
-                number.span(),
-                "linger_ms is longer than a minute",
-                "linger gathers changes for a moment; 0 to 60000",
-            );
+        match number.filter(|number| allowed.contains(number)) {
+            Some(number) => Ok(Some(Duration::from_millis(number * unit_ms))),
+            None => self.fail(
+                value.span(),
+                format!("{name} is not a number from {} to {}", allowed.start(), allowed.end()),
+                format!("for example {name} = {}", if unit_ms == 1 { 1000.min(*allowed.end()) } else { 60 }),
+            ),
         }
-        Ok(GroupConfig { name: self.expand(&group.name)?, linger: Duration::from_millis(linger) })
     }
 
     fn projection(&self, projection: &raw::Projection, groups: &[GroupConfig]) -> Outcome<ProjectionConfig> {
@@ -308,6 +328,13 @@ impl Reader<'_> {
             key: projection.key.as_ref().map(|key| self.texts(key)).transpose()?,
             indexes: projection.indexes.as_ref().map(|path| self.read(path)).transpose()?.map(|(_, text)| text),
             group,
+            time_zone: projection
+                .timezone
+                .as_ref()
+                .map(|zone| self.expand(zone))
+                .transpose()?
+                .unwrap_or_else(|| "UTC".to_owned()),
+            time_zone_span: projection.timezone.as_ref().map(Spanned::span),
         })
     }
 

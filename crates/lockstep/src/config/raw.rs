@@ -13,6 +13,15 @@ pub(super) struct File {
     #[serde(default, rename = "projection")]
     pub(super) projections: Vec<Projection>,
     pub(super) metrics: Option<Metrics>,
+    pub(super) time: Option<Time>,
+}
+
+/// How the time is followed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Time {
+    pub(super) resolution_ms: Option<Spanned<Number>>,
+    pub(super) schedule_s: Option<Spanned<Number>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -56,6 +65,7 @@ pub(super) struct Projection {
     pub(super) key: Option<Vec<Spanned<String>>>,
     pub(super) indexes: Option<Spanned<String>>,
     pub(super) group: Option<Spanned<String>>,
+    pub(super) timezone: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -53,7 +53,18 @@ fn describe(planned: &Planned) -> String {
 }
 
 async fn plan_one(config: &Config, projection: &ProjectionConfig, source: &Session) -> Result<Planned, Diagnostic> {
-    let definition = Definition { name: projection.name.clone(), sql: projection.sql.clone(), key: projection.key.clone() };
+    let definition = Definition {
+        name: projection.name.clone(),
+        sql: projection.sql.clone(),
+        key: projection.key.clone(),
+        time_zone: projection.time_zone.clone(),
+    };
+    if !analysis::is_time_zone(source, &projection.time_zone)
+        .await
+        .map_err(|error| in_query(config, projection, &error.into()))?
+    {
+        return Err(wrong_time_zone(config, projection));
+    }
     let query = analysis::analyse(source, &definition).await.map_err(|error| in_query(config, projection, &error))?;
     let mut plan = lockstep_plan::plan(&query)
         .map_err(|error| Diagnostic::error(format!("projection {}: {}", projection.name, error.message)).help(error.hint))?;
@@ -75,7 +86,17 @@ async fn plan_one(config: &Config, projection: &ProjectionConfig, source: &Sessi
         plan = lockstep_plan::plan_whole(&query, &reason);
     }
     let group = group_of(projection.group.as_ref(), &plan);
-    Ok(Planned { plan, group, indexes: projection.indexes.clone() })
+    Ok(Planned { plan, group, time_zone: projection.time_zone.clone(), indexes: projection.indexes.clone() })
+}
+
+fn wrong_time_zone(config: &Config, projection: &ProjectionConfig) -> Diagnostic {
+    let message = format!("projection {}: the source knows no time zone \"{}\"", projection.name, projection.time_zone);
+    let diagnostic = Diagnostic::error(message)
+        .help("for example \"Europe/Berlin\" or \"UTC\"; SELECT name FROM pg_timezone_names lists them");
+    match (&projection.time_zone_span, std::fs::read_to_string(&config.path)) {
+        (Some(span), Ok(text)) => diagnostic.at(&config.path, &text, span.clone()),
+        _ => diagnostic,
+    }
 }
 
 fn in_query(config: &Config, projection: &ProjectionConfig, error: &AnalysisError) -> Diagnostic {

@@ -8,7 +8,7 @@ use pg_query::protobuf::{AExprKind, Node, SelectStmt};
 use super::expression::{contains_clock, see_through, strip_cast};
 use super::{Context, Name, Resolver, Side, Source};
 use crate::obstacle::Outcome;
-use crate::syntax::{children, conjuncts, name_parts, print_expression, string_of, target_expression};
+use crate::syntax::{any, children, conjuncts, name_parts, print_expression, string_of, target_expression};
 
 /// `side = value`, in a place where rows of the occurrence that do not satisfy it do not matter.
 #[derive(Debug, Clone)]
@@ -186,7 +186,7 @@ impl Resolver<'_> {
     }
 
     /// The occurrence and column of a qualified reference to a table's column.
-    fn plain_column(&self, node: &Node) -> Option<(usize, String)> {
+    pub(super) fn plain_column(&self, node: &Node) -> Option<(usize, String)> {
         let Some(NodeEnum::ColumnRef(reference)) = &node.node else { return None };
         let [alias, column] = reference.fields.as_slice() else { return None };
         match self.names.get(string_of(alias)?)? {
@@ -219,14 +219,5 @@ fn holds_row(node: &Node) -> bool {
 }
 
 pub(super) fn contains_subquery(node: &Node) -> Outcome<bool> {
-    if matches!(&node.node, Some(NodeEnum::SubLink(_))) {
-        return Ok(true);
-    }
-    let mut copy = node.clone();
-    for child in children(&mut copy)? {
-        if contains_subquery(child)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(any(node, &|node| matches!(&node.node, Some(NodeEnum::SubLink(_))))?)
 }

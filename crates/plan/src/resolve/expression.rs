@@ -7,11 +7,15 @@ use pg_query::protobuf::{BoolExprType, ColumnRef, Node, SubLink, SubLinkType};
 
 use super::{Context, Derived, Name, Place, Resolver, Source};
 use crate::obstacle::{Obstacle, Outcome};
-use crate::syntax::{children, name_parts, string_of, wrap};
+use crate::syntax::{any, children, name_parts, string_of, wrap};
 
 impl Resolver<'_> {
     /// Qualifies the references of an expression and enters its subqueries.
     pub(super) fn expression(&mut self, node: &mut Node, context: Context) -> Outcome<()> {
+        if let Some(resolved) = self.clock_comparison(node) {
+            return resolved;
+        }
+        self.meet_clock(node)?;
         let inner = match &node.node {
             Some(NodeEnum::BoolExpr(expression)) if expression.boolop != BoolExprType::NotExpr as i32 => context,
             _ => Context::Value,
@@ -165,29 +169,9 @@ pub(crate) fn strip_cast(node: &Node) -> (&Node, Option<String>) {
 }
 
 /// Functions whose result is the transaction's or statement's time.
-const TIME_FUNCTIONS: [&str; 3] = ["now", "transaction_timestamp", "statement_timestamp"];
+pub(super) const TIME_FUNCTIONS: [&str; 3] = ["now", "transaction_timestamp", "statement_timestamp"];
 
 /// Whether an expression asks for the time.
 pub(crate) fn contains_clock(node: &Node) -> Outcome<bool> {
-    let asks = match &node.node {
-        // CURRENT_DATE to LOCALTIMESTAMP(n); those after are CURRENT_USER and its like.
-        Some(NodeEnum::SqlvalueFunction(function)) => {
-            function.op <= pg_query::protobuf::SqlValueFunctionOp::SvfopLocaltimestampN as i32
-        }
-        Some(NodeEnum::FuncCall(call)) => {
-            let name = name_parts(&call.funcname).last().copied().unwrap_or_default().to_owned();
-            TIME_FUNCTIONS.contains(&name.as_str()) || (name == "age" && call.args.len() == 1)
-        }
-        Some(_) | None => false,
-    };
-    if asks {
-        return Ok(true);
-    }
-    let mut copy = node.clone();
-    for child in children(&mut copy)? {
-        if contains_clock(child)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    Ok(any(node, &|node| super::clock::asks(node).is_some())?)
 }

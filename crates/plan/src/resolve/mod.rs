@@ -5,6 +5,7 @@
 //! in FROM is *transparent* if each of its rows comes from one combination of its tables' rows, so that one sees through its columns;
 //! otherwise (aggregation, DISTINCT, LIMIT, windows, UNION) only its grouping columns can be seen through.
 
+mod clock;
 mod equality;
 mod expression;
 mod from;
@@ -18,6 +19,7 @@ use crate::facts::{Function, Relation};
 use crate::obstacle::{Obstacle, Outcome};
 use crate::syntax::{self, Tally, clauses};
 
+pub(crate) use clock::ClockComparison;
 pub(crate) use equality::{Equality, Nulls};
 pub(crate) use opaque::Rows;
 
@@ -27,6 +29,7 @@ pub(crate) struct Resolved {
     pub(crate) occurrences: Vec<Occurrence>,
     pub(crate) derived: Vec<Derived>,
     pub(crate) equalities: Vec<Equality>,
+    pub(crate) clocks: Vec<ClockComparison>,
     names: BTreeMap<String, Name>,
 }
 
@@ -95,6 +98,8 @@ pub(crate) fn resolve(mut select: SelectStmt, relations: &[Relation], functions:
         occurrences: Vec::new(),
         derived: Vec::new(),
         equalities: Vec::new(),
+        clocks: Vec::new(),
+        inside_bound: false,
         names: BTreeMap::new(),
         scopes: Vec::new(),
         extended: Vec::new(),
@@ -106,8 +111,8 @@ pub(crate) fn resolve(mut select: SelectStmt, relations: &[Relation], functions:
     if resolver.met != expected {
         return Err(Obstacle::new("it has a construct with parts that the planner does not see"));
     }
-    let Resolver { occurrences, derived, equalities, names, .. } = resolver;
-    Ok(Resolved { select, occurrences, derived, equalities, names })
+    let Resolver { occurrences, derived, equalities, clocks, names, .. } = resolver;
+    Ok(Resolved { select, occurrences, derived, equalities, clocks, names })
 }
 
 struct Resolver<'a> {
@@ -116,6 +121,9 @@ struct Resolver<'a> {
     occurrences: Vec<Occurrence>,
     derived: Vec<Derived>,
     equalities: Vec<Equality>,
+    clocks: Vec<ClockComparison>,
+    /// Whether the expression at hand is the bound of a comparison, where the time is allowed.
+    inside_bound: bool,
     names: BTreeMap<String, Name>,
     /// The FROM items visible at each level of nesting, innermost last: the alias as written, and what it stands for.
     scopes: Vec<Vec<(String, Name)>>,

@@ -5,7 +5,7 @@ mod walk;
 use pg_query::protobuf::{self, Node, ParseResult, RawStmt, ResTarget, SelectStmt};
 use pg_query::{DeparseOptions, NodeEnum};
 
-pub(crate) use walk::{Tally, children, clauses, for_each_subquery, tally};
+pub(crate) use walk::{Tally, any, children, clauses, for_each_subquery, tally};
 
 /// Stack for parsing and planning: a legal query can nest deeper than a thread's default stack.
 const STACK_BYTES: usize = 256 * 1024 * 1024;

@@ -98,6 +98,22 @@ pub(crate) fn clauses(select: &mut SelectStmt) -> Vec<&mut Node> {
     all
 }
 
+/// Whether some node of an expression satisfies a condition.
+pub(crate) fn any(node: &Node, condition: &dyn Fn(&Node) -> bool) -> Result<bool, String> {
+    fn within(node: &mut Node, condition: &dyn Fn(&Node) -> bool) -> Result<bool, String> {
+        if condition(node) {
+            return Ok(true);
+        }
+        for child in children(node)? {
+            if within(child, condition)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+    within(&mut node.clone(), condition)
+}
+
 /// Calls `visit` for every SELECT directly inside an expression (not for those inside these).
 pub(crate) fn for_each_subquery(
     node: &mut Node,

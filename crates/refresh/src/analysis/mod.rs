@@ -78,6 +78,17 @@ pub struct Definition {
     pub sql: String,
     /// The declared key.
     pub key: Option<Vec<String>>,
+    /// The time zone that the query is computed in.
+    pub time_zone: String,
+}
+
+/// Whether the server knows a time zone by that name.
+///
+/// # Errors
+/// The query failed.
+pub async fn is_time_zone(client: &Client, name: &str) -> Result<bool, tokio_postgres::Error> {
+    let known = "SELECT EXISTS (SELECT FROM pg_timezone_names WHERE lower(name) = lower($1))";
+    Ok(name == "UTC" || client.query_one(known, &[&name]).await?.get(0))
 }
 
 /// Analyses a definition. Changes nothing: everything happens in a transaction that is rolled back.
@@ -99,6 +110,8 @@ async fn analyse_in_transaction(client: &Client, definition: &Definition) -> Res
     if sql.is_empty() {
         return Err(AnalysisError::definite("the query is empty", "write a SELECT"));
     }
+    // A time written without a zone in the query means this one.
+    client.batch_execute(&format!("SET LOCAL TimeZone = {}", quote::literal(&definition.time_zone))).await?;
     let prefix = format!("CREATE TEMPORARY VIEW {VIEW} AS ");
     // The extended protocol: it refuses more than one statement.
     client

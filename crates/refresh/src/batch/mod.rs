@@ -31,6 +31,10 @@ pub(crate) struct BatchRun<'a> {
     pub(crate) sql: &'a [ProjectionStatements],
     pub(crate) options: &'a RefreshOptions,
     pub(crate) observer: Option<&'a dyn BatchObserver>,
+    /// What `now()` meant in the last batch.
+    pub(crate) clock: Option<&'a str>,
+    /// The time zone that the sessions are in.
+    pub(crate) zone: String,
     /// Root keys that a build reads in this batch, for each projection that is building.
     pub(crate) page_rows: usize,
 }
@@ -45,6 +49,8 @@ pub(crate) struct Committed {
     pub(crate) began: Instant,
     /// How long the fence took.
     pub(crate) fence_time: Duration,
+    /// What `now()` meant.
+    pub(crate) clock: String,
 }
 
 /// How a batch ended without an error.
@@ -52,6 +58,8 @@ pub(crate) enum BatchEnd {
     Committed(Committed),
     /// Nothing that the snapshot saw was to be done.
     NothingVisible,
+    /// The time went on to this, and no row came or went with it.
+    NothingFlipped(String),
 }
 
 /// A snapshot of the source, and the position that the fence must reach for it.
@@ -59,6 +67,7 @@ struct SourceSnapshot {
     text: String,
     snapshot: Snapshot,
     fence_lsn: Lsn,
+    clock: String,
     source_microseconds: i64,
     taken_at: Instant,
 }
@@ -94,6 +103,19 @@ impl BatchRun<'_> {
             self.sessions.rollback().await;
             return Ok(BatchEnd::NothingVisible);
         }
+        if batch.is_empty()
+            && !self.projections.iter().any(|projection| projection.takes_part() && projection.wants_more_than_a_tick())
+        {
+            match self.nothing_flipped().await {
+                Ok(true) => {
+                    self.capture.with_group(self.index, |dirty| dirty.give_back(batch));
+                    self.sessions.rollback().await;
+                    return Ok(BatchEnd::NothingFlipped(snapshot.clock));
+                }
+                // The batch meets the error again where it is handled.
+                Ok(false) | Err(_) => {}
+            }
+        }
         match self.refresh_and_commit(&batch, &snapshot, contained_lsn, began, fence_time).await {
             Ok(committed) => Ok(BatchEnd::Committed(committed)),
             Err(error) => {
@@ -117,7 +139,8 @@ impl BatchRun<'_> {
                 source,
                 "SELECT pg_current_snapshot()::text,
                         (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_insert_lsn() END)::text,
-                        (extract(epoch FROM clock_timestamp() - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint",
+                        (extract(epoch FROM clock_timestamp() - timestamptz '2000-01-01 00:00:00+00') * 1000000)::bigint,
+                        now()::text",
             )
             .await
             .map_err(sql_error(Side::Source))?;
@@ -135,6 +158,7 @@ impl BatchRun<'_> {
             snapshot: text.parse().map_err(|_| unreadable("snapshot"))?,
             fence_lsn: row.get::<_, &str>(1).parse().map_err(|_| unreadable("position"))?,
             source_microseconds: row.get(2),
+            clock: row.get(3),
             taken_at: Instant::now(),
             text,
         })
@@ -165,6 +189,7 @@ impl BatchRun<'_> {
         let mut whole_time = Duration::ZERO;
         for index in 0..self.projections.len() {
             if self.projections[index].takes_part() {
+                self.enter_zone(index).await?;
                 let started = Instant::now();
                 self.refresh_projection(index, batch).await?;
                 if self.projections[index].is_whole() {
@@ -181,6 +206,7 @@ impl BatchRun<'_> {
             group: self.group,
             leader_epoch: self.leader_epoch,
             snapshot: &snapshot.text,
+            clock: &snapshot.clock,
             lsn: contained_lsn,
             source_time_microseconds: snapshot.source_microseconds,
             batch_ms: began.elapsed().as_secs_f64() * 1000.0,
@@ -189,7 +215,16 @@ impl BatchRun<'_> {
             transactions: i64::try_from(batch.transactions).unwrap_or(i64::MAX),
         };
         self.commit(&checkpoint, batch, snapshot).await?;
-        Ok(Committed { contained_lsn, transactions: batch.transactions, keys: batch.keys(), whole_time, began, fence_time })
+        let clock = snapshot.clock.clone();
+        Ok(Committed {
+            contained_lsn,
+            transactions: batch.transactions,
+            keys: batch.keys(),
+            whole_time,
+            began,
+            fence_time,
+            clock,
+        })
     }
 
     async fn commit(&mut self, checkpoint: &Checkpoint<'_>, batch: &Batch, snapshot: &SourceSnapshot) -> Result<(), BatchError> {
@@ -223,6 +258,36 @@ impl BatchRun<'_> {
             observer.after_commit(self.view(&live, &freshness)).await;
         }
         Ok(())
+    }
+
+    /// Lets the sessions compute in a projection's time zone, until the transaction ends.
+    async fn enter_zone(&mut self, index: usize) -> Result<(), BatchError> {
+        let zone = self.projections[index].time_zone.clone();
+        if zone == self.zone {
+            return Ok(());
+        }
+        let statement = format!("SET LOCAL TimeZone = {}", lockstep_plan::quote::literal(&zone));
+        let sql_error = |side| move |error| BatchError::Sql { side, error, projection: Some(index) };
+        self.sessions.source().batch_execute(&statement).await.map_err(sql_error(Side::Source))?;
+        if !self.sessions.is_one() {
+            self.sessions.target().batch_execute(&statement).await.map_err(sql_error(Side::Target))?;
+        }
+        self.zone = zone;
+        Ok(())
+    }
+
+    /// Whether the time that has passed since the last batch changes nothing. False if there is no last batch.
+    async fn nothing_flipped(&mut self) -> Result<bool, BatchError> {
+        for index in 0..self.projections.len() {
+            if !self.projections[index].plan.follows_clock() || !self.projections[index].takes_part() {
+                continue;
+            }
+            self.enter_zone(index).await?;
+            if self.any_flipped(index).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     fn live_projections(&self) -> Vec<LiveProjection> {

@@ -2,7 +2,7 @@
 
 use lockstep_capture::{Batch, DirtyKeys, KeySet};
 use lockstep_plan::sql::Link;
-use lockstep_plan::{Branch, Trace};
+use lockstep_plan::{Branch, Clock, RelationRole, Trace};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -45,10 +45,12 @@ enum Room {
 }
 
 impl BatchRun<'_> {
-    /// Traces the batch's dirty keys to the projection's root keys, and brings its links up to date.
+    /// Traces the batch's dirty keys, and what has come and gone with the time, to the projection's root keys, and brings its links
+    /// up to date.
     pub(crate) async fn trace(&mut self, index: usize, batch: &Batch) -> Result<Work, BatchError> {
         let plan = &self.projections[index].plan;
-        if !plan.relations.iter().any(|relation| batch.relations.contains_key(&relation.oid)) {
+        let touched = plan.relations.iter().any(|relation| batch.relations.contains_key(&relation.oid));
+        if !touched && !plan.follows_clock() {
             return Ok(Work::Nothing);
         }
         let branches = plan.branches().to_vec();
@@ -79,27 +81,67 @@ impl BatchRun<'_> {
         roots: &mut KeySet,
     ) -> Result<Room, BatchError> {
         for (role_index, role) in branch.roles.iter().enumerate() {
-            let oid = self.projections[index].plan.relations[role.relation].oid;
-            let Some(dirty) = batch.relations.get(&oid) else { continue };
-            let DirtyKeys::Keys(keys) = dirty else { return Ok(Room::Exhausted) };
-            let room = match &role.trace {
-                Trace::Root => {
-                    if roots.extend(keys) {
-                        Room::Left
-                    } else {
-                        Room::Exhausted
-                    }
-                }
-                Trace::Whole => Room::Exhausted,
-                Trace::Keys(_) | Trace::Link(_) if self.projections[index].skip_traces => Room::Exhausted,
-                Trace::Keys(sql) => self.trace_keys(index, sql, keys, roots).await?,
-                Trace::Link(_) => self.trace_link(index, number, role_index, keys, roots).await?,
+            let relation = &self.projections[index].plan.relations[role.relation];
+            let mut flipped = KeySet::new(relation.identity_columns().len());
+            let dirty = match batch.relations.get(&relation.oid) {
+                Some(DirtyKeys::Whole) => return Ok(Room::Exhausted),
+                Some(DirtyKeys::Keys(keys)) => Some(keys),
+                None => None,
             };
-            if room == Room::Exhausted {
-                return Ok(Room::Exhausted);
+            for clock in branch.clocks.iter().filter(|clock| clock.role == role_index) {
+                if self.add_flipped(index, clock, &mut flipped).await? == Room::Exhausted {
+                    return Ok(Room::Exhausted);
+                }
+            }
+            for keys in dirty.into_iter().chain((!flipped.is_empty()).then_some(&flipped)) {
+                if self.trace_role(index, number, role_index, role, keys, roots).await? == Room::Exhausted {
+                    return Ok(Room::Exhausted);
+                }
             }
         }
         Ok(Room::Left)
+    }
+
+    async fn trace_role(
+        &mut self,
+        index: usize,
+        branch: usize,
+        role_index: usize,
+        role: &RelationRole,
+        keys: &KeySet,
+        roots: &mut KeySet,
+    ) -> Result<Room, BatchError> {
+        match &role.trace {
+            Trace::Root if roots.extend(keys) => Ok(Room::Left),
+            Trace::Root | Trace::Whole => Ok(Room::Exhausted),
+            Trace::Keys(_) | Trace::Link(_) if self.projections[index].skip_traces => Ok(Room::Exhausted),
+            Trace::Keys(sql) => self.trace_keys(index, sql, keys, roots).await,
+            Trace::Link(_) => self.trace_link(index, branch, role_index, keys, roots).await,
+        }
+    }
+
+    /// Adds the keys of rows whose comparison with the time may have another answer than in the last batch.
+    async fn add_flipped(&mut self, index: usize, clock: &Clock, flipped: &mut KeySet) -> Result<Room, BatchError> {
+        // A projection that begins to be built has no rows yet; one that is live was computed in some batch.
+        let Some(before) = self.clock.map(str::to_owned) else {
+            return Ok(if self.projections[index].is_building() { Room::Left } else { Room::Exhausted });
+        };
+        self.add_keys(index, &clock.flipped, &[&before], flipped).await
+    }
+
+    /// Whether any row of a projection comes or goes with the time that has passed since the last batch.
+    pub(super) async fn any_flipped(&mut self, index: usize) -> Result<bool, BatchError> {
+        let branches = self.projections[index].plan.branches().to_vec();
+        for branch in &branches {
+            for clock in &branch.clocks {
+                let relation = &self.projections[index].plan.relations[branch.roles[clock.role].relation];
+                let mut flipped = KeySet::new(relation.identity_columns().len());
+                if self.add_flipped(index, clock, &mut flipped).await? == Room::Exhausted || !flipped.is_empty() {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     /// Adds the root keys of dirty keys that need no old state.
@@ -108,7 +150,7 @@ impl BatchRun<'_> {
         while start < keys.len() {
             let end = (start + self.options.statement_keys_max).min(keys.len());
             let arrays = keys.arrays(start..end);
-            if self.add_roots(index, sql, &parameters(&arrays), roots).await? == Room::Exhausted {
+            if self.add_keys(index, sql, &parameters(&arrays), roots).await? == Room::Exhausted {
                 return Ok(Room::Exhausted);
             }
             start = end;
@@ -137,7 +179,7 @@ impl BatchRun<'_> {
             // The link has to be right whatever becomes of the roots.
             if room == Room::Left {
                 let bound: Vec<&(dyn ToSql + Sync)> = values.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
-                room = self.add_roots(index, &link.trace, &bound, roots).await?;
+                room = self.add_keys(index, &link.trace, &bound, roots).await?;
             }
             start = end;
         }
@@ -196,23 +238,23 @@ impl BatchRun<'_> {
         Ok(())
     }
 
-    /// Runs a trace and adds the root keys that it returns.
-    async fn add_roots(
+    /// Runs a query and adds the keys that it returns.
+    async fn add_keys(
         &mut self,
         index: usize,
-        trace: &str,
+        sql: &str,
         bound: &[&(dyn ToSql + Sync)],
-        roots: &mut KeySet,
+        keys: &mut KeySet,
     ) -> Result<Room, BatchError> {
-        let bounded = format!("SELECT * FROM (\n{trace}\n) AS traced LIMIT {}", self.options.root_keys_max + 1);
+        let bounded = format!("SELECT * FROM (\n{sql}\n) AS traced LIMIT {}", self.options.root_keys_max + 1);
         for row in self.query_source(index, &bounded, bound).await? {
             let fields: Vec<&str> = (0..row.len()).map(|column| row.get(column)).collect();
             let bytes: Vec<&[u8]> = fields.iter().map(|field| field.as_bytes()).collect();
-            if !roots.insert(&bytes) {
+            if !keys.insert(&bytes) {
                 return Ok(Room::Exhausted);
             }
         }
-        Ok(if roots.len() > self.options.root_keys_max { Room::Exhausted } else { Room::Left })
+        Ok(if keys.len() > self.options.root_keys_max { Room::Exhausted } else { Room::Left })
     }
 
     /// Runs a statement of tracing on the source. It may fail on a row that the query itself filters out.
