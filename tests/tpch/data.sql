@@ -13,7 +13,7 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT (string_to_array(words, ','))[1 + tpch.h(k, salt, cardinality(string_to_array(words, ',')))]
 $$;
 
--- Comment text, 20 to 44 characters.
+-- Comment text, 20 to 36 characters.
 CREATE FUNCTION tpch.words(k bigint, salt integer) RETURNS text
 LANGUAGE sql IMMUTABLE AS $$
     SELECT tpch.pick('furiously,slyly,carefully,blithely,quickly', k, salt) || ' '
@@ -101,7 +101,7 @@ LANGUAGE sql IMMUTABLE AS $$
             THEN 'special ' || tpch.pick('pinto beans,deposits,packages', k, 109) || ' wake requests'
             ELSE tpch.words(k, 131) END
     FROM (
-        SELECT l_orderkey AS k, least(tpch.h(l_orderkey, 105, 100), tpch.h(l_orderkey, 110, 100)) AS c,
+        SELECT l_orderkey AS k, least(tpch.h(l_orderkey, 275, 100), tpch.h(l_orderkey, 276, 100)) AS c,
             CASE WHEN min(l_linestatus) = max(l_linestatus) THEN min(l_linestatus) ELSE 'P' END AS status,
             round(sum(l_extendedprice * (1 - l_discount) * (1 + l_tax)), 2) AS total
         FROM tpch.make_lineitem(lo, hi)
@@ -130,7 +130,7 @@ SELECT k, 'Supplier#' || lpad(k::text, 9, '0'), left(md5('s' || k), 10 + tpch.h(
     CASE WHEN k % 13 = 0 THEN 'slyly Customer ' || tpch.words(k, 16) || ' Complaints'
          WHEN k % 13 = 5 THEN 'slyly Customer ' || tpch.words(k, 16) || ' Recommends'
          ELSE tpch.words(k, 16) END
-FROM (SELECT k, tpch.nation_of(k, 20) AS nation FROM generate_series(1, 40) k) s;
+FROM (SELECT k, tpch.nation_of(k, 313) AS nation FROM generate_series(1, 40) k) s;
 
 INSERT INTO tpch.customer
 SELECT k, 'Customer#' || lpad(k::text, 9, '0'), left(md5('c' || k), 10 + tpch.h(k, 31, 20)),

@@ -11,7 +11,7 @@ use crate::snapshot::Snapshot;
 use crate::tracked::Interest;
 
 /// The dirty part of one relation.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum DirtyKeys {
     /// These rows.
     Keys(KeySet),

@@ -8,7 +8,7 @@ use std::hash::BuildHasher as _;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 /// A set of keys, all with the same number of columns.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct KeySet {
     columns: usize,
     bytes: Vec<u8>,

@@ -1,6 +1,7 @@
 //! Everything that must be right before anything is changed: servers, privileges, tables, queries. `lockstep check` shows it;
 //! `lockstep run` insists on it.
 
+mod chain;
 mod queries;
 mod servers;
 
@@ -9,7 +10,7 @@ use lockstep_plan::Plan;
 use lockstep_plan::facts::{Identity, RelationKind};
 use serde::Serialize;
 
-use crate::config::{Config, DEFAULT_GROUP};
+use crate::config::Config;
 use crate::diagnostic::Diagnostic;
 
 /// How bad a finding is.
@@ -45,6 +46,14 @@ pub struct Finding {
 pub struct Planned {
     /// Its plan.
     pub plan: Plan,
+    /// The schema of its table.
+    pub schema: String,
+    /// The projection that it is an inner part of; then it is hidden.
+    pub part_of: Option<String>,
+    /// The projections whose tables it reads.
+    pub reads: Vec<String>,
+    /// What stands for its table's oid where other projections read it.
+    pub node: u32,
     /// Its group.
     pub group: String,
     /// The time zone that its query is computed in.
@@ -128,6 +137,9 @@ impl Preflight {
 
     fn track(&mut self) {
         for relation in self.planned.iter().flat_map(|planned| &planned.plan.relations) {
+            if relation.kind == RelationKind::Projection {
+                continue;
+            }
             if self.tracked.iter().any(|tracked| tracked.oid == relation.oid) {
                 continue;
             }
@@ -173,14 +185,4 @@ pub async fn run(config: &Config, depth: Depth) -> Preflight {
     let registered = servers::target(config, &source, &mut preflight).await;
     queries::check_keys(&source, depth, &registered, &mut preflight).await;
     preflight
-}
-
-/// The group of a projection: the one it names; otherwise a whole projection is a group of its own, so that it never holds the
-/// others back.
-fn group_of(configured: Option<&String>, plan: &Plan) -> String {
-    match configured {
-        Some(group) => group.clone(),
-        None if plan.is_incremental() => DEFAULT_GROUP.to_owned(),
-        None => plan.projection.clone(),
-    }
 }

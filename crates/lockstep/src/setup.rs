@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use lockstep_capture::{Coverage, coverage, publication_statements, slot_state, wait_for_running_transactions};
 use lockstep_connect::Session;
+use lockstep_plan::facts::RelationKind;
 use lockstep_plan::quote;
 use lockstep_refresh::{ProjectionState, Registered, claim_group, drop_projection, grant, load_registered, register};
 use lockstep_wal::ReplicationConnection;
@@ -129,16 +130,20 @@ async fn claim(config: &Config, preflight: &Preflight, target: &Session) -> anyh
 async fn register_all(config: &Config, preflight: &Preflight, target: &mut Session) -> anyhow::Result<Vec<Registered>> {
     let known = load_registered(target).await?;
     for orphan in known.iter().filter(|known| !preflight.planned.iter().any(|planned| planned.plan.projection == known.name)) {
+        if orphan.part_of.is_some() {
+            drop_projection(target, orphan, false).await.with_context(|| format!("dropping {}", orphan.name))?;
+            continue;
+        }
         tracing::warn!(projection = orphan.name, "no longer configured: its table stays as it is and is not maintained");
         mark_stale(target, Some(&orphan.name), "it is not configured; all rows are compared when it is again").await?;
     }
     let mut registered = Vec::with_capacity(preflight.planned.len());
     for planned in &preflight.planned {
-        let fingerprint = fingerprint(planned);
+        let fingerprint = fingerprint(planned, &preflight.planned);
         let oids = relation_oids(planned);
         let existing = known.iter().find(|known| known.name == planned.plan.projection);
         let current = match existing {
-            Some(existing) if existing.fingerprint == fingerprint && existing.schema == config.schema => {
+            Some(existing) if existing.fingerprint == fingerprint && existing.schema == planned.schema => {
                 let replaced: bool = target
                     .query_one("SELECT relation_oids <> $2 FROM lockstep.projection WHERE name = $1", &[&existing.name, &oids])
                     .await?
@@ -157,22 +162,25 @@ async fn register_all(config: &Config, preflight: &Preflight, target: &mut Sessi
             Some(changed) => {
                 tracing::warn!(projection = changed.name, "its definition changed: dropped, and built anew");
                 drop_projection(target, changed, false).await.with_context(|| format!("dropping {}", changed.name))?;
-                create(config, planned, target, &fingerprint).await?
+                create(planned, target, &fingerprint).await?
             }
-            None => create(config, planned, target, &fingerprint).await?,
+            None => create(planned, target, &fingerprint).await?,
         };
         registered.push(current);
     }
-    let tables: Vec<String> = registered.iter().map(|registered| registered.name.clone()).collect();
+    let public = registered.iter().filter(|registered| registered.part_of.is_none());
+    let tables: Vec<String> = public.map(|registered| registered.name.clone()).collect();
     grant(target, &config.schema, &tables, &config.readers).await.context("granting to the readers")?;
     Ok(registered)
 }
 
-async fn create(config: &Config, planned: &Planned, target: &mut Session, fingerprint: &str) -> anyhow::Result<Registered> {
+async fn create(planned: &Planned, target: &mut Session, fingerprint: &str) -> anyhow::Result<Registered> {
     let failed = |error: tokio_postgres::Error| {
         anyhow::anyhow!("creating {}: {}", planned.plan.projection, lockstep_connect::describe(&error))
     };
-    let registered = register(target, &planned.plan, &config.schema, &planned.group, fingerprint).await.map_err(failed)?;
+    let registered = register(target, &planned.plan, &planned.schema, &planned.group, planned.part_of.as_deref(), fingerprint)
+        .await
+        .map_err(failed)?;
     target
         .execute(
             "UPDATE lockstep.projection SET relation_oids = $2 WHERE name = $1",
@@ -185,7 +193,13 @@ async fn create(config: &Config, planned: &Planned, target: &mut Session, finger
 
 /// The oids of the source tables, in order.
 fn relation_oids(planned: &Planned) -> Vec<i64> {
-    let mut oids: Vec<i64> = planned.plan.relations.iter().map(|relation| i64::from(relation.oid)).collect();
+    let mut oids: Vec<i64> = planned
+        .plan
+        .relations
+        .iter()
+        .filter(|relation| relation.kind != RelationKind::Projection)
+        .map(|relation| i64::from(relation.oid))
+        .collect();
     oids.sort_unstable();
     oids
 }
@@ -204,10 +218,12 @@ async fn mark_stale(target: &Session, name: Option<&str>, reason: &str) -> anyho
 }
 
 /// Everything that, when it changes, makes the tables' contents or form wrong.
-fn fingerprint(planned: &Planned) -> String {
+fn fingerprint(planned: &Planned, all: &[Planned]) -> String {
     let plan = &planned.plan;
+    let read = all.iter().filter(|other| planned.reads.contains(&other.plan.projection));
+    let read: Vec<String> = read.map(|other| fingerprint(other, all)).collect();
     let text = format!(
-        "{TABLE_FORMAT}\n{}\n{}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}",
+        "{TABLE_FORMAT}\n{}\n{}\n{:?}\n{:?}\n{:?}\n{:?}\n{:?}\n{read:?}",
         plan.query,
         planned.time_zone,
         plan.columns,

@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail};
 use lockstep_capture::{Capture, CaptureStatus, Interest, Limits, StreamSettings};
 use lockstep_connect::Session;
 use lockstep_plan::Role;
+use lockstep_plan::facts::RelationKind;
 use lockstep_plan::sql::Places;
 use lockstep_refresh::{
     BatchObserver, Endpoints, Group, GroupEnd, GroupSettings, GroupStatus, Projection, RefreshOptions, Registered,
@@ -199,7 +200,14 @@ async fn start(config: &Config, checked: &Preflight, hooks: &Hooks, new_slot: bo
                 .members
                 .into_iter()
                 .map(|(planned, registered)| {
-                    Projection::new(planned.plan.clone(), &config.schema, planned.indexes.clone(), &planned.time_zone, registered)
+                    Projection::new(
+                        planned.plan.clone(),
+                        &planned.schema,
+                        planned.indexes.clone(),
+                        &planned.time_zone,
+                        planned.node,
+                        registered,
+                    )
                 })
                 .collect(),
             endpoints: Endpoints { source: config.source.clone(), target: config.target.clone() },
@@ -248,6 +256,9 @@ fn interests(members: &[(&Planned, &Registered)]) -> Vec<Interest> {
     let mut interests: Vec<Interest> = Vec::new();
     for (planned, _) in members {
         for (index, relation) in planned.plan.relations.iter().enumerate() {
+            if relation.kind == RelationKind::Projection {
+                continue;
+            }
             let mut roles = planned.plan.branches().iter().flat_map(|branch| &branch.roles);
             let keys_wanted = roles.any(|role| role.relation == index && role.role != Role::Whole);
             match interests.iter_mut().find(|interest| interest.oid == relation.oid) {

@@ -215,7 +215,8 @@ fn contains_aggregate(node: &mut Node, functions: &[Function]) -> Outcome<bool> 
     Ok(false)
 }
 
-fn is_aggregate_call(node: &Node, functions: &[Function]) -> bool {
+/// Whether the node itself is a call of an aggregate that is no window function.
+pub(crate) fn is_aggregate_call(node: &Node, functions: &[Function]) -> bool {
     let Some(NodeEnum::FuncCall(call)) = &node.node else { return false };
     call.over.is_none() && is_kind(call, functions, FunctionKind::Aggregate)
 }

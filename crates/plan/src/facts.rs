@@ -107,6 +107,8 @@ pub enum RelationKind {
     Table,
     /// A partitioned table; its partitions' changes are published under its name.
     Partitioned,
+    /// The table of another projection: its changes are known from its own refresh.
+    Projection,
     /// A table with inheritance children, whose changes come under the children's names.
     InheritanceParent,
 }

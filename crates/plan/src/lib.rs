@@ -13,6 +13,8 @@
 
 mod aggregate;
 mod branch;
+pub mod chain;
+mod decompose;
 pub mod facts;
 mod grouped;
 mod normalise;
@@ -28,6 +30,7 @@ mod syntax;
 mod tests;
 mod trace;
 
+pub use decompose::{Decomposition, decompose};
 pub use plan::{
     Branch, Clock, GroupForm, GroupedPlan, LinkTrace, Maintenance, Plan, PlanError, RelationRole, Role, Root, Trace, WholePlan,
 };

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::facts::{OutputColumn, Relation};
+use crate::facts::{OutputColumn, Relation, RelationKind};
 use crate::sql::{RowKey, StateTable};
 
 /// How a projection is maintained.
@@ -10,8 +10,10 @@ use crate::sql::{RowKey, StateTable};
 pub struct Plan {
     /// The projection's name.
     pub projection: String,
-    /// The defining query, names qualified.
+    /// The query that is run, names qualified: over the tables of inner projections where it was taken apart.
     pub query: String,
+    /// The defining query, names qualified.
+    pub definition: String,
     /// The result's columns.
     pub columns: Vec<OutputColumn>,
     /// Every table it reads.
@@ -24,6 +26,8 @@ pub struct Plan {
     pub declared_key: Option<Vec<String>>,
     /// Whether uniqueness of the key must be checked against the data (it does not follow from the plan).
     pub key_needs_check: bool,
+    /// Whether a refresh has to tell the keys of the rows that it wrote, for the projections that read this one.
+    pub reports_keys: bool,
     /// The maintenance itself.
     pub maintenance: Maintenance,
 }
@@ -224,6 +228,11 @@ impl Plan {
             Maintenance::Grouped(plan) => &plan.branches,
             Maintenance::Whole(_) => &[],
         }
+    }
+
+    /// Whether it reads tables of projections and nothing else: then everything that maintains it runs on the target.
+    pub fn reads_projections_only(&self) -> bool {
+        self.relations.iter().all(|relation| relation.kind == RelationKind::Projection)
     }
 
     /// Whether its rows change with the time alone.

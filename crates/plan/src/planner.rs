@@ -220,6 +220,8 @@ fn finished(query: &Query, maintenance: Maintenance, key: RowKey, owner: Vec<Str
     Plan {
         projection: query.projection.clone(),
         query: query_text(query),
+        definition: query_text(query),
+        reports_keys: false,
         columns: query.columns.clone(),
         relations: query.relations.clone(),
         key,
@@ -270,6 +272,8 @@ fn whole(query: &Query, obstacle: Obstacle) -> Plan {
     Plan {
         projection: query.projection.clone(),
         query: query_text(query),
+        definition: query_text(query),
+        reports_keys: false,
         columns: query.columns.clone(),
         relations: query.relations.clone(),
         key_needs_check: query.declared_key.is_some(),

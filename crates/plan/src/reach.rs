@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::facts::Relation;
+use crate::facts::{Relation, RelationKind};
 use crate::resolve::{Equality, Nulls, Place, Resolved, Rows, Source};
 use crate::syntax::print_expression;
 
@@ -84,6 +84,9 @@ fn cost(paths: &Paths, resolved: &Resolved, key_selected: bool) -> Cost {
 
 fn why_not_traceable(resolved: &Resolved, index: usize, relations: &[Relation]) -> Option<String> {
     let relation = &relations[resolved.table(index)?];
+    if relation.identity_columns().is_empty() && relation.kind == RelationKind::Projection {
+        return Some(format!("the rows of {} have no key that is never NULL", relation.label()));
+    }
     if relation.identity_columns().is_empty() {
         return Some(format!("{} has no primary key and no replica identity index", relation.label()));
     }

@@ -254,7 +254,11 @@ fn what_cannot_be_traced_is_whole() {
         1,
         "whole: it combines SELECTs with INTERSECT or EXCEPT",
     );
-    check("SELECT o.id, CURRENT_DATE FROM s.orders o", 2, "whole: it asks for the time outside a comparison with a column of a table");
+    check(
+        "SELECT o.id, CURRENT_DATE FROM s.orders o",
+        2,
+        "whole: it asks for the time outside a comparison with a column of a table",
+    );
     check(
         "SELECT o.id, row_number() OVER (ORDER BY o.id) FROM s.orders o",
         2,

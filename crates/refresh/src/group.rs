@@ -1,5 +1,6 @@
 //! The life of a group: connect, batch after batch, and what to do when one fails.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use crate::batch::{BatchEnd, BatchRun, Committed};
 use crate::checkpoint;
 use crate::error::{BatchError, Remedy, Side};
 use crate::observer::BatchObserver;
-use crate::projection::{Projection, Statements as ProjectionStatements};
+use crate::projection::{FaultRecord, Projection, Statements as ProjectionStatements};
 use crate::sessions::{Endpoints, Sessions};
 use crate::statements::Statements;
 use crate::status::GroupStatus;
@@ -140,7 +141,12 @@ struct Connected {
 
 impl Group {
     /// A group that has not started, and its status.
-    pub fn new(settings: GroupSettings, capture: Capture, stop: watch::Receiver<bool>) -> (Self, watch::Receiver<GroupStatus>) {
+    pub fn new(
+        mut settings: GroupSettings,
+        capture: Capture,
+        stop: watch::Receiver<bool>,
+    ) -> (Self, watch::Receiver<GroupStatus>) {
+        link_projections(&mut settings.projections);
         let status = watch::Sender::new(GroupStatus {
             name: settings.name.clone(),
             contained_lsn: None,
@@ -291,7 +297,7 @@ impl Group {
         for index in 0..self.settings.projections.len() {
             let projection = &self.settings.projections[index];
             let known = projection.stages.is_some();
-            if !projection.takes_part() || (known && !new_session) {
+            if !projection.takes_part() || (known && !new_session) || projection.plan.reads_projections_only() {
                 continue;
             }
             let made = match &projection.stages {
@@ -327,7 +333,9 @@ impl Group {
         if !self.has_work() {
             return self.idle(connected).await;
         }
-        if !connected.sessions.is_one() && self.settings.projections.iter().any(|p| p.stages.is_none() && p.takes_part()) {
+        if !connected.sessions.is_one()
+            && self.settings.projections.iter().any(|p| p.stages.is_none() && p.takes_part() && !p.plan.reads_projections_only())
+        {
             self.make_stages(&connected.sessions, false).await?;
         }
         if !self.settings.linger.is_zero() && !self.building() {
@@ -354,6 +362,7 @@ impl Group {
             observer: self.settings.observer.as_deref(),
             clock: self.clock.as_deref(),
             zone: "UTC".to_owned(),
+            written: HashMap::new(),
             page_rows: self.page_rows,
         };
         match run.run().await? {
@@ -519,8 +528,22 @@ impl Group {
         Ok(())
     }
 
+    /// Sets a projection aside, and those that read it.
     async fn fault(&mut self, index: usize, error: &BatchError, connected: Option<&Connected>) {
         let record = error.record();
+        self.set_aside(index, record.clone(), connected).await;
+        let mut stale = vec![index];
+        for reader in index + 1..self.settings.projections.len() {
+            let Some(&read) = self.settings.projections[reader].reads.iter().find(|read| stale.contains(read)) else { continue };
+            stale.push(reader);
+            let name = self.settings.projections[read].name().to_owned();
+            let hint = Some(format!("it comes back by itself when {name} does"));
+            self.set_aside(reader, (None, format!("it reads {name}, which is set aside: {}", record.1), hint), connected).await;
+        }
+        self.publish_status();
+    }
+
+    async fn set_aside(&mut self, index: usize, record: FaultRecord, connected: Option<&Connected>) {
         let projection = &mut self.settings.projections[index];
         tracing::error!(
             projection = projection.name(),
@@ -539,7 +562,6 @@ impl Group {
                 }
             }
         }
-        self.publish_status();
     }
 
     fn publish_status(&self) {
@@ -556,5 +578,18 @@ impl Group {
             batches: self.batches,
             projections: self.settings.projections.iter().map(Projection::status).collect(),
         });
+    }
+}
+
+/// Tells each projection which others of the group it reads. They come before it.
+fn link_projections(projections: &mut [Projection]) {
+    let nodes: Vec<u32> = projections.iter().map(|projection| projection.node).collect();
+    for projection in projections {
+        projection.reads = nodes
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| projection.plan.relations.iter().any(|relation| relation.oid == **node))
+            .map(|(index, _)| index)
+            .collect();
     }
 }

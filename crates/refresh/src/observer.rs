@@ -15,6 +15,8 @@ pub struct LiveProjection {
     pub columns: Vec<OutputColumn>,
     /// The schema of its table.
     pub schema: String,
+    /// Whether the defining query reads projections, so that it runs on the target.
+    pub on_target: bool,
     /// The time zone that its query is computed in.
     pub time_zone: String,
     /// Whether it is recomputed on a schedule because its result changes with the clock: then it equals its query at the time it was last computed.

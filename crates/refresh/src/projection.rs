@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lockstep_plan::facts::OutputColumn;
+use lockstep_plan::facts::{OutputColumn, RelationKind};
 use lockstep_plan::sql::{self, Fresh, Link, Merge, Places, TracedKeys};
 use lockstep_plan::{Branch, Maintenance, Plan, Trace};
 
@@ -136,6 +136,10 @@ pub struct Projection {
     pub(crate) tick_at: Option<Instant>,
     /// The time zone that its query is computed in.
     pub(crate) time_zone: String,
+    /// What stands for its table's oid in the plans of projections that read it.
+    pub(crate) node: u32,
+    /// The projections of the group that it reads, by index.
+    pub(crate) reads: Vec<usize>,
     /// With two databases: where fresh rows are brought, one for each branch.
     pub(crate) stages: Option<Vec<Stage>>,
     fault: Option<FaultRecord>,
@@ -147,7 +151,7 @@ pub struct Projection {
 
 impl Projection {
     /// A projection as it was registered.
-    pub fn new(plan: Plan, schema: &str, indexes: Option<String>, time_zone: &str, registered: &Registered) -> Self {
+    pub fn new(plan: Plan, schema: &str, indexes: Option<String>, time_zone: &str, node: u32, registered: &Registered) -> Self {
         let on_schedule = matches!(&plan.maintenance, Maintenance::Whole(whole) if whole.on_schedule);
         Self {
             indexes,
@@ -166,6 +170,8 @@ impl Projection {
             due_at: on_schedule.then(Instant::now),
             tick_at: plan.follows_clock().then(Instant::now),
             time_zone: time_zone.to_owned(),
+            node,
+            reads: Vec::new(),
             stages: None,
             plan,
             fault: None,
@@ -204,6 +210,8 @@ impl Projection {
     }
 
     pub(crate) fn statements(&self, places: &Places) -> Statements {
+        // An inner projection's table is among the hidden ones.
+        let places = &Places { schema: self.schema.clone(), ..places.clone() };
         let fresh = |branch: usize| {
             let stage = self.stages.as_ref().and_then(|stages| stages.get(branch));
             stage.map_or(Fresh::Query, |stage| Fresh::Staged(stage.typed_source()))
@@ -380,8 +388,10 @@ impl Projection {
         let columns: Vec<OutputColumn> = self.plan.columns.clone();
         LiveProjection {
             name: self.name().to_owned(),
-            query: self.plan.query.clone(),
+            query: self.plan.definition.clone(),
             columns,
+            on_target: self.plan.relations.iter().any(|relation| relation.kind == RelationKind::Projection)
+                && self.plan.definition == self.plan.query,
             schema: self.schema.clone(),
             time_zone: self.time_zone.clone(),
             depends_on_time: self.due_at.is_some(),

@@ -26,6 +26,8 @@ pub struct Registered {
     pub indexes_built: bool,
     /// Whether it has ever been live.
     pub was_built: bool,
+    /// The projection that it is a hidden part of.
+    pub part_of: Option<String>,
 }
 
 /// Every registered projection.
@@ -35,7 +37,7 @@ pub struct Registered {
 pub async fn load_registered(target: &Client) -> Result<Vec<Registered>, tokio_postgres::Error> {
     let rows = target
         .query(
-            "SELECT name, fingerprint, table_schema, state_tables, state, row_count, build_position, indexes_built, built_at IS NOT NULL
+            "SELECT name, fingerprint, table_schema, state_tables, state, row_count, build_position, indexes_built, built_at IS NOT NULL, part_of
              FROM lockstep.projection ORDER BY name",
             &[],
         )
@@ -52,6 +54,7 @@ pub async fn load_registered(target: &Client) -> Result<Vec<Registered>, tokio_p
             build_position: row.get(6),
             indexes_built: row.get(7),
             was_built: row.get(8),
+            part_of: row.get(9),
         })
         .collect())
 }
@@ -65,6 +68,7 @@ pub async fn register(
     plan: &Plan,
     schema: &str,
     group: &str,
+    part_of: Option<&str>,
     fingerprint: &str,
 ) -> Result<Registered, tokio_postgres::Error> {
     let transaction = target.transaction().await?;
@@ -85,9 +89,9 @@ pub async fn register(
     let relations: Vec<String> = plan.relations.iter().map(lockstep_plan::facts::Relation::label).collect();
     transaction
         .execute(
-            "INSERT INTO lockstep.projection (name, group_name, kind, definition, fingerprint, table_schema, state_tables, relations)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-            &[&plan.projection, &group, &plan.kind(), &plan.query, &fingerprint, &schema, &state_tables, &relations],
+            "INSERT INTO lockstep.projection (name, group_name, kind, definition, fingerprint, table_schema, state_tables, relations, part_of)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            &[&plan.projection, &group, &plan.kind(), &plan.definition, &fingerprint, &schema, &state_tables, &relations, &part_of],
         )
         .await?;
     transaction.commit().await?;
@@ -101,6 +105,7 @@ pub async fn register(
         build_position: None,
         indexes_built: false,
         was_built: false,
+        part_of: part_of.map(str::to_owned),
     })
 }
 

@@ -54,7 +54,7 @@ impl Oracle {
     async fn examine(&self, batch: BatchView<'_>) -> Result<(), String> {
         for projection in batch.live.iter().filter(|projection| !projection.depends_on_time) {
             let subject = subject(projection);
-            let result = if batch.one_database {
+            let result = if batch.one_database || projection.on_target {
                 compare_in_one_session(batch.target, &subject).await
             } else {
                 compare(batch.source, batch.target, &subject).await

@@ -16,7 +16,7 @@ use crate::diagnostic::Diagnostic;
 pub const DEFAULT_GROUP: &str = "default";
 
 /// Hidden state is named after the projection, and PostgreSQL's names have at most 63 bytes.
-const NAME_BYTES_MAX: usize = 48;
+const NAME_BYTES_MAX: usize = 40;
 
 /// A checked configuration.
 #[derive(Debug, Clone)]

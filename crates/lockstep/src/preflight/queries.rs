@@ -2,42 +2,59 @@
 
 use std::path::Path;
 
-use lockstep_connect::{ErrorClass, Session};
+use lockstep_connect::Session;
 use lockstep_plan::facts::RelationKind;
 use lockstep_plan::{Maintenance, quote};
-use lockstep_refresh::analysis::{self, AnalysisError, Definition};
+use lockstep_refresh::analysis::{self, AnalysisError};
 
-use super::{Depth, Planned, Preflight, group_of};
+use super::{Depth, Planned, Preflight, chain};
 use crate::config::{Config, ProjectionConfig};
 use crate::diagnostic::Diagnostic;
 
 pub(super) async fn plan_all(config: &Config, source: &Session, preflight: &mut Preflight) {
-    for projection in &config.projections {
+    let (order, circular) = chain::in_dependency_order(config);
+    for (projection, diagnostic) in circular {
+        preflight.diagnostic(format!("projection {}", config.projections[projection].name), diagnostic);
+    }
+    for link in order {
+        let projection = &config.projections[link.index];
         let subject = format!("projection {}", projection.name);
-        match plan_one(config, projection, source).await {
+        if let Some(missing) = link.reads().iter().find(|name| !preflight.planned.iter().any(|p| &p.plan.projection == *name)) {
+            let message = format!("projection {}: it reads {missing}, which cannot be planned", projection.name);
+            preflight.diagnostic(subject, Diagnostic::error(message).help("correct that one first"));
+            continue;
+        }
+        match chain::plan(config, &link, source, &preflight.planned).await {
             Ok(planned) => {
-                preflight.ok(&subject, describe(&planned));
-                for role in planned.plan.branches().iter().flat_map(|branch| &branch.roles) {
-                    for index in &role.missing_indexes {
-                        preflight.warn(
-                            &subject,
-                            format!("a change of {} is followed without an index", role.alias),
-                            format!("on the source: {index}"),
-                        );
-                    }
+                for planned in planned {
+                    report(&subject, &planned, preflight);
+                    preflight.planned.push(planned);
                 }
-                for relation in &planned.plan.relations {
-                    if relation.kind == RelationKind::Partitioned {
-                        preflight.warn(
-                            &subject,
-                            format!("{} is partitioned: TRUNCATE, ATTACH and DETACH of a single partition send no changes", relation.label()),
-                            "delete rows instead, or truncate the whole table; after such a change restart with lockstep teardown and run",
-                        );
-                    }
-                }
-                preflight.planned.push(planned);
             }
             Err(diagnostic) => preflight.diagnostic(subject, diagnostic),
+        }
+    }
+    chain::mark_read(&mut preflight.planned);
+}
+
+fn report(subject: &str, planned: &Planned, preflight: &mut Preflight) {
+    preflight.ok(subject, describe(planned));
+    for role in planned.plan.branches().iter().flat_map(|branch| &branch.roles) {
+        for index in &role.missing_indexes {
+            preflight.warn(
+                subject,
+                format!("a change of {} is followed without an index", role.alias),
+                format!("on the source: {index}"),
+            );
+        }
+    }
+    for relation in &planned.plan.relations {
+        if relation.kind == RelationKind::Partitioned {
+            preflight.warn(
+                subject,
+                format!("{} is partitioned: TRUNCATE, ATTACH and DETACH of a single partition send no changes", relation.label()),
+                "delete rows instead, or truncate the whole table; after such a change restart with lockstep teardown and run",
+            );
         }
     }
 }
@@ -45,51 +62,16 @@ pub(super) async fn plan_all(config: &Config, source: &Session, preflight: &mut 
 fn describe(planned: &Planned) -> String {
     let roots: Vec<String> =
         planned.plan.branches().iter().map(|branch| format!("{}.{}", branch.root.schema, branch.root.name)).collect();
+    let inner = planned.part_of.as_ref().map(|_| format!("inner projection {}: ", planned.plan.projection)).unwrap_or_default();
     match &planned.plan.maintenance {
-        Maintenance::Row(_) => format!("row projection of {}", roots.join(" and ")),
-        Maintenance::Grouped(_) => format!("grouped projection of {}", roots.join(" and ")),
-        Maintenance::Whole(plan) => format!("recomputed as a whole, because {}", plan.reason),
+        Maintenance::Row(_) => format!("{inner}row projection of {}", roots.join(" and ")),
+        Maintenance::Grouped(_) => format!("{inner}grouped projection of {}", roots.join(" and ")),
+        Maintenance::Whole(plan) if planned.reads.is_empty() => format!("{inner}recomputed as a whole, because {}", plan.reason),
+        Maintenance::Whole(_) => format!("{inner}recomputed from {} when that has changed", planned.reads.join(", ")),
     }
 }
 
-async fn plan_one(config: &Config, projection: &ProjectionConfig, source: &Session) -> Result<Planned, Diagnostic> {
-    let definition = Definition {
-        name: projection.name.clone(),
-        sql: projection.sql.clone(),
-        key: projection.key.clone(),
-        time_zone: projection.time_zone.clone(),
-    };
-    if !analysis::is_time_zone(source, &projection.time_zone)
-        .await
-        .map_err(|error| in_query(config, projection, &error.into()))?
-    {
-        return Err(wrong_time_zone(config, projection));
-    }
-    let query = analysis::analyse(source, &definition).await.map_err(|error| in_query(config, projection, &error))?;
-    let mut plan = lockstep_plan::plan(&query)
-        .map_err(|error| Diagnostic::error(format!("projection {}: {}", projection.name, error.message)).help(error.hint))?;
-    let comparable = match &plan.maintenance {
-        Maintenance::Grouped(grouped) => grouped.group_columns.iter().chain(&grouped.dependent_columns).cloned().collect(),
-        Maintenance::Row(_) | Maintenance::Whole(_) => Vec::new(),
-    };
-    let mut obstacle = None;
-    for state in plan.state_tables_mut() {
-        match analysis::result_types(source, &state.definition, &comparable).await {
-            Ok(types) => state.types = types,
-            Err(error) if error.class == ErrorClass::Definite => {
-                obstacle.get_or_insert(format!("its hidden state cannot be stored: {}", error.message));
-            }
-            Err(error) => return Err(in_query(config, projection, &error)),
-        }
-    }
-    if let Some(reason) = obstacle {
-        plan = lockstep_plan::plan_whole(&query, &reason);
-    }
-    let group = group_of(projection.group.as_ref(), &plan);
-    Ok(Planned { plan, group, time_zone: projection.time_zone.clone(), indexes: projection.indexes.clone() })
-}
-
-fn wrong_time_zone(config: &Config, projection: &ProjectionConfig) -> Diagnostic {
+pub(super) fn wrong_time_zone(config: &Config, projection: &ProjectionConfig) -> Diagnostic {
     let message = format!("projection {}: the source knows no time zone \"{}\"", projection.name, projection.time_zone);
     let diagnostic = Diagnostic::error(message)
         .help("for example \"Europe/Berlin\" or \"UTC\"; SELECT name FROM pg_timezone_names lists them");
@@ -99,7 +81,7 @@ fn wrong_time_zone(config: &Config, projection: &ProjectionConfig) -> Diagnostic
     }
 }
 
-fn in_query(config: &Config, projection: &ProjectionConfig, error: &AnalysisError) -> Diagnostic {
+pub(super) fn in_query(config: &Config, projection: &ProjectionConfig, error: &AnalysisError) -> Diagnostic {
     let mut diagnostic = Diagnostic::error(format!("projection {}: {}", projection.name, error.message));
     let path = projection.query_path.as_deref().unwrap_or(Path::new("sql"));
     if let Some(position) = error.position {
@@ -123,6 +105,10 @@ fn in_query(config: &Config, projection: &ProjectionConfig, error: &AnalysisErro
 pub(super) async fn check_keys(source: &Session, depth: Depth, registered: &[String], preflight: &mut Preflight) {
     for index in 0..preflight.planned.len() {
         let plan = &preflight.planned[index].plan;
+        // The tables of projections may not exist yet; there the table's own unique index has to tell.
+        if plan.relations.iter().any(|relation| relation.kind == RelationKind::Projection) {
+            continue;
+        }
         let needs = plan.key_needs_check && (depth == Depth::Full || !registered.contains(&plan.projection));
         let key = plan.declared_key.clone().unwrap_or_else(|| plan.key.columns().to_vec());
         if !needs || key.is_empty() {

@@ -286,12 +286,12 @@ async fn target_facts(
         let exists = session
             .query_opt(
                 "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
-                &[&config.schema, name],
+                &[&planned.schema, name],
             )
             .await?
             .is_some();
         if exists && !registered.contains(name) {
-            let table = format!("{}.{name}", config.schema);
+            let table = format!("{}.{name}", planned.schema);
             preflight.findings.push(super::Finding {
                 severity: super::Severity::Error,
                 subject: "target".to_owned(),

@@ -7,8 +7,10 @@
 
 mod inline;
 mod outer;
+mod tables;
 mod union;
 
 pub(crate) use inline::inline;
 pub(crate) use outer::split_full_joins;
+pub(crate) use tables::for_each_table;
 pub(crate) use union::{Combination, arms};

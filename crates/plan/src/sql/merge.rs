@@ -28,7 +28,8 @@ impl RowKey {
     }
 }
 
-/// Two ways to write the same difference. Each statement returns one row: rows added, changed, gone, and duplicated keys.
+/// Two ways to write the same difference. Each statement returns one row: rows added, changed, gone, and duplicated keys; then, if the
+/// keys of the rows written are asked for, one array of texts for each key column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Merge {
     /// One statement: update in place. The usual way.
@@ -83,6 +84,8 @@ pub(crate) struct Target<'a> {
     pub(crate) key: &'a RowKey,
     /// Whether more than one fresh row of a key is to be looked for.
     pub(crate) check_duplicates: bool,
+    /// Whether to return the keys of the rows written.
+    pub(crate) report: bool,
 }
 
 /// Merges the CTE `fresh` into a table. `gone_among` restricts the rows that may go: a FROM item and a condition on `t` and it;
@@ -92,46 +95,64 @@ pub(crate) fn merge(ctes: &[String], target: &Target<'_>, gone_among: Option<(&s
         return copies(ctes, target, gone_among);
     }
     let Target { table, columns, key, .. } = target;
+    let returning = if target.report { quote::prefixed_list("t.", key.columns()) } else { "1".to_owned() };
     let matches = |other: &str| same_key(other, "t", key.columns(), key.columns(), key);
     let (using, restriction) = match gone_among {
         Some((item, condition)) => (format!(" USING {item}"), format!("{condition} AND ")),
         None => (String::new(), String::new()),
     };
     let gone = format!(
-        "gone AS (\n  DELETE FROM {table} AS t{using}\n  WHERE {restriction}NOT EXISTS (SELECT FROM fresh WHERE {})\n  RETURNING 1\n)",
+        "gone AS (\n  DELETE FROM {table} AS t{using}\n  WHERE {restriction}NOT EXISTS (SELECT FROM fresh WHERE {})\n  RETURNING {returning}\n)",
         matches("fresh")
     );
     let gone_or_different = format!(
-        "gone AS (\n  DELETE FROM {table} AS t{using}\n  WHERE {restriction}NOT EXISTS (SELECT FROM fresh WHERE {} AND NOT {})\n  RETURNING 1\n)",
+        "gone AS (\n  DELETE FROM {table} AS t{using}\n  WHERE {restriction}NOT EXISTS (SELECT FROM fresh WHERE {} AND NOT {})\n  RETURNING {returning}\n)",
         matches("fresh"),
         differs("t", "fresh", columns)
     );
     let assignments: Vec<String> = columns.iter().map(|column| format!("{0} = fresh.{0}", quote::identifier(column))).collect();
     let changed = format!(
-        "changed AS (\n  UPDATE {table} AS t SET {}\n  FROM fresh\n  WHERE {} AND {}\n  RETURNING 1\n)",
+        "changed AS (\n  UPDATE {table} AS t SET {}\n  FROM fresh\n  WHERE {} AND {}\n  RETURNING {returning}\n)",
         assignments.join(", "),
         matches("fresh"),
         differs("t", "fresh", columns)
     );
     let added = format!(
-        "added AS (\n  INSERT INTO {table} ({})\n  SELECT {} FROM fresh\n  WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE {})\n  RETURNING 1\n)",
+        "added AS (\n  INSERT INTO {table} AS t ({})\n  SELECT {} FROM fresh\n  WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE {})\n  RETURNING {returning}\n)",
         quote::list(columns),
         quote::prefixed_list("fresh.", columns),
         matches("fresh")
     );
     let duplicates = duplicates_count(target);
     let zero = "0::bigint";
+    let reported = |parts: &[&str]| if target.report { reported(key.columns(), parts) } else { Vec::new() };
     Merge {
         in_place: statement(
             ctes,
             &[gone, changed, added.clone()],
             [count("added"), count("changed"), count("gone"), duplicates.clone()],
+            &reported(&["gone", "changed", "added"]),
         ),
         delete_first: [
-            statement(ctes, &[gone_or_different], [zero.to_owned(), zero.to_owned(), count("gone"), zero.to_owned()]),
-            statement(ctes, &[added], [count("added"), zero.to_owned(), zero.to_owned(), duplicates]),
+            statement(
+                ctes,
+                &[gone_or_different],
+                [zero.to_owned(), zero.to_owned(), count("gone"), zero.to_owned()],
+                &reported(&["gone"]),
+            ),
+            statement(ctes, &[added], [count("added"), zero.to_owned(), zero.to_owned(), duplicates], &reported(&["added"])),
         ],
     }
+}
+
+/// The keys of the rows written, one array of texts for each key column.
+fn reported(key: &[String], parts: &[&str]) -> Vec<String> {
+    let column = |column: &String| {
+        let selects: Vec<String> = parts.iter().map(|part| format!("SELECT {} FROM {part}", quote::list(key))).collect();
+        let name = quote::identifier(column);
+        format!("ARRAY(SELECT written.{name}::text FROM ({}) AS written) AS {name}", selects.join(" UNION ALL "))
+    };
+    key.iter().map(column).collect()
 }
 
 /// The text of a row, which tells apart whatever can be told apart by looking.
@@ -177,10 +198,11 @@ fn copies(ctes: &[String], target: &Target<'_>, among: Option<(&str, &str)>) -> 
             ctes,
             &[have.clone(), want.clone(), gone.clone(), added.clone()],
             [count("added"), zero(), count("gone"), zero()],
+            &[],
         ),
         delete_first: [
-            statement(ctes, &[have.clone(), want.clone(), gone], [zero(), zero(), count("gone"), zero()]),
-            statement(ctes, &[have, want, added], [count("added"), zero(), zero(), zero()]),
+            statement(ctes, &[have.clone(), want.clone(), gone], [zero(), zero(), count("gone"), zero()], &[]),
+            statement(ctes, &[have, want, added], [count("added"), zero(), zero(), zero()], &[]),
         ],
     }
 }
@@ -200,7 +222,11 @@ fn count(cte: &str) -> String {
     format!("(SELECT count(*) FROM {cte})")
 }
 
-fn statement(ctes: &[String], writes: &[String], [added, changed, gone, duplicates]: [String; 4]) -> String {
+fn statement(ctes: &[String], writes: &[String], [added, changed, gone, duplicates]: [String; 4], reported: &[String]) -> String {
     let all: Vec<&str> = ctes.iter().chain(writes).map(String::as_str).collect();
-    format!("WITH {}\nSELECT {added} AS added, {changed} AS changed, {gone} AS gone, {duplicates} AS duplicates", all.join(", "))
+    let reported: String = reported.iter().map(|column| format!(",\n  {column}")).collect();
+    format!(
+        "WITH {}\nSELECT {added} AS added, {changed} AS changed, {gone} AS gone, {duplicates} AS duplicates{reported}",
+        all.join(", ")
+    )
 }

@@ -66,7 +66,7 @@ pub fn row_merge(plan: &Plan, row: &Branch, places: &Places, keys: TracedKeys, f
     };
     // A declared key does not follow from the root's: its rows may meet.
     let check_duplicates = !plan.owner.is_empty();
-    let target = Target { table: &table, columns: &columns, key: &plan.key, check_duplicates };
+    let target = Target { table: &table, columns: &columns, key: &plan.key, check_duplicates, report: plan.reports_keys };
     let fresh = fresh_cte(&columns, &query);
     match keys {
         TracedKeys::Bound => {
@@ -89,7 +89,13 @@ pub fn whole_merge(plan: &Plan, places: &Places, fresh: &Fresh) -> Merge {
         Fresh::Query => plan.query.clone(),
         Fresh::Staged(stage) => staged(stage, &columns),
     };
-    let target = Target { table: &table, columns: &columns, key: &plan.key, check_duplicates: plan.key_needs_check };
+    let target = Target {
+        table: &table,
+        columns: &columns,
+        key: &plan.key,
+        check_duplicates: plan.key_needs_check,
+        report: plan.reports_keys,
+    };
     merge::merge(&[fresh_cte(&columns, &query)], &target, None)
 }
 
@@ -112,7 +118,7 @@ pub fn contribution_merge(
     let fresh = fresh_cte(&state.columns, &query);
     let key = if state.many_per_key { RowKey::Copies { within: Vec::new() } } else { RowKey::Primary(state.key.clone()) };
     if keys == TracedKeys::Everything {
-        let target = Target { table: &table, columns: &state.columns, key: &key, check_duplicates: false };
+        let target = Target { table: &table, columns: &state.columns, key: &key, check_duplicates: false, report: false };
         return merge::merge(&[fresh], &target, None).in_place;
     }
     let ctes = format!("WITH {}, {fresh}", dirty_cte(&branch.root));
@@ -239,7 +245,7 @@ pub fn group_merge(plan: &Plan, grouped: &GroupedPlan, places: &Places, keys: Tr
         }
         GroupForm::Rows => {}
     }
-    let target = Target { table: &table, columns: &columns, key: &plan.key, check_duplicates: false };
+    let target = Target { table: &table, columns: &columns, key: &plan.key, check_duplicates: false, report: plan.reports_keys };
     let fresh = fresh_cte(&columns, &query);
     if !by_groups {
         return merge::merge(&[fresh], &target, None);

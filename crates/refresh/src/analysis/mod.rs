@@ -7,8 +7,8 @@ mod functions;
 mod relations;
 
 use lockstep_connect::{ErrorClass, classify, describe};
-use lockstep_plan::facts::{OutputColumn, Query};
-use lockstep_plan::quote;
+use lockstep_plan::facts::{OutputColumn, Query, Relation};
+use lockstep_plan::{chain, quote};
 use tokio_postgres::Client;
 use tokio_postgres::error::ErrorPosition;
 
@@ -82,6 +82,37 @@ pub struct Definition {
     pub time_zone: String,
 }
 
+/// A projection that others read. While they are analysed a temporary table stands for its table.
+#[derive(Debug, Clone)]
+pub struct StandIn {
+    /// Its name.
+    pub projection: String,
+    /// Its table as the planner sees it.
+    pub relation: Relation,
+}
+
+async fn make_stand_ins(client: &Client, stand_ins: &[StandIn]) -> Result<(), AnalysisError> {
+    for stand_in in stand_ins {
+        let columns: Vec<String> = stand_in
+            .relation
+            .columns
+            .iter()
+            .map(|column| format!("{} {}", quote::identifier(&column.name), column.type_name))
+            .collect();
+        let name = quote::identifier(&chain::stand_in(&stand_in.projection));
+        client.batch_execute(&format!("CREATE TEMPORARY TABLE {name} ({})", columns.join(", "))).await?;
+    }
+    Ok(())
+}
+
+fn tables(stand_ins: &[StandIn]) -> Vec<chain::ProjectionTable> {
+    let table = |stand_in: &StandIn| chain::ProjectionTable {
+        projection: stand_in.projection.clone(),
+        schema: stand_in.relation.schema.clone(),
+    };
+    stand_ins.iter().map(table).collect()
+}
+
 /// Whether the server knows a time zone by that name.
 ///
 /// # Errors
@@ -96,16 +127,17 @@ pub async fn is_time_zone(client: &Client, name: &str) -> Result<bool, tokio_pos
 /// # Errors
 /// The query does not parse, names something that does not exist, reads something that cannot be followed, or the role may not
 /// read it.
-pub async fn analyse(client: &Client, definition: &Definition) -> Result<Query, AnalysisError> {
+pub async fn analyse(client: &Client, definition: &Definition, stand_ins: &[StandIn]) -> Result<Query, AnalysisError> {
     client.batch_execute("BEGIN").await?;
-    let result = analyse_in_transaction(client, definition).await;
+    let result = analyse_in_transaction(client, definition, stand_ins).await;
     let rolled_back = client.batch_execute("ROLLBACK").await;
     let query = result?;
     rolled_back?;
     Ok(query)
 }
 
-async fn analyse_in_transaction(client: &Client, definition: &Definition) -> Result<Query, AnalysisError> {
+async fn analyse_in_transaction(client: &Client, definition: &Definition, stand_ins: &[StandIn]) -> Result<Query, AnalysisError> {
+    make_stand_ins(client, stand_ins).await?;
     let sql = without_trailing_semicolon(&definition.sql);
     if sql.is_empty() {
         return Err(AnalysisError::definite("the query is empty", "write a SELECT"));
@@ -122,16 +154,22 @@ async fn analyse_in_transaction(client: &Client, definition: &Definition) -> Res
     // With an empty search path every name outside pg_catalog prints qualified: types, collations, the query itself.
     client.batch_execute(EMPTY_SEARCH_PATH).await?;
     let columns = output_columns(client, view).await?;
-    let relations = relations::read(client, view).await?;
+    let relations = relations::read(client, view, stand_ins).await?;
     let views = relations::views(client, view).await?;
     let functions = functions::read(client, view).await?;
     let reads_clock = functions::reads_clock(client, view).await?;
     // With an empty search path every name outside pg_catalog prints qualified.
     let canonical: String =
         client.query_one("SELECT pg_get_viewdef($1::oid) FROM set_config('search_path', '', true)", &[&view]).await?.get(0);
+    let tables = tables(stand_ins);
+    let sql = if tables.is_empty() {
+        canonical
+    } else {
+        chain::tables_of_stand_ins(&canonical, &tables).map_err(|error| AnalysisError::definite(error, "simplify the query"))?
+    };
     Ok(Query {
         projection: definition.name.clone(),
-        sql: canonical,
+        sql,
         columns,
         relations,
         views,
@@ -196,16 +234,33 @@ async fn supports(client: &Client, expression: &str) -> Result<bool, AnalysisErr
 ///
 /// # Errors
 /// The query does not make a view: a column has a pseudo-type (`ROW(…)`), or a column that must be comparable is not.
-pub async fn result_types(client: &Client, sql: &str, comparable: &[String]) -> Result<Vec<String>, AnalysisError> {
+pub async fn result_types(
+    client: &Client,
+    sql: &str,
+    comparable: &[String],
+    stand_ins: &[StandIn],
+) -> Result<Vec<String>, AnalysisError> {
     client.batch_execute("BEGIN").await?;
-    let types = types_in_transaction(client, sql, comparable).await;
+    let types = types_in_transaction(client, sql, comparable, stand_ins).await;
     let rolled_back = client.batch_execute("ROLLBACK").await;
     let types = types?;
     rolled_back?;
     Ok(types)
 }
 
-async fn types_in_transaction(client: &Client, sql: &str, comparable: &[String]) -> Result<Vec<String>, AnalysisError> {
+async fn types_in_transaction(
+    client: &Client,
+    sql: &str,
+    comparable: &[String],
+    stand_ins: &[StandIn],
+) -> Result<Vec<String>, AnalysisError> {
+    make_stand_ins(client, stand_ins).await?;
+    let tables = tables(stand_ins);
+    let sql = if tables.is_empty() {
+        sql.to_owned()
+    } else {
+        chain::stand_ins_of_tables(sql, &tables).map_err(|error| AnalysisError::definite(error, ""))?
+    };
     client.execute(&format!("CREATE TEMPORARY VIEW {VIEW} AS {sql}"), &[]).await?;
     let view: u32 = client.query_one("SELECT $1::text::regclass::oid", &[&format!("pg_temp.{VIEW}")]).await?.get(0);
     client.batch_execute(EMPTY_SEARCH_PATH).await?;

@@ -3,7 +3,9 @@
 use lockstep_plan::facts::{Column, Identity, Relation, RelationKind, View};
 use tokio_postgres::{Client, Row};
 
-use super::AnalysisError;
+use lockstep_plan::chain;
+
+use super::{AnalysisError, StandIn};
 
 /// Everything that a view's rule refers to, through views of views. The oids stand in the stored rule's range table; `pg_depend`
 /// would not do, because it does not record system tables.
@@ -17,7 +19,7 @@ pub(super) const READS: &str = "WITH RECURSIVE reads(oid) AS (
     CROSS JOIN LATERAL regexp_matches(r.ev_action::text, ':relid (\\d+)', 'g') AS m
 )";
 
-pub(super) async fn read(client: &Client, view: u32) -> Result<Vec<Relation>, AnalysisError> {
+pub(super) async fn read(client: &Client, view: u32, stand_ins: &[StandIn]) -> Result<Vec<Relation>, AnalysisError> {
     let rows = client
         .query(
             &format!(
@@ -33,6 +35,12 @@ pub(super) async fn read(client: &Client, view: u32) -> Result<Vec<Relation>, An
         .await?;
     let mut relations = Vec::with_capacity(rows.len());
     for row in rows {
+        let is_temporary = row.get::<_, &str>(4) == "t";
+        let stands = |stand_in: &&StandIn| is_temporary && chain::stand_in(&stand_in.projection) == row.get::<_, &str>(2);
+        if let Some(stand_in) = stand_ins.iter().find(stands) {
+            relations.push(stand_in.relation.clone());
+            continue;
+        }
         relations.push(relation(client, &row).await?);
         if relations.last().is_some_and(|relation| relation.kind == RelationKind::InheritanceParent) {
             add_children(client, &mut relations).await?;

@@ -3,9 +3,10 @@
 mod refresh;
 mod trace;
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use lockstep_capture::{Batch, Capture, Snapshot};
+use lockstep_capture::{Batch, Capture, DirtyKeys, Snapshot};
 use lockstep_connect::Session;
 use lockstep_wal::Lsn;
 use tokio_postgres::Client;
@@ -35,6 +36,8 @@ pub(crate) struct BatchRun<'a> {
     pub(crate) clock: Option<&'a str>,
     /// The time zone that the sessions are in.
     pub(crate) zone: String,
+    /// What the batch has written so far to the tables of projections that others read, by node.
+    pub(crate) written: HashMap<u32, DirtyKeys>,
     /// Root keys that a build reads in this batch, for each projection that is building.
     pub(crate) page_rows: usize,
 }
@@ -188,7 +191,7 @@ impl BatchRun<'_> {
         fail::fail_point!("batch_before_refresh", |_| std::process::abort());
         let mut whole_time = Duration::ZERO;
         for index in 0..self.projections.len() {
-            if self.projections[index].takes_part() {
+            if self.takes_part(index) {
                 self.enter_zone(index).await?;
                 let started = Instant::now();
                 self.refresh_projection(index, batch).await?;
@@ -258,6 +261,12 @@ impl BatchRun<'_> {
             observer.after_commit(self.view(&live, &freshness)).await;
         }
         Ok(())
+    }
+
+    /// Whether a projection takes part: those that it reads must be live by now.
+    fn takes_part(&self, index: usize) -> bool {
+        let live = |read: &usize| matches!(self.projections[*read].phase_after_batch(), crate::projection::Phase::Live);
+        self.projections[index].takes_part() && self.projections[index].reads.iter().all(live)
     }
 
     /// Lets the sessions compute in a projection's time zone, until the transaction ends.

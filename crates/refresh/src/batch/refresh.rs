@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use lockstep_capture::{Batch, KeySet};
+use lockstep_capture::{Batch, DirtyKeys, KeySet};
 use lockstep_plan::sql::{Merge, next_root_keys};
 use lockstep_plan::{Root, quote};
 use tokio_postgres::types::ToSql;
@@ -168,6 +168,9 @@ impl BatchRun<'_> {
         sql: &str,
         bounds: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<tokio_postgres::Row>, BatchError> {
+        if self.projections[index].plan.reads_projections_only() {
+            return self.query_target(index, sql, bounds).await;
+        }
         let sql_error = |error| BatchError::Sql { side: Side::Source, error, projection: Some(index) };
         let source = self.sessions.source();
         let statement = self.prepared.on_source(source, sql).await.map_err(sql_error)?;
@@ -273,12 +276,35 @@ impl BatchRun<'_> {
 
     async fn merge_statement(&mut self, index: usize, sql: &str, bound: &[&(dyn ToSql + Sync)]) -> Result<Counts, BatchError> {
         let rows = self.query_target(index, sql, bound).await?;
-        Ok(rows.first().map_or(Counts::default(), |row| Counts {
-            added: row.get(0),
-            changed: row.get(1),
-            gone: row.get(2),
-            duplicates: row.get(3),
-        }))
+        let Some(row) = rows.first() else { return Ok(Counts::default()) };
+        let counts = Counts { added: row.get(0), changed: row.get(1), gone: row.get(2), duplicates: row.get(3) };
+        if counts.added + counts.changed + counts.gone > 0 {
+            self.note_written(index, row)?;
+        }
+        Ok(counts)
+    }
+
+    /// Notes for the projections that read this one which of its rows were written.
+    fn note_written(&mut self, index: usize, row: &tokio_postgres::Row) -> Result<(), BatchError> {
+        let projection = &self.projections[index];
+        let key_columns = projection.plan.key.columns().len();
+        let written = self.written.entry(projection.node).or_insert_with(|| DirtyKeys::Keys(KeySet::new(key_columns)));
+        if !projection.plan.reports_keys {
+            *written = DirtyKeys::Whole;
+            return Ok(());
+        }
+        let unreadable = |error| BatchError::Sql { side: Side::Target, error, projection: Some(index) };
+        let arrays: Vec<Vec<&str>> =
+            (0..key_columns).map(|column| row.try_get(4 + column)).collect::<Result<_, _>>().map_err(unreadable)?;
+        if let DirtyKeys::Keys(keys) = written {
+            let rows = arrays.first().map_or(0, Vec::len);
+            let full = rows > self.options.root_keys_max
+                || (0..rows).any(|n| !keys.insert(&arrays.iter().map(|array| array[n].as_bytes()).collect::<Vec<_>>()));
+            if full {
+                *written = DirtyKeys::Whole;
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn query_target(

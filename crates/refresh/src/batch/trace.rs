@@ -49,7 +49,8 @@ impl BatchRun<'_> {
     /// up to date.
     pub(crate) async fn trace(&mut self, index: usize, batch: &Batch) -> Result<Work, BatchError> {
         let plan = &self.projections[index].plan;
-        let touched = plan.relations.iter().any(|relation| batch.relations.contains_key(&relation.oid));
+        let written = |oid: &u32| batch.relations.contains_key(oid) || self.written.contains_key(oid);
+        let touched = plan.relations.iter().any(|relation| written(&relation.oid));
         if !touched && !plan.follows_clock() {
             return Ok(Work::Nothing);
         }
@@ -83,7 +84,8 @@ impl BatchRun<'_> {
         for (role_index, role) in branch.roles.iter().enumerate() {
             let relation = &self.projections[index].plan.relations[role.relation];
             let mut flipped = KeySet::new(relation.identity_columns().len());
-            let dirty = match batch.relations.get(&relation.oid) {
+            let written = self.written.get(&relation.oid).cloned();
+            let dirty = match written.as_ref().or_else(|| batch.relations.get(&relation.oid)) {
                 Some(DirtyKeys::Whole) => return Ok(Room::Exhausted),
                 Some(DirtyKeys::Keys(keys)) => Some(keys),
                 None => None,
@@ -259,6 +261,9 @@ impl BatchRun<'_> {
 
     /// Runs a statement of tracing on the source. It may fail on a row that the query itself filters out.
     async fn query_source(&mut self, index: usize, sql: &str, bound: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, BatchError> {
+        if self.projections[index].plan.reads_projections_only() {
+            return self.query_target(index, sql, bound).await;
+        }
         let sql_error = |error: tokio_postgres::Error| match error.code() {
             Some(code) if code.code().starts_with("22") => BatchError::Trace { error, projection: index },
             Some(_) | None => BatchError::Sql { side: Side::Source, error, projection: Some(index) },
