@@ -138,7 +138,7 @@ async fn hidden_dependencies_are_whole_and_scheduled() -> anyhow::Result<()> {
     session.batch_execute(&schema(&session).await?).await?;
     session
         .batch_execute(
-            "CREATE VIEW edge.clock AS SELECT y.id, y.score > extract(epoch FROM CURRENT_TIMESTAMP) AS past FROM edge.y y;
+            "CREATE VIEW edge.clock AS SELECT y.id, extract(epoch FROM CURRENT_TIMESTAMP) - y.score AS past FROM edge.y y;
              CREATE FUNCTION edge.price_of(integer) RETURNS integer STABLE LANGUAGE sql AS 'SELECT score FROM edge.y WHERE id = $1'",
         )
         .await?;

@@ -263,6 +263,8 @@ pub(crate) fn assemble(query: &Query, parts: &[(&Part, Grouping)]) -> Outcome<(G
         dependent_columns: first.dependents.clone(),
         select_list: first.select_list.clone(),
         form: first.form.clone(),
+        accumulators: None,
+        recomputed_because: None,
     };
     Ok((plan, key))
 }

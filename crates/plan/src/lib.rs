@@ -11,6 +11,7 @@
 //! Pure: no I/O, no clock, and it cannot fail at run time. What the planner does not understand is never guessed at; it becomes a
 //! *whole* projection with the reason, so every SELECT works.
 
+mod accumulate;
 mod aggregate;
 mod branch;
 pub mod chain;
@@ -30,6 +31,7 @@ mod syntax;
 mod tests;
 mod trace;
 
+pub use accumulate::{Accumulators, Input, Sum, Values, accumulate};
 pub use decompose::{Decomposition, decompose};
 pub use plan::{
     Branch, Clock, GroupForm, GroupedPlan, LinkTrace, Maintenance, Plan, PlanError, RelationRole, Role, Root, Trace, WholePlan,

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::accumulate::Accumulators;
 use crate::facts::{OutputColumn, Relation, RelationKind};
 use crate::sql::{RowKey, StateTable};
 
@@ -84,6 +85,10 @@ pub struct GroupedPlan {
     pub select_list: Vec<String>,
     /// What becomes of a group's contributions.
     pub form: GroupForm,
+    /// What is kept for each group so that its contributions need not be read.
+    pub accumulators: Option<Box<Accumulators>>,
+    /// Why there are none.
+    pub recomputed_because: Option<String>,
 }
 
 /// What becomes of a group's contributions.
@@ -240,8 +245,15 @@ impl Plan {
         self.branches().iter().any(|branch| !branch.clocks.is_empty())
     }
 
-    /// The tables of hidden state: contributions and links.
+    /// The tables of hidden state: contributions, links, accumulators.
     pub fn state_tables(&self) -> Vec<&StateTable> {
+        let accumulators = match &self.maintenance {
+            Maintenance::Grouped(grouped) => grouped.accumulators.as_deref(),
+            Maintenance::Row(_) | Maintenance::Whole(_) => None,
+        };
+        let accumulators = accumulators
+            .into_iter()
+            .flat_map(|found| std::iter::once(&found.groups).chain(found.values.iter().map(|values| &values.state)));
         self.branches()
             .iter()
             .flat_map(|branch| {
@@ -251,10 +263,11 @@ impl Plan {
                 });
                 branch.contributions.iter().chain(links)
             })
+            .chain(accumulators)
             .collect()
     }
 
-    /// The same, to fill in their columns' types.
+    /// Contributions and links, to fill in their columns' types.
     pub fn state_tables_mut(&mut self) -> Vec<&mut StateTable> {
         let branches: &mut [Branch] = match &mut self.maintenance {
             Maintenance::Row(branch) => std::slice::from_mut(branch),

@@ -73,9 +73,21 @@ pub struct Progress {
 
 /// Its maintenance statements, made once.
 pub(crate) enum Statements {
-    Row { links: Links, bound: Merge, everything: Merge },
-    Grouped { branches: Vec<BranchStatements>, groups: Merge, all_groups: Merge },
-    Whole { everything: Merge },
+    Row {
+        links: Links,
+        bound: Merge,
+        everything: Merge,
+    },
+    Grouped {
+        branches: Vec<BranchStatements>,
+        /// Fill the accumulators anew; none if there are none.
+        fill: Vec<String>,
+        groups: Merge,
+        all_groups: Merge,
+    },
+    Whole {
+        everything: Merge,
+    },
 }
 
 /// The links of a branch, by the index of their role.
@@ -84,7 +96,10 @@ pub(crate) type Links = Vec<Option<Link>>;
 /// The statements of one branch of a grouped projection.
 pub(crate) struct BranchStatements {
     pub(crate) links: Links,
+    /// For bound keys, while groups are not kept: the build.
     pub(crate) contributions: String,
+    /// For bound keys, moving accumulators along if there are any.
+    pub(crate) live_contributions: String,
     pub(crate) all_contributions: String,
 }
 
@@ -228,7 +243,15 @@ impl Projection {
                         sql::contribution_merge(branch, state, &grouped.group_columns, places, keys, &fresh(number))
                     })
                 };
+                let live = |number: usize, branch: &Branch| match (&grouped.accumulators, &branch.contributions) {
+                    (Some(accumulators), Some(state)) => {
+                        sql::contribution_merge_accumulating(branch, state, grouped, accumulators, places, &fresh(number))
+                    }
+                    _ => contributions(number, branch, TracedKeys::Bound),
+                };
+                let fill = grouped.accumulators.as_ref();
                 Statements::Grouped {
+                    fill: fill.map(|found| sql::fill_accumulators(grouped, found, places)).unwrap_or_default(),
                     branches: grouped
                         .branches
                         .iter()
@@ -236,6 +259,7 @@ impl Projection {
                         .map(|(number, branch)| BranchStatements {
                             links: links(branch, places),
                             contributions: contributions(number, branch, TracedKeys::Bound),
+                            live_contributions: live(number, branch),
                             all_contributions: contributions(number, branch, TracedKeys::Everything),
                         })
                         .collect(),

@@ -1,6 +1,6 @@
 //! The tables in the target: creating, registering, granting, dropping.
 
-use lockstep_plan::{Plan, quote, sql};
+use lockstep_plan::{Maintenance, Plan, quote, sql};
 use tokio_postgres::Client;
 
 use crate::status::ProjectionState;
@@ -82,6 +82,11 @@ pub async fn register(
     for state in plan.state_tables() {
         statements.extend(sql::create_state_table(state, "lockstep"));
         state_tables.push(state.name.clone());
+    }
+    if let Maintenance::Grouped(grouped) = &plan.maintenance
+        && let Some(accumulators) = &grouped.accumulators
+    {
+        statements.extend(sql::accumulator_indexes(grouped, accumulators, "lockstep"));
     }
     for statement in &statements {
         transaction.batch_execute(statement).await?;

@@ -159,10 +159,12 @@ impl Writer {
         let region = random.random_range(1..=7);
         let number = random.random_range(0..50);
         let status = ["new", "paid", "sent"][random.random_range(0..3)];
-        let amount = if random.random_range(0..8) == 0 {
-            "NULL".to_owned()
-        } else {
-            format!("{number}.{}", random.random_range(0..3) * 50)
+        let amount = match random.random_range(0..80) {
+            0..9 => "NULL".to_owned(),
+            9 => "'NaN'".to_owned(),
+            10 => "'Infinity'".to_owned(),
+            11 => "'-Infinity'".to_owned(),
+            _ => format!("{number}.{}", random.random_range(0..3) * 50),
         };
         let day = random.random_range(0..9);
         let position = random.random_range(0..4);

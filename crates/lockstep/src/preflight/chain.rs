@@ -270,6 +270,16 @@ impl Planner<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
+        let without = plan.clone();
+        lockstep_plan::accumulate(query, &mut plan);
+        if let Maintenance::Grouped(grouped) = &plan.maintenance {
+            for values in grouped.accumulators.iter().flat_map(|found| &found.values) {
+                let value_type = values.state.types.iter().rev().nth(1).map_or("text", String::as_str);
+                if !analysis::is_hashable(self.source, value_type).await? {
+                    return Ok(without);
+                }
+            }
+        }
         Ok(plan)
     }
 }

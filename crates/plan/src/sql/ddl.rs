@@ -42,7 +42,7 @@ pub fn create_state_table(state: &StateTable, schema: &str) -> Vec<String> {
         .zip(&state.types)
         .map(|(column, type_name)| format!("{} {type_name}", quote::identifier(column)))
         .collect();
-    if !state.many_per_key {
+    if !state.many_per_key && !state.key.is_empty() {
         items.push(format!("PRIMARY KEY ({})", quote::list(&state.key)));
     }
     let mut statements = vec![format!("CREATE TABLE {table} (\n  {}\n)", items.join(",\n  "))];

@@ -9,17 +9,19 @@
 //! Rows are compared with `record_image_ne`, the comparison of stored images that `REFRESH MATERIALIZED VIEW CONCURRENTLY` uses: it works for
 //! types without equality (json), and it sees that 1.0 and 1.00 differ.
 
+mod accumulate;
 mod ddl;
 mod link;
 mod merge;
 mod refresh;
 
+pub use accumulate::{accumulator_indexes, fill_accumulators};
 pub use ddl::{add_comment, create_state_table, create_table};
 pub use link::Link;
 pub use merge::{Merge, RowKey};
 pub use refresh::{
-    Fresh, Places, TracedKeys, contribution_merge, defining_query_duplicates, dirty_cte, group_merge, next_root_keys, row_merge,
-    whole_merge,
+    Fresh, Places, TracedKeys, contribution_merge, contribution_merge_accumulating, defining_query_duplicates, dirty_cte,
+    group_merge, next_root_keys, row_merge, whole_merge,
 };
 
 /// A table of hidden state in schema `lockstep`.

@@ -1,7 +1,8 @@
 //! The refresh statements of each kind of projection.
 
-use super::StateTable;
 use super::merge::{self, Merge, RowKey, Target, numbered, same_key};
+use super::{StateTable, accumulate};
+use crate::accumulate::Accumulators;
 use crate::facts::OutputColumn;
 use crate::plan::{Branch, GroupForm, GroupedPlan, Plan, Root};
 use crate::quote;
@@ -109,6 +110,31 @@ pub fn contribution_merge(
     keys: TracedKeys,
     fresh: &Fresh,
 ) -> String {
+    contributions_replaced(branch, state, group_columns, places, keys, fresh, None)
+}
+
+/// The same for bound keys, moving the accumulators along.
+pub fn contribution_merge_accumulating(
+    branch: &Branch,
+    state: &StateTable,
+    grouped: &GroupedPlan,
+    accumulators: &Accumulators,
+    places: &Places,
+    fresh: &Fresh,
+) -> String {
+    let moves = accumulate::move_accumulators(grouped, accumulators, places);
+    contributions_replaced(branch, state, &grouped.group_columns, places, TracedKeys::Bound, fresh, Some(&moves))
+}
+
+fn contributions_replaced(
+    branch: &Branch,
+    state: &StateTable,
+    group_columns: &[String],
+    places: &Places,
+    keys: TracedKeys,
+    fresh: &Fresh,
+    moves: Option<&str>,
+) -> String {
     let table = quote::qualified(&places.state_schema, &state.name);
     let query = match (fresh, keys) {
         (Fresh::Query, TracedKeys::Bound) => branch.dirty_query.clone(),
@@ -128,11 +154,33 @@ pub fn contribution_merge(
         let texts: Vec<String> = group_columns.iter().map(|column| format!("{}::text", quote::identifier(column))).collect();
         format!("SELECT {} FROM touched", texts.join(", "))
     };
-    if state.many_per_key {
-        format!("{ctes}, {}\n{result}", many_contributions(state, group_columns, &table))
+    let replaced = if state.many_per_key {
+        many_contributions(state, group_columns, &table)
     } else {
-        format!("{ctes}, {}\n{result}", single_contributions(state, group_columns, &table, &key))
-    }
+        single_contributions(state, group_columns, &table, &key)
+    };
+    let moves = moves.map(|moves| format!(", {}, {moves}", moved(state, &key))).unwrap_or_default();
+    format!("{ctes}, {replaced}{moves}\n{result}")
+}
+
+/// The contributions that differ: `sign` -1 as they were, 1 as they are.
+fn moved(state: &StateTable, key: &RowKey) -> String {
+    let columns = |prefix: &str| quote::prefixed_list(prefix, &state.columns);
+    let (was, is, unchanged) = if state.many_per_key {
+        ("have", "want", merge::SAME_COPY.to_owned())
+    } else {
+        let same = same_key("fresh", "old", &state.key, &state.key, key);
+        ("old", "fresh", format!("{same} AND NOT {}", merge::differs("old", "fresh", &state.columns)))
+    };
+    format!(
+        "moved AS MATERIALIZED (
+  SELECT -1 AS sign, {was_columns} FROM {was} WHERE NOT EXISTS (SELECT FROM {is} WHERE {unchanged})
+  UNION ALL
+  SELECT 1, {is_columns} FROM {is} WHERE NOT EXISTS (SELECT FROM {was} WHERE {unchanged})
+)",
+        was_columns = columns(&format!("{was}.")),
+        is_columns = columns(&format!("{is}.")),
+    )
 }
 
 /// The group columns of `prefix`, or something to select where there are none.
@@ -219,32 +267,11 @@ pub fn group_merge(plan: &Plan, grouped: &GroupedPlan, places: &Places, keys: Tr
     let group_columns = &grouped.group_columns;
     let by_groups = keys == TracedKeys::Bound && !group_columns.is_empty();
     let located = RowKey::Located(Vec::new());
-    let distinct = match &grouped.form {
-        GroupForm::First { .. } => format!("DISTINCT ON ({}) ", quote::prefixed_list(&format!("{alias}."), group_columns)),
-        GroupForm::Aggregate { .. } | GroupForm::Rows => String::new(),
+    let restriction = by_groups.then(|| same_key(alias, "dirty", group_columns, group_columns, &located));
+    let query = match &grouped.accumulators {
+        Some(accumulators) => accumulate::group_query(grouped, accumulators, places, restriction.as_deref()),
+        None => recomputing_query(grouped, places, restriction.as_deref()),
     };
-    let from = contributions(grouped, places);
-    let mut query = format!("SELECT {distinct}{}\nFROM {from} AS {alias}", grouped.select_list.join(", "));
-    if by_groups {
-        query.push_str(&format!("\nJOIN dirty ON {}", same_key(alias, "dirty", group_columns, group_columns, &located)));
-    }
-    match &grouped.form {
-        GroupForm::Aggregate { having } => {
-            if !group_columns.is_empty() {
-                let by: Vec<&String> = group_columns.iter().chain(&grouped.dependent_columns).collect();
-                query.push_str(&format!("\nGROUP BY {}", quote::prefixed_list(&format!("{alias}."), &by)));
-            }
-            if let Some(having) = having {
-                query.push_str(&format!("\nHAVING {having}"));
-            }
-        }
-        GroupForm::First { order } => {
-            if !order.is_empty() {
-                query.push_str(&format!("\nORDER BY {}", order.join(", ")));
-            }
-        }
-        GroupForm::Rows => {}
-    }
     let target = Target { table: &table, columns: &columns, key: &plan.key, check_duplicates: false, report: plan.reports_keys };
     let fresh = fresh_cte(&columns, &query);
     if !by_groups {
@@ -264,6 +291,39 @@ pub fn group_merge(plan: &Plan, grouped: &GroupedPlan, places: &Places, keys: Tr
     let dirty = format!("dirty AS MATERIALIZED (\n  SELECT DISTINCT {} FROM {}\n)", typed.join(", "), unnest(typed.len()));
     let among = same_key("t", "dirty", plan.key.columns(), group_columns, &located);
     merge::merge(&[dirty, fresh], &target, Some(("dirty", &among)))
+}
+
+/// Groups from their contributions; `restriction` joins those that are to be computed.
+fn recomputing_query(grouped: &GroupedPlan, places: &Places, restriction: Option<&str>) -> String {
+    let alias = crate::aggregate::CONTRIBUTION_ALIAS;
+    let group_columns = &grouped.group_columns;
+    let distinct = match &grouped.form {
+        GroupForm::First { .. } => format!("DISTINCT ON ({}) ", quote::prefixed_list(&format!("{alias}."), group_columns)),
+        GroupForm::Aggregate { .. } | GroupForm::Rows => String::new(),
+    };
+    let from = contributions(grouped, places);
+    let mut query = format!("SELECT {distinct}{}\nFROM {from} AS {alias}", grouped.select_list.join(", "));
+    if let Some(restriction) = restriction {
+        query.push_str(&format!("\nJOIN dirty ON {restriction}"));
+    }
+    match &grouped.form {
+        GroupForm::Aggregate { having } => {
+            if !group_columns.is_empty() {
+                let by: Vec<&String> = group_columns.iter().chain(&grouped.dependent_columns).collect();
+                query.push_str(&format!("\nGROUP BY {}", quote::prefixed_list(&format!("{alias}."), &by)));
+            }
+            if let Some(having) = having {
+                query.push_str(&format!("\nHAVING {having}"));
+            }
+        }
+        GroupForm::First { order } => {
+            if !order.is_empty() {
+                query.push_str(&format!("\nORDER BY {}", order.join(", ")));
+            }
+        }
+        GroupForm::Rows => {}
+    }
+    query
 }
 
 /// The contributions of all branches as a FROM item.

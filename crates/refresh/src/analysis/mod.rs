@@ -213,6 +213,17 @@ async fn output_columns(client: &Client, view: u32) -> Result<Vec<OutputColumn>,
     Ok(columns)
 }
 
+/// Whether values of a type can be hashed, and so be found by a locator.
+///
+/// # Errors
+/// The query failed.
+pub async fn is_hashable(client: &Client, type_name: &str) -> Result<bool, AnalysisError> {
+    client.batch_execute("BEGIN").await?;
+    let hashable = supports(client, &format!("hash_record_extended(ROW(NULL::{type_name}), 0)")).await;
+    client.batch_execute("ROLLBACK").await?;
+    hashable
+}
+
 /// Whether an expression can be evaluated: PostgreSQL looks the operator class of a record's column up when it runs.
 async fn supports(client: &Client, expression: &str) -> Result<bool, AnalysisError> {
     client.batch_execute("SAVEPOINT supports").await?;

@@ -59,6 +59,7 @@ impl BatchRun<'_> {
             Work::Everything => self.refresh_everything(index).await?,
         };
         if was_building && matches!(phase, Phase::Live) && matches!(self.sql[index], Statements::Grouped { .. }) {
+            self.fill_accumulators(index).await?;
             counts = counts.plus(self.recompute_groups(index, Groups::All).await?);
         }
         if counts.duplicates > 0 {
@@ -193,7 +194,9 @@ impl BatchRun<'_> {
                     }
                     Statements::Grouped { branches, .. } => {
                         self.stage(index, branch, Some(&bound)).await?;
-                        let rows = self.query_target(index, &branches[branch].contributions, &bound).await?;
+                        let statements = &branches[branch];
+                        let sql = if building { &statements.contributions } else { &statements.live_contributions };
+                        let rows = self.query_target(index, sql, &bound).await?;
                         if !building {
                             touched.add(&rows, self.options.groups_max);
                         }
@@ -225,12 +228,22 @@ impl BatchRun<'_> {
                     self.stage(index, branch, None).await?;
                     self.query_target(index, &statements.all_contributions, &[]).await?;
                 }
+                self.fill_accumulators(index).await?;
                 self.recompute_groups(index, Groups::All).await?
             }
         };
         let projection = &mut self.projections[index];
         projection.due_after_batch = projection.due_at.map(|_| Instant::now() + self.options.schedule);
         Ok(counts)
+    }
+
+    /// Makes the accumulators, if there are any, from the contributions.
+    async fn fill_accumulators(&mut self, index: usize) -> Result<(), BatchError> {
+        let Statements::Grouped { fill, .. } = &self.sql[index] else { return Ok(()) };
+        for statement in fill {
+            self.query_target(index, statement, &[]).await?;
+        }
+        Ok(())
     }
 
     async fn recompute_groups(&mut self, index: usize, groups: Groups) -> Result<Counts, BatchError> {

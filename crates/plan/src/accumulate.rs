@@ -1,0 +1,336 @@
+//! Accumulators: groups whose size does not matter.
+//!
+//! `count`, `sum` and `avg` over integers and numeric have exact inverses, so a group's value can be kept and moved by what a changed
+//! contribution adds and takes away. `min` and `max` are an index's first and last entry. `count(DISTINCT …)` is the number of values
+//! that occur at all. A projection whose aggregates are all of these kinds costs the same for a group of ten rows as for one of ten
+//! million. Floats are never accumulated: `(a + b) - b` is not `a`.
+//!
+//! PostgreSQL's `sum(numeric)` shows as many decimals as its most precise input, and NaN and infinity swallow everything. So sums are
+//! kept over finite values, with the other three counted, and where the scale is not declared the scales are counted like values.
+
+use std::collections::BTreeMap;
+
+use pg_query::NodeEnum;
+use pg_query::protobuf::{FuncCall, Node};
+
+use crate::aggregate::{self, CONTRIBUTION_ALIAS};
+use crate::facts::Query;
+use crate::obstacle::{Obstacle, Outcome};
+use crate::plan::{GroupForm, GroupedPlan, Maintenance, Plan};
+use crate::quote;
+use crate::sql::StateTable;
+use crate::syntax::{self, children, name_parts, parse_expression, print_expression, with_large_stack};
+
+/// What is kept for each group instead of reading its contributions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accumulators {
+    /// One row a group: group columns, `n` rows, and for each input `c1`… its count, `s1`… its sum, and so on.
+    pub groups: StateTable,
+    /// What is counted and summed.
+    pub inputs: Vec<Input>,
+    /// One table for each counted value: group columns, `v`, and how often it occurs.
+    pub values: Vec<Values>,
+    /// The user's select list over the groups' rows.
+    pub select_list: Vec<String>,
+    /// HAVING over the groups' rows.
+    pub having: Option<String>,
+    /// Expressions over the contributions that an index must order within a group.
+    pub ordered: Vec<String>,
+}
+
+/// Something that is counted, and perhaps summed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input {
+    /// An expression over a contribution.
+    pub expression: String,
+    /// How it is summed.
+    pub sum: Option<Sum>,
+}
+
+/// How an input is summed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sum {
+    /// An integer; the sum has the given type.
+    Integer {
+        /// Whether the sum is a bigint; otherwise it is numeric.
+        to_bigint: bool,
+    },
+    /// A numeric with a declared scale.
+    Scaled(i32),
+    /// A numeric whose scale differs from row to row: the scales are counted in these [`Accumulators::values`].
+    Unscaled(usize),
+}
+
+/// Values that are counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Values {
+    /// The table.
+    pub state: StateTable,
+    /// What is counted: an expression over a contribution; NULL does not count.
+    pub expression: String,
+}
+
+/// Gives a plan accumulators if all its aggregates allow it. The types of its contributions must be known.
+pub fn accumulate(query: &Query, plan: &mut Plan) {
+    let Maintenance::Grouped(grouped) = &mut plan.maintenance else { return };
+    let made = with_large_stack(|| Maker::new(query, grouped).make());
+    match made {
+        Ok(Ok(accumulators)) => grouped.accumulators = Some(Box::new(accumulators)),
+        Ok(Err(obstacle)) => grouped.recomputed_because = Some(obstacle.reason),
+        Err(reason) => grouped.recomputed_because = Some(reason),
+    }
+}
+
+struct Maker<'a> {
+    query: &'a Query,
+    grouped: &'a GroupedPlan,
+    inputs: Vec<Input>,
+    values: Vec<Values>,
+    ordered: Vec<String>,
+    /// Types of the contributions' columns.
+    types: BTreeMap<String, String>,
+}
+
+impl<'a> Maker<'a> {
+    fn new(query: &'a Query, grouped: &'a GroupedPlan) -> Self {
+        let state = grouped.branches.first().and_then(|branch| branch.contributions.as_ref());
+        let types =
+            state.map(|state| state.columns.iter().cloned().zip(state.types.iter().cloned()).collect()).unwrap_or_default();
+        Self { query, grouped, inputs: Vec::new(), values: Vec::new(), ordered: Vec::new(), types }
+    }
+
+    fn make(mut self) -> Outcome<Accumulators> {
+        let GroupForm::Aggregate { having } = &self.grouped.form else {
+            return Err(Obstacle::new("its groups are not aggregated"));
+        };
+        let ([branch], Some(_)) = (self.grouped.branches.as_slice(), having.as_ref().map_or(Some(""), |having| Some(having)))
+        else {
+            return Err(Obstacle::new("its contributions come from several branches"));
+        };
+        let Some(contributions) = &branch.contributions else { return Err(Obstacle::new("it has no contributions")) };
+        let rewrite = |maker: &mut Self, text: &String| -> Outcome<String> {
+            let expression = maker.over_groups(parse_expression(text)?)?;
+            Ok(print_expression(&expression)?)
+        };
+        let mut select_list = Vec::new();
+        for text in &self.grouped.select_list {
+            select_list.push(rewrite(&mut self, text)?);
+        }
+        let having = having.as_ref().map(|having| rewrite(&mut self, having)).transpose()?;
+        let groups = self.grouped.group_columns.clone();
+        let group_types: Vec<String> = groups.iter().map(|group| self.types.get(group).cloned().unwrap_or_default()).collect();
+        let mut columns: Vec<(String, String)> = vec![("n".to_owned(), "bigint NOT NULL".to_owned())];
+        for (index, input) in self.inputs.iter().enumerate() {
+            columns.extend(input.columns(index));
+        }
+        for (index, _) in self.values.iter().enumerate() {
+            columns.push((format!("d{}", index + 1), "bigint NOT NULL".to_owned()));
+        }
+        let state = StateTable {
+            name: format!("{}_group", self.query.projection),
+            purpose: "one row for each group: how many rows it has, and their sums and counts".to_owned(),
+            columns: groups.iter().cloned().chain(columns.iter().map(|(name, _)| name.clone())).collect(),
+            types: group_types.iter().cloned().chain(columns.iter().map(|(_, type_name)| type_name.clone())).collect(),
+            key: Vec::new(),
+            many_per_key: false,
+            definition: String::new(),
+            located_by: groups,
+        };
+        debug_assert!(!contributions.types.is_empty());
+        Ok(Accumulators { groups: state, inputs: self.inputs, values: self.values, select_list, having, ordered: self.ordered })
+    }
+
+    /// Rewrites an expression over contributions so that it reads a group's row.
+    fn over_groups(&mut self, mut node: Node) -> Outcome<Node> {
+        if aggregate::is_aggregate_call(&node, &self.query.functions) {
+            let Some(NodeEnum::FuncCall(call)) = &node.node else { return Ok(node) };
+            return Ok(parse_expression(&self.aggregate(call)?)?);
+        }
+        if let Some(NodeEnum::ColumnRef(reference)) = &node.node {
+            let column = reference.fields.last().and_then(syntax::string_of).unwrap_or_default().to_owned();
+            if self.grouped.group_columns.contains(&column) {
+                return Ok(node);
+            }
+            // All contributions of a group agree on it.
+            return Ok(parse_expression(&format!(
+                "(SELECT x.{} FROM lockstep_contributions x LIMIT 1)",
+                quote::identifier(&column)
+            ))?);
+        }
+        if let Some(NodeEnum::SubLink(link)) = &node.node {
+            return Err(Obstacle::at("it has a subquery beside aggregates", link.location));
+        }
+        for child in children(&mut node)? {
+            *child = self.over_groups(std::mem::take(child))?;
+        }
+        Ok(node)
+    }
+
+    /// An aggregate over a group's contributions as an expression over the group's row.
+    fn aggregate(&mut self, call: &FuncCall) -> Outcome<String> {
+        let parts = name_parts(&call.funcname);
+        let (Some(name), true) = (parts.last().copied(), parts.len() == 1 || parts.first() == Some(&"pg_catalog")) else {
+            return Err(Obstacle::new("it has an aggregate of its own making"));
+        };
+        let refuse = || Obstacle::new(format!("{name}() has to see all rows of a group"));
+        if call.agg_within_group || (!call.agg_order.is_empty() && !matches!(name, "count" | "min" | "max")) {
+            return Err(refuse());
+        }
+        let filter = call.agg_filter.as_deref().map(print_expression).transpose()?;
+        if call.agg_star {
+            return Ok(match filter {
+                None => "COALESCE(c.n, 0)".to_owned(),
+                Some(filter) => self.counted(&format!("CASE WHEN {filter} THEN 1 END")),
+            });
+        }
+        let [argument] = call.args.as_slice() else { return Err(refuse()) };
+        // Only columns can be put into other statements by their text.
+        let is_column = |node: &Node| matches!(&node.node, Some(NodeEnum::ColumnRef(_)));
+        if name != "count" && !is_column(argument) || call.agg_filter.as_deref().is_some_and(|filter| !is_column(filter)) {
+            return Err(refuse());
+        }
+        let plain = print_expression(argument)?;
+        let expression = match &filter {
+            None => plain.clone(),
+            Some(filter) => format!("CASE WHEN {filter} THEN {plain} END"),
+        };
+        match (name, call.agg_distinct) {
+            ("count", false) => Ok(self.counted(&expression)),
+            ("count", true) if is_column(argument) => {
+                let index = self.counted_values(&expression, &plain)?;
+                Ok(format!("COALESCE(c.d{}, 0)", index + 1))
+            }
+            ("min" | "max", _) => {
+                if !self.ordered.contains(&expression) {
+                    self.ordered.push(expression.clone());
+                }
+                let over = expression.replace(&format!("{CONTRIBUTION_ALIAS}."), "x.");
+                Ok(format!("(SELECT {name}({over}) FROM lockstep_contributions x)"))
+            }
+            ("sum" | "avg", false) => {
+                let sum = self.sum_of(&plain, &expression).ok_or_else(|| {
+                    let type_name = self.type_of(&plain);
+                    Obstacle::new(format!("{name}() over {type_name} is not exact, or its type is not known"))
+                })?;
+                Ok(self.summed(&expression, sum, name))
+            }
+            _ => Err(refuse()),
+        }
+    }
+
+    fn type_of(&self, plain: &str) -> String {
+        let column = plain.trim_start_matches("c.").trim_matches('"');
+        self.types.get(column).cloned().unwrap_or_else(|| "an expression".to_owned())
+    }
+
+    fn sum_of(&mut self, plain: &str, expression: &str) -> Option<Sum> {
+        let type_name = self.type_of(plain);
+        match type_name.as_str() {
+            "smallint" | "integer" => Some(Sum::Integer { to_bigint: true }),
+            "bigint" => Some(Sum::Integer { to_bigint: false }),
+            "numeric" => Some(Sum::Unscaled(self.counted_values(&format!("scale({expression})"), "integer").ok()?)),
+            _ => {
+                let declared = type_name.strip_prefix("numeric(")?.strip_suffix(')')?;
+                let scale = declared.split_once(',').map_or(Some(0), |(_, scale)| scale.trim().parse().ok())?;
+                // A negative scale rounds to tens and more, and shows none of it.
+                Some(Sum::Scaled(scale.max(0)))
+            }
+        }
+    }
+
+    fn input(&mut self, expression: &str, sum: Option<Sum>) -> usize {
+        let index = self.inputs.iter().position(|input| input.expression == expression).unwrap_or_else(|| {
+            self.inputs.push(Input { expression: expression.to_owned(), sum: None });
+            self.inputs.len() - 1
+        });
+        self.inputs[index].sum = self.inputs[index].sum.or(sum);
+        index + 1
+    }
+
+    fn counted(&mut self, expression: &str) -> String {
+        format!("COALESCE(c.c{}, 0)", self.input(expression, None))
+    }
+
+    fn summed(&mut self, expression: &str, sum: Sum, name: &str) -> String {
+        let n = self.input(expression, Some(sum));
+        let finite = match sum {
+            Sum::Integer { .. } => format!("c.s{n}"),
+            Sum::Scaled(scale) => format!("round(c.s{n}, {scale})"),
+            Sum::Unscaled(values) => format!("round(c.s{n}, (SELECT max(v.v) FROM lockstep_values_{} v))", values + 1),
+        };
+        let exact = match sum {
+            Sum::Integer { .. } => finite,
+            Sum::Scaled(_) | Sum::Unscaled(_) => format!(
+                "CASE WHEN c.x{n} > 0 OR (c.p{n} > 0 AND c.m{n} > 0) THEN 'NaN'::numeric \
+                 WHEN c.p{n} > 0 THEN 'Infinity'::numeric WHEN c.m{n} > 0 THEN '-Infinity'::numeric ELSE {finite} END"
+            ),
+        };
+        match (name, sum) {
+            ("sum", Sum::Integer { to_bigint: true }) => format!("CASE WHEN c.c{n} > 0 THEN ({exact})::bigint END"),
+            ("sum", _) => format!("CASE WHEN c.c{n} > 0 THEN {exact} END"),
+            (_, _) => format!("CASE WHEN c.c{n} > 0 THEN ({exact}) / c.c{n}::numeric END"),
+        }
+    }
+
+    fn counted_values(&mut self, expression: &str, typed_like: &str) -> Outcome<usize> {
+        if let Some(index) = self.values.iter().position(|values| values.expression == expression) {
+            return Ok(index);
+        }
+        let type_name = if typed_like == "integer" { "integer".to_owned() } else { self.type_of(typed_like) };
+        if type_name == "an expression" {
+            return Err(Obstacle::new("count(DISTINCT …) is over an expression whose type is not known"));
+        }
+        let groups = self.grouped.group_columns.clone();
+        let types = groups.iter().map(|group| self.types.get(group).cloned().unwrap_or_default());
+        self.values.push(Values {
+            state: StateTable {
+                name: format!("{}_value{}", self.query.projection, self.values.len() + 1),
+                purpose: format!("how often each value of {expression} occurs in a group"),
+                columns: groups.iter().cloned().chain(["v".to_owned(), "n".to_owned()]).collect(),
+                types: types.chain([type_name, "bigint NOT NULL".to_owned()]).collect(),
+                key: Vec::new(),
+                many_per_key: false,
+                definition: String::new(),
+                located_by: groups.into_iter().chain(["v".to_owned()]).collect(),
+            },
+            expression: expression.to_owned(),
+        });
+        Ok(self.values.len() - 1)
+    }
+}
+
+impl Input {
+    /// The columns of input `index`, counted from 0, with their types.
+    fn columns(&self, index: usize) -> Vec<(String, String)> {
+        let n = index + 1;
+        let count = |letter: &str| (format!("{letter}{n}"), "bigint NOT NULL".to_owned());
+        let mut columns = vec![count("c")];
+        match self.sum {
+            None => {}
+            Some(Sum::Integer { .. }) => columns.push((format!("s{n}"), "numeric NOT NULL".to_owned())),
+            Some(Sum::Scaled(_) | Sum::Unscaled(_)) => {
+                columns.push((format!("s{n}"), "numeric NOT NULL".to_owned()));
+                columns.extend(["x", "p", "m"].map(count));
+            }
+        }
+        columns
+    }
+
+    /// What one contribution adds to the columns, in the same order; `sign` is 1 or -1.
+    pub(crate) fn contributes(&self) -> Vec<String> {
+        let e = &self.expression;
+        let count = |condition: String| format!("COALESCE(sum(c.sign) FILTER (WHERE {condition}), 0)");
+        let mut all = vec![count(format!("({e}) IS NOT NULL"))];
+        match self.sum {
+            None => {}
+            Some(Sum::Integer { .. }) => all.push(format!("COALESCE(sum(c.sign * ({e})::numeric), 0)")),
+            Some(Sum::Scaled(_) | Sum::Unscaled(_)) => {
+                all.push(format!(
+                    "COALESCE(sum(c.sign * ({e})) FILTER (WHERE ({e}) NOT IN ('NaN', 'Infinity', '-Infinity')), 0)"
+                ));
+                all.extend(["NaN", "Infinity", "-Infinity"].map(|special| count(format!("({e}) = '{special}'"))));
+            }
+        }
+        all
+    }
+}
