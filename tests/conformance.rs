@@ -241,17 +241,72 @@ const GROUPS: &[Construct] = &[
 
 /// Aggregates that are accumulated. The casts to text make the comparison see decimals, which equality of numbers does not.
 const ACCUMULATED: &[Construct] = &[
-    ("exact_decimals", Incremental, "SELECT o.status, sum(o.amount)::text AS total, avg(o.amount)::text AS mean, count(*) AS n, count(o.amount) AS amounts FROM shop.orders o GROUP BY o.status", ""),
-    ("scaled", Incremental, "SELECT p.method, sum(p.amount)::text AS total, avg(p.amount)::text AS mean FROM shop.payment p GROUP BY p.method", ""),
-    ("integers", Incremental, "SELECT l.product, sum(l.quantity)::text AS quantity, avg(l.quantity)::text AS mean, sum(l.order_id)::text AS ids, avg(l.order_id)::text AS mean_id, pg_typeof(sum(l.quantity))::text AS type FROM shop.line l GROUP BY l.product", ""),
-    ("extremes", Incremental, "SELECT o.customer_id, min(o.amount)::double precision AS least, max(o.amount)::double precision AS most, min(o.status) AS first, max(o.placed) AS last FROM shop.orders o GROUP BY o.customer_id", ""),
-    ("distinct_values", Incremental, "SELECT o.status, count(DISTINCT o.customer_id) AS customers, count(DISTINCT o.amount) AS amounts, count(DISTINCT o.placed) FILTER (WHERE o.amount > 10) AS days FROM shop.orders o GROUP BY o.status", ""),
-    ("filtered", Incremental, "SELECT o.placed, count(*) FILTER (WHERE o.status = 'new') AS new, sum(o.amount) FILTER (WHERE o.status = 'paid') AS paid, max(o.id) FILTER (WHERE o.amount IS NULL) AS unknown FROM shop.orders o GROUP BY o.placed", ""),
-    ("cases", Incremental, "SELECT o.customer_id, sum(CASE WHEN o.status = 'paid' THEN o.amount ELSE 0 END)::text AS paid, round(sum(o.amount) / nullif(count(o.amount), 0), 2) AS mean FROM shop.orders o GROUP BY o.customer_id HAVING count(*) > 2 OR sum(o.amount) IS NULL", ""),
-    ("of_all", Incremental, "SELECT count(*) AS n, sum(l.quantity) AS quantity, max(l.product) AS last, count(DISTINCT l.product) AS products, avg(l.quantity)::text AS mean FROM shop.line l WHERE l.quantity > 1", ""),
-    ("of_none", Incremental, "SELECT count(*) AS n, sum(o.amount) AS total, min(o.id) AS first FROM shop.orders o WHERE o.status = 'lost'", ""),
-    ("dependent", Incremental, "SELECT c.id, c.\"fullName\" AS name, count(o.id) AS n, sum(o.amount) AS total FROM shop.customer c LEFT JOIN shop.orders o ON o.customer_id = c.id GROUP BY c.id", ""),
-    ("of_joins", Incremental, "SELECT r.name, count(*) AS n, sum(l.quantity) AS quantity, count(DISTINCT o.id) AS orders FROM shop.line l JOIN shop.orders o ON o.id = l.order_id LEFT JOIN shop.customer c ON c.id = o.customer_id LEFT JOIN shop.region r ON r.code = c.region_code GROUP BY r.name", ""),
+    (
+        "exact_decimals",
+        Incremental,
+        "SELECT o.status, sum(o.amount)::text AS total, avg(o.amount)::text AS mean, count(*) AS n, count(o.amount) AS amounts FROM shop.orders o GROUP BY o.status",
+        "",
+    ),
+    (
+        "scaled",
+        Incremental,
+        "SELECT p.method, sum(p.amount)::text AS total, avg(p.amount)::text AS mean FROM shop.payment p GROUP BY p.method",
+        "",
+    ),
+    (
+        "integers",
+        Incremental,
+        "SELECT l.product, sum(l.quantity)::text AS quantity, avg(l.quantity)::text AS mean, sum(l.order_id)::text AS ids, avg(l.order_id)::text AS mean_id, pg_typeof(sum(l.quantity))::text AS type FROM shop.line l GROUP BY l.product",
+        "",
+    ),
+    (
+        "extremes",
+        Incremental,
+        "SELECT o.customer_id, min(o.amount)::double precision AS least, max(o.amount)::double precision AS most, min(o.status) AS first, max(o.placed) AS last FROM shop.orders o GROUP BY o.customer_id",
+        "",
+    ),
+    (
+        "distinct_values",
+        Incremental,
+        "SELECT o.status, count(DISTINCT o.customer_id) AS customers, count(DISTINCT o.amount) AS amounts, count(DISTINCT o.placed) FILTER (WHERE o.amount > 10) AS days FROM shop.orders o GROUP BY o.status",
+        "",
+    ),
+    (
+        "filtered",
+        Incremental,
+        "SELECT o.placed, count(*) FILTER (WHERE o.status = 'new') AS new, sum(o.amount) FILTER (WHERE o.status = 'paid') AS paid, max(o.id) FILTER (WHERE o.amount IS NULL) AS unknown FROM shop.orders o GROUP BY o.placed",
+        "",
+    ),
+    (
+        "cases",
+        Incremental,
+        "SELECT o.customer_id, sum(CASE WHEN o.status = 'paid' THEN o.amount ELSE 0 END)::text AS paid, round(sum(o.amount) / nullif(count(o.amount), 0), 2) AS mean FROM shop.orders o GROUP BY o.customer_id HAVING count(*) > 2 OR sum(o.amount) IS NULL",
+        "",
+    ),
+    (
+        "of_all",
+        Incremental,
+        "SELECT count(*) AS n, sum(l.quantity) AS quantity, max(l.product) AS last, count(DISTINCT l.product) AS products, avg(l.quantity)::text AS mean FROM shop.line l WHERE l.quantity > 1",
+        "",
+    ),
+    (
+        "of_none",
+        Incremental,
+        "SELECT count(*) AS n, sum(o.amount) AS total, min(o.id) AS first FROM shop.orders o WHERE o.status = 'lost'",
+        "",
+    ),
+    (
+        "dependent",
+        Incremental,
+        "SELECT c.id, c.\"fullName\" AS name, count(o.id) AS n, sum(o.amount) AS total FROM shop.customer c LEFT JOIN shop.orders o ON o.customer_id = c.id GROUP BY c.id",
+        "",
+    ),
+    (
+        "of_joins",
+        Incremental,
+        "SELECT r.name, count(*) AS n, sum(l.quantity) AS quantity, count(DISTINCT o.id) AS orders FROM shop.line l JOIN shop.orders o ON o.id = l.order_id LEFT JOIN shop.customer c ON c.id = o.customer_id LEFT JOIN shop.region r ON r.code = c.region_code GROUP BY r.name",
+        "",
+    ),
     ("distinct_accumulated", Incremental, "SELECT DISTINCT l.product, l.quantity FROM shop.line l", ""),
 ];
 
@@ -389,7 +444,10 @@ async fn accumulators_are_chosen_by_type() -> anyhow::Result<()> {
     let recomputed = [
         ("sorted", "SELECT o.status, string_agg(o.id::text, ',' ORDER BY o.id) AS ids FROM shop.orders o GROUP BY o.status"),
         ("floating", "SELECT o.status, sum(o.amount::double precision) AS total FROM shop.orders o GROUP BY o.status"),
-        ("median", "SELECT o.status, percentile_cont(0.5) WITHIN GROUP (ORDER BY o.id) AS middle FROM shop.orders o GROUP BY o.status"),
+        (
+            "median",
+            "SELECT o.status, percentile_cont(0.5) WITHIN GROUP (ORDER BY o.id) AS middle FROM shop.orders o GROUP BY o.status",
+        ),
     ];
     all.projections.extend(recomputed.map(|(name, sql)| (name.to_owned(), sql.to_owned(), String::new())));
     shop(&all.source_url).await?;

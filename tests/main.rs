@@ -9,6 +9,7 @@ mod harness;
 mod large;
 mod oracle;
 mod pace;
+mod random_queries;
 mod shipped;
 mod time;
 mod tls;

@@ -5,8 +5,10 @@
 
 mod clusters;
 mod oracle;
+mod queries;
 mod workload;
 
 pub use clusters::{cluster, cluster_with, cluster_with_files, connect};
 pub use oracle::Oracle;
-pub use workload::{SCHEMA, Workload, seed_from_environment};
+pub use queries::RandomQuery;
+pub use workload::{Keys, SCHEMA, Workload, random_statement, seed_from_environment};

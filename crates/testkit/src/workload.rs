@@ -39,9 +39,23 @@ FROM generate_series(1, 60) n;
 INSERT INTO shop.line SELECT 1 + n % 300, n / 300, 'p' || n % 12, n % 5 FROM generate_series(0, 599) n;
 "#;
 
-/// Keys that the writers touch.
-const CUSTOMERS: i64 = 50;
-const ORDERS: i64 = 350;
+/// The largest keys that statements touch.
+#[derive(Debug, Clone, Copy)]
+pub struct Keys {
+    /// Of orders.
+    pub orders: i64,
+    /// Of customers.
+    pub customers: i64,
+    /// Of payments.
+    pub payments: i64,
+    /// Of employees.
+    pub employees: i64,
+    /// Of baskets.
+    pub baskets: i64,
+}
+
+/// What the writers touch: all rows of [`SCHEMA`], and some more.
+const ALL: Keys = Keys { orders: 350, customers: 50, payments: 220, employees: 35, baskets: 70 };
 
 /// The seed of a random test: `LOCKSTEP_SEED`, or a new one. It is printed, so that a failure can be repeated.
 pub fn seed_from_environment() -> u64 {
@@ -132,7 +146,7 @@ impl Writer {
     async fn transaction(&mut self, session: &Session) -> anyhow::Result<()> {
         let mut script = String::from("BEGIN;");
         for _ in 0..self.random.random_range(1..5) {
-            let statement = self.statement();
+            let statement = random_statement(&mut self.random, &ALL);
             match self.random.random_range(0..12) {
                 0 => script.push_str(&format!("SAVEPOINT s; {statement}; ROLLBACK TO SAVEPOINT s;")),
                 1 => script.push_str(&format!("SAVEPOINT s; {statement}; RELEASE SAVEPOINT s;")),
@@ -151,26 +165,31 @@ impl Writer {
             Err(error) => Err(error.into()),
         }
     }
+}
 
-    fn statement(&mut self) -> String {
-        let random = &mut self.random;
-        let (order, customer) = (random.random_range(1..=ORDERS), random.random_range(1..=CUSTOMERS));
-        let (other_order, other_customer) = (random.random_range(1..=ORDERS), random.random_range(1..=CUSTOMERS));
-        let region = random.random_range(1..=7);
-        let number = random.random_range(0..50);
-        let status = ["new", "paid", "sent"][random.random_range(0..3)];
-        let amount = match random.random_range(0..80) {
-            0..9 => "NULL".to_owned(),
-            9 => "'NaN'".to_owned(),
-            10 => "'Infinity'".to_owned(),
-            11 => "'-Infinity'".to_owned(),
-            _ => format!("{number}.{}", random.random_range(0..3) * 50),
-        };
-        let day = random.random_range(0..9);
-        let position = random.random_range(0..4);
-        let (payment, employee, other_employee, basket) =
-            (random.random_range(1..=220), random.random_range(1..=35), random.random_range(1..=35), random.random_range(1..=70));
-        match random.random_range(0..32) {
+/// One random change, as one or more statements.
+pub fn random_statement(random: &mut StdRng, keys: &Keys) -> String {
+    let (order, customer) = (random.random_range(1..=keys.orders), random.random_range(1..=keys.customers));
+    let (other_order, other_customer) = (random.random_range(1..=keys.orders), random.random_range(1..=keys.customers));
+    let region = random.random_range(1..=7);
+    let number = random.random_range(0..50);
+    let status = ["new", "paid", "sent"][random.random_range(0..3)];
+    let amount = match random.random_range(0..80) {
+        0..9 => "NULL".to_owned(),
+        9 => "'NaN'".to_owned(),
+        10 => "'Infinity'".to_owned(),
+        11 => "'-Infinity'".to_owned(),
+        _ => format!("{number}.{}", random.random_range(0..3) * 50),
+    };
+    let day = random.random_range(0..9);
+    let position = random.random_range(0..4);
+    let (payment, employee, other_employee, basket) = (
+        random.random_range(1..=keys.payments),
+        random.random_range(1..=keys.employees),
+        random.random_range(1..=keys.employees),
+        random.random_range(1..=keys.baskets),
+    );
+    match random.random_range(0..32) {
             0..3 => format!("UPDATE shop.orders SET amount = {amount} WHERE id = {order}"),
             3..5 => format!("UPDATE shop.orders SET status = '{status}', placed = date '2026-01-01' + {day} WHERE id = {order}"),
             5 => format!("UPDATE shop.orders SET customer_id = nullif({customer}, 13) WHERE id = {order}"),
@@ -221,5 +240,4 @@ impl Writer {
             30 => format!("UPDATE shop.line SET quantity = quantity + 1 WHERE order_id = {order}; UPDATE shop.orders SET status = '{status}' WHERE id = {order}"),
             _ => format!("DELETE FROM shop.line WHERE order_id = {order} AND position = {position}"),
         }
-    }
 }

@@ -1,0 +1,132 @@
+//! Random queries, maintained through random changes, each compared with itself after every batch.
+
+use std::sync::Arc;
+
+use lockstep::preflight::{self, Depth};
+use lockstep_refresh::RefreshOptions;
+use lockstep_testkit::{Keys, Oracle, RandomQuery, cluster, random_statement, seed_from_environment};
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::harness::{Projector, Setup, assert_equal, shop};
+
+/// So few rows that most changes meet something, and joins of four tables stay small.
+const KEYS: Keys = Keys { orders: 30, customers: 10, payments: 25, employees: 12, baskets: 5 };
+
+/// Queries maintained together.
+const TOGETHER: u64 = 20;
+
+/// Transactions that each set of queries goes through.
+const TRANSACTIONS: u64 = 12;
+
+/// Queries in an ordinary run; `LOCKSTEP_SQL_QUERIES` asks for more.
+const QUERIES: u64 = 240;
+
+/// Attempts at making a failing query smaller.
+const ATTEMPTS: usize = 60;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_queries_stay_equal() -> anyhow::Result<()> {
+    let seed = seed_from_environment();
+    let wanted = std::env::var("LOCKSTEP_SQL_QUERIES").ok().and_then(|text| text.parse().ok()).unwrap_or(QUERIES);
+    let (mut incremental, mut done) = (0, 0);
+    while done < wanted {
+        let first = seed.wrapping_add(done);
+        let queries: Vec<RandomQuery> = (0..TOGETHER).map(|n| RandomQuery::new(first.wrapping_add(n))).collect();
+        match maintained(first, &queries).await {
+            Ok(found) => incremental += found,
+            Err(error) => {
+                let failing = culprit(first, &queries, &error).await;
+                anyhow::bail!("LOCKSTEP_SEED={first} (run with LOCKSTEP_SQL_QUERIES={TOGETHER}): {error:#}\n{failing}");
+            }
+        }
+        done += TOGETHER;
+        if wanted > QUERIES {
+            println!("{done} queries, {incremental} incremental");
+        }
+    }
+    println!("{done} queries, {incremental} of them incremental");
+    assert!(incremental * 10 >= done * 7, "too few are incremental for the test to mean much: {incremental} of {done}");
+    Ok(())
+}
+
+/// Runs queries through random changes; returns how many are incremental.
+async fn maintained(seed: u64, queries: &[RandomQuery]) -> anyhow::Result<u64> {
+    let cluster = cluster()?;
+    let mut setup = Setup::new(&cluster.url("postgres"), &[]);
+    setup.projections =
+        queries.iter().enumerate().map(|(n, query)| (format!("q{n}"), query.sql(), "group = \"all\"".to_owned())).collect();
+    setup.preamble = "[[group]]\nname = \"all\"\n".to_owned();
+    let source = shop(&setup.source_url).await?;
+    source
+        .batch_execute(&format!(
+            "DELETE FROM shop.orders WHERE id > {}; DELETE FROM shop.customer WHERE id > {}; DELETE FROM shop.payment WHERE id > {};
+             DELETE FROM shop.employee WHERE id > {}; DELETE FROM shop.line WHERE order_id > {}; DELETE FROM shop.basket WHERE id > {}",
+            KEYS.orders, KEYS.customers, KEYS.payments, KEYS.employees, KEYS.orders, KEYS.baskets
+        ))
+        .await?;
+    let checked = preflight::run(&setup.config(), Depth::Plans).await;
+    anyhow::ensure!(checked.passed(), "not planned: {}", checked.errors(false).join("\n"));
+    let public = checked.planned.iter().filter(|planned| planned.part_of.is_none());
+    let incremental = public.filter(|planned| planned.plan.is_incremental()).count();
+    let oracle = Arc::new(Oracle::strict());
+    // Whole projections are not to be paced here.
+    let options = RefreshOptions { whole_share: 1.0, ..RefreshOptions::default() };
+    let mut projector = Projector::start(&setup, Some(oracle.clone()), options).await?;
+    projector.catch_up().await?;
+    let mut random = StdRng::seed_from_u64(seed);
+    for _ in 0..TRANSACTIONS {
+        let statements: Vec<String> = (0..random.random_range(1..6)).map(|_| random_statement(&mut random, &KEYS)).collect();
+        let changed = source.batch_execute(&format!("BEGIN; {}; COMMIT", statements.join("; "))).await;
+        if let Err(error) = changed {
+            anyhow::ensure!(error.as_db_error().is_some(), "{error}");
+            source.batch_execute("ROLLBACK").await?;
+        }
+        projector.catch_up().await?;
+    }
+    let faults = source
+        .query("SELECT name || ': ' || coalesce(reason, state) FROM lockstep.projection WHERE state <> 'live'", &[])
+        .await?;
+    projector.stop().await?;
+    let faults: Vec<String> = faults.iter().map(|row| row.get(0)).collect();
+    anyhow::ensure!(faults.is_empty(), "faulted: {}", faults.join("\n"));
+    anyhow::ensure!(oracle.total().compared >= TOGETHER.min(queries.len() as u64), "nothing was compared");
+    assert_equal(&setup).await?;
+    Ok(incremental as u64)
+}
+
+/// The query that fails by itself, made as small as it can be.
+async fn culprit(seed: u64, queries: &[RandomQuery], error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    let named = (0..queries.len())
+        .rev()
+        .find(|n| text.contains(&format!("q{n} ")) || text.contains(&format!("q{n}:")) || text.contains(&format!("q{n}__")));
+    let mut smallest = None;
+    for query in named.map_or(queries, |n| &queries[n..=n]) {
+        if maintained(seed, std::slice::from_ref(query)).await.is_err() {
+            smallest = Some(query.clone());
+            break;
+        }
+    }
+    let Some(mut smallest) = smallest else {
+        return format!("no query fails alone; {}", named.map_or(String::new(), |n| format!("suspected:\n{}", queries[n].sql())));
+    };
+    let mut attempts = 0;
+    'again: loop {
+        for smaller in smallest.smaller() {
+            attempts += 1;
+            if attempts > ATTEMPTS {
+                break 'again;
+            }
+            match maintained(seed, std::slice::from_ref(&smaller)).await {
+                Err(error) if !format!("{error:#}").contains("not planned") => {
+                    smallest = smaller;
+                    continue 'again;
+                }
+                Ok(_) | Err(_) => {}
+            }
+        }
+        break;
+    }
+    format!("smallest failing query:\n{}", smallest.sql())
+}
