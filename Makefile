@@ -4,7 +4,7 @@ DEMO = --seconds 30
 FEATURES = --workspace --features lockstep/failpoints
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-.PHONY: demo test check setup fmt clippy fuzz clean
+.PHONY: demo test check setup fmt clippy fuzz fuzz-sql clean
 
 # The demonstration on a private cluster. DEMO="--products 100000 --seconds 60 --rate 500" changes it.
 demo: setup
@@ -33,6 +33,11 @@ setup:
 # The decoder on arbitrary bytes, for a minute (needs cargo-fuzz).
 fuzz: setup
 	cd crates/wal && RUSTC_BOOTSTRAP=1 cargo fuzz run pgoutput -- -max_total_time=60
+
+# Thousands of random queries through random changes; QUERIES=20000 makes it longer, LOCKSTEP_SEED=… repeats a run.
+QUERIES = 4000
+fuzz-sql: setup
+	LOCKSTEP_SQL_QUERIES=$(QUERIES) cargo test $(FEATURES) --test scenarios random_queries -- --nocapture
 
 clean:
 	cargo clean

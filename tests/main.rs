@@ -13,3 +13,4 @@ mod random_queries;
 mod shipped;
 mod time;
 mod tls;
+mod tpch;

@@ -100,6 +100,8 @@ fn from_root(root: usize, resolved: &Resolved, relations: &[Relation]) -> Paths 
     let mut reached = BTreeSet::from([root]);
     // NOT IN concerns more roots than those whose value is equal, so nothing can be reached through it.
     let mut usable = reached.clone();
+    // What follows from the root, and not from constants alone.
+    let mut tied = reached.clone();
     let mut hops: Vec<Hop> = Vec::new();
     loop {
         let waiting: Vec<usize> = (0..resolved.occurrences.len()).filter(|index| !reached.contains(index)).collect();
@@ -107,9 +109,12 @@ fn from_root(root: usize, resolved: &Resolved, relations: &[Relation]) -> Paths 
         let next = waiting
             .iter()
             .find_map(|&index| lookup(index, resolved, relations, &usable))
-            .or_else(|| waiting.iter().find_map(|&index| link(index, resolved, relations, &usable)));
+            .or_else(|| waiting.iter().find_map(|&index| link(index, resolved, relations, &usable, &tied)));
         let Some(hop) = next else { break };
         reached.insert(hop.occurrence);
+        if hop.depends_on(resolved).iter().any(|index| tied.contains(index)) {
+            tied.insert(hop.occurrence);
+        }
         if hop.nulls() == Nulls::default() {
             usable.insert(hop.occurrence);
         }
@@ -143,7 +148,13 @@ fn lookup(index: usize, resolved: &Resolved, relations: &[Relation], usable: &BT
     Some(Hop { occurrence: index, equalities, kind: HopKind::Lookup })
 }
 
-fn link(index: usize, resolved: &Resolved, relations: &[Relation], usable: &BTreeSet<usize>) -> Option<Hop> {
+fn link(
+    index: usize,
+    resolved: &Resolved,
+    relations: &[Relation],
+    usable: &BTreeSet<usize>,
+    tied: &BTreeSet<usize>,
+) -> Option<Hop> {
     if why_not_traceable(resolved, index, relations).is_some() {
         return None;
     }
@@ -151,9 +162,11 @@ fn link(index: usize, resolved: &Resolved, relations: &[Relation], usable: &BTre
     let all: Vec<Equality> = usable_equalities(index, resolved, usable).cloned().collect();
     // A condition that treats NULL as false is worth more than NOT IN, which concerns every root with a NULL.
     let (plain, null_aware): (Vec<_>, Vec<_>) = all.into_iter().partition(|equality| equality.nulls == Nulls::default());
-    let mut equalities = if plain.is_empty() { null_aware.into_iter().take(1).collect() } else { plain };
+    let is_tied = |equality: &Equality| equality.depends_on.iter().any(|index| tied.contains(index));
+    let mut equalities = if plain.iter().any(is_tied) { plain } else { null_aware.into_iter().take(1).collect() };
     equalities.dedup_by(|a, b| a.side_sql == b.side_sql && a.value == b.value);
-    if equalities.is_empty() {
+    // Rows that are tied to constants alone concern every root, and any number of them may.
+    if !equalities.iter().any(is_tied) {
         return None;
     }
     let in_identity = |equality: &Equality| equality.column.as_ref().is_some_and(|column| identity.contains(column));
@@ -190,6 +203,15 @@ fn unreachable_reason(resolved: &Resolved, index: usize, relations: &[Relation])
 }
 
 impl Hop {
+    /// The occurrences that it follows from.
+    fn depends_on(&self, resolved: &Resolved) -> BTreeSet<usize> {
+        let mut all: BTreeSet<usize> = self.equalities.iter().flat_map(|equality| equality.depends_on.iter().copied()).collect();
+        if let Source::Function(_, depends_on) = &resolved.occurrences[self.occurrence].source {
+            all.extend(depends_on);
+        }
+        all
+    }
+
     /// What else than equal values concerns a root: only a single membership test says something.
     pub(crate) fn nulls(&self) -> Nulls {
         match self.equalities.as_slice() {
@@ -210,10 +232,7 @@ impl Paths {
         let mut needed = occurrences.clone();
         for earlier in self.hops.iter().rev() {
             if needed.contains(&earlier.occurrence) {
-                needed.extend(earlier.equalities.iter().flat_map(|equality| equality.depends_on.iter().copied()));
-                if let Source::Function(_, depends_on) = &resolved.occurrences[earlier.occurrence].source {
-                    needed.extend(depends_on);
-                }
+                needed.extend(earlier.depends_on(resolved));
             }
         }
         self.hops.iter().filter(|earlier| needed.contains(&earlier.occurrence)).collect()

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{AExprKind, Node, SelectStmt};
+use pg_query::protobuf::{AExprKind, BoolExprType, Node, SelectStmt};
 
 use super::expression::{contains_clock, see_through, strip_cast};
 use super::{Context, Name, Resolver, Side, Source};
@@ -46,7 +46,12 @@ pub(crate) struct Nulls {
 impl Resolver<'_> {
     /// Collects from a condition's conjuncts what they say about the constrained occurrences.
     pub(super) fn collect(&mut self, condition: &Node, constrained: &BTreeSet<usize>) -> Outcome<()> {
+        let mut all: Vec<Node> = Vec::new();
         for conjunct in conjuncts(condition) {
+            all.push(conjunct.clone());
+            all.extend(common_to_all(conjunct)?);
+        }
+        for conjunct in &all {
             if let Some((left, right)) = equality_sides(conjunct) {
                 self.add_equality(left, right, constrained, Nulls::default())?;
                 self.add_equality(right, left, constrained, Nulls::default())?;
@@ -118,7 +123,14 @@ impl Resolver<'_> {
     ///
     /// Where NULL and false differ, so do other rows when `x` or `c` is NULL; see [`Nulls`]. Of several columns then only those count
     /// that are never NULL on both sides: a row that differs there is no member for certain.
-    pub(super) fn membership(&mut self, test: &Node, select: &SelectStmt, inner: &Side, context: Context) -> Outcome<()> {
+    pub(super) fn membership(
+        &mut self,
+        test: &Node,
+        select: &SelectStmt,
+        separating: &[bool],
+        inner: &Side,
+        context: Context,
+    ) -> Outcome<()> {
         let members: Vec<&Node> = select.target_list.iter().filter_map(target_expression).collect();
         let tests: Vec<&Node> = match &test.node {
             Some(NodeEnum::RowExpr(row)) => row.args.iter().collect(),
@@ -128,7 +140,7 @@ impl Resolver<'_> {
             return Ok(());
         }
         self.extended.push(inner.nullable.clone());
-        for (test, member) in tests.iter().zip(&members) {
+        for ((test, member), _) in tests.iter().zip(&members).zip(separating).filter(|(_, separates)| **separates) {
             let mut nulls = Nulls::default();
             if context == Context::Value {
                 nulls = Nulls { in_value: !self.never_null(test), in_side: !self.never_null(member) };
@@ -196,6 +208,27 @@ impl Resolver<'_> {
             Name::Occurrence(_) | Name::Derived(_) => None,
         }
     }
+}
+
+/// What every operand of an OR says: `(a AND b) OR (a AND c)` says `a`.
+fn common_to_all(node: &Node) -> Outcome<Vec<Node>> {
+    let Some(NodeEnum::BoolExpr(expression)) = &node.node else { return Ok(Vec::new()) };
+    if expression.boolop != BoolExprType::OrExpr as i32 {
+        return Ok(Vec::new());
+    }
+    let mut operands = expression.args.iter().map(conjuncts);
+    let Some(mut common) = operands.next() else { return Ok(Vec::new()) };
+    for operand in operands {
+        let texts: Vec<String> = operand.into_iter().map(print_expression).collect::<Result<_, _>>()?;
+        let mut kept = Vec::new();
+        for conjunct in common {
+            if texts.contains(&print_expression(conjunct)?) {
+                kept.push(conjunct);
+            }
+        }
+        common = kept;
+    }
+    Ok(common.into_iter().cloned().collect())
 }
 
 /// The sides of `a = b`, with PostgreSQL's own operator.

@@ -106,10 +106,10 @@ impl Resolver<'_> {
         let is_equality = link.oper_name.is_empty() || name_parts(&link.oper_name).last() == Some(&"=");
         if link.sub_link_type == SubLinkType::AnySublink as i32
             && is_equality
-            && super::opaque::is_decided_by_row(select)
             && let Some(test) = test
         {
-            self.membership(&test, select, &side, context)?;
+            let separating = super::opaque::separating_outputs(select, self.functions)?;
+            self.membership(&test, select, &separating, &side, context)?;
         }
         Ok(())
     }

@@ -33,15 +33,18 @@ pub(super) fn is_opaque(select: &SelectStmt, functions: &[Function]) -> Outcome<
         || aggregate::returns_set(select, functions)?)
 }
 
-/// Whether each row decides alone whether it is a member of the result: no LIMIT, DISTINCT ON, grouping.
-pub(super) fn is_decided_by_row(select: &SelectStmt) -> bool {
-    !syntax::is_set_operation(select)
-        && select.values_lists.is_empty()
-        && select.group_clause.is_empty()
-        && select.having_clause.is_none()
-        && select.distinct_clause.iter().all(|node| node.node.is_none())
-        && select.limit_count.is_none()
-        && select.limit_offset.is_none()
+/// Which output expressions separate the rows of a subquery of IN: a member equal to `x` comes from rows where the expression is `x`.
+/// In order of the select list.
+pub(super) fn separating_outputs(select: &SelectStmt, functions: &[Function]) -> Outcome<Vec<bool>> {
+    if syntax::is_set_operation(select) || !select.values_lists.is_empty() {
+        return Ok(Vec::new());
+    }
+    // DISTINCT takes nothing away from what the members are.
+    let mut plain = select.clone();
+    if plain.distinct_clause.iter().all(|node| node.node.is_none()) {
+        plain.distinct_clause.clear();
+    }
+    Ok(columns(&plain, functions)?.iter().map(|(_, seen)| seen.is_some()).collect())
 }
 
 /// The output columns, with the expression where one can see through: in a transparent subquery everywhere; else only where rows with
