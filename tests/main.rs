@@ -2,6 +2,7 @@
 
 mod commands;
 mod conformance;
+mod cost;
 mod crash;
 mod edges;
 mod faults;

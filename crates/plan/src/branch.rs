@@ -10,7 +10,7 @@ use crate::obstacle::{Obstacle, Outcome};
 use crate::plan::{Branch, Clock, RelationRole, Role, Root, Trace};
 use crate::quote;
 use crate::reach::{self, HopKind, Paths};
-use crate::resolve::{self, ClockComparison, Place, Resolved};
+use crate::resolve::{self, ClockComparison, Equality, Nulls, Place, Resolved};
 use crate::syntax::{self, column_reference, print_expression, print_select_pretty, target_expression};
 use crate::trace::Tracer;
 
@@ -92,30 +92,46 @@ impl Part {
         Ok(())
     }
 
-    /// Restricts opaque subqueries to what the dirty roots ask of them: PostgreSQL does not push a join's condition through a GROUP
-    /// BY. The condition holds anyway for all rows that matter.
+    /// Restricts subqueries to what the dirty roots ask of them, where PostgreSQL does not: it does not push a join's condition through
+    /// a GROUP BY, and it reads the whole of what follows NOT IN. The conditions hold anyway for all rows that matter.
     fn push_down(&self, select: &mut SelectStmt, query: &Query, root: &Root) -> Outcome<()> {
-        let root_alias = &self.resolved.occurrences[self.paths.root].alias;
         for hop in &self.paths.hops {
-            if !matches!(self.resolved.occurrences[hop.occurrence].place, Place::Inside(_)) {
-                continue;
-            }
-            for equality in hop.equalities.iter().filter(|equality| equality.from_outside) {
-                let path = self.tracer(query).path(&equality.depends_on)?;
-                let condition = format!(
-                    "{} IN (SELECT {} FROM {path} WHERE {})",
-                    equality.side_sql,
-                    equality.value,
-                    in_dirty(root_alias, root)
-                );
-                let condition = syntax::parse_expression(&condition)?;
-                let alias = &self.resolved.occurrences[hop.occurrence].alias;
-                if let Some(holder) = syntax::select_with_alias(select, alias) {
-                    holder.where_clause = Some(syntax::and(holder.where_clause.take(), condition));
+            let occurrence = &self.resolved.occurrences[hop.occurrence];
+            for equality in &hop.equalities {
+                let inside = matches!(occurrence.place, Place::Inside(_)) && equality.from_outside;
+                if inside {
+                    let condition = syntax::parse_expression(&self.asked_for(equality, query, root)?)?;
+                    if let Some(holder) = syntax::select_with_alias(select, &occurrence.alias) {
+                        holder.where_clause = Some(syntax::and(holder.where_clause.take(), condition));
+                    }
+                } else if equality.membership && occurrence.place == Place::Subquery {
+                    let condition = syntax::parse_expression(&self.asked_for(equality, query, root)?)?;
+                    syntax::change_subquery_with_alias(select, &occurrence.alias, &mut |holder| {
+                        holder.where_clause = Some(syntax::and(holder.where_clause.take(), condition.clone()));
+                    })?;
                 }
             }
         }
         Ok(())
+    }
+
+    /// The condition that a row is one that some dirty root asks for.
+    fn asked_for(&self, equality: &Equality, query: &Query, root: &Root) -> Outcome<String> {
+        let path = self.tracer(query).path(&equality.depends_on)?;
+        let dirty = in_dirty(&self.resolved.occurrences[self.paths.root].alias, root);
+        let Equality { side_sql, value, nulls, .. } = equality;
+        if *nulls == Nulls::default() {
+            return Ok(format!("{side_sql} IN (SELECT {value} FROM {path} WHERE {dirty})"));
+        }
+        // An array, because PostgreSQL can look up an index for either side of an OR then.
+        let mut condition = format!("{side_sql} = ANY (ARRAY(SELECT {value} FROM {path} WHERE {dirty}))");
+        if nulls.in_side {
+            condition.push_str(&format!(" OR ({side_sql}) IS NULL"));
+        }
+        if nulls.in_value {
+            condition.push_str(&format!(" OR EXISTS (SELECT 1 FROM {path} WHERE {dirty} AND ({value}) IS NULL)"));
+        }
+        Ok(format!("({condition})"))
     }
 
     /// Adds the root's key to the SELECT's reach: returns one expression a key column, valid in the select list, having added columns

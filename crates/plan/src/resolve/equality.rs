@@ -30,6 +30,8 @@ pub(crate) struct Equality {
     pub(crate) depends_on: BTreeSet<usize>,
     /// Whether it stands outside the opaque subquery that the occurrence is in, and says something about a column of that.
     pub(crate) from_outside: bool,
+    /// Whether it comes from `value IN (SELECT side …)`.
+    pub(crate) membership: bool,
     /// For NOT IN and its like, where NULL and false differ: what else can change the answer.
     pub(crate) nulls: Nulls,
 }
@@ -53,8 +55,8 @@ impl Resolver<'_> {
         }
         for conjunct in &all {
             if let Some((left, right)) = equality_sides(conjunct) {
-                self.add_equality(left, right, constrained, Nulls::default())?;
-                self.add_equality(right, left, constrained, Nulls::default())?;
+                self.add_equality(left, right, constrained, None)?;
+                self.add_equality(right, left, constrained, None)?;
             }
             self.add_filter(conjunct, constrained)?;
         }
@@ -81,7 +83,13 @@ impl Resolver<'_> {
     ///
     /// Where an outer join may have replaced a row by NULLs, an expression that makes something of a NULL (`coalesce`) would hold for
     /// the NULLs too; so there both sides must be strict.
-    fn add_equality(&mut self, side: &Node, value: &Node, constrained: &BTreeSet<usize>, nulls: Nulls) -> Outcome<()> {
+    fn add_equality(
+        &mut self,
+        side: &Node,
+        value: &Node,
+        constrained: &BTreeSet<usize>,
+        membership: Option<Nulls>,
+    ) -> Outcome<()> {
         let through = |node: &Node| see_through(node, &self.names, &self.derived);
         let written = side;
         let (Some(side), Some(value)) = (through(side), through(value)) else { return Ok(()) };
@@ -113,7 +121,8 @@ impl Resolver<'_> {
             value_column: self.plain_column(&value),
             depends_on,
             from_outside: *written != side,
-            nulls,
+            membership: membership.is_some(),
+            nulls: membership.unwrap_or_default(),
             side,
         });
         Ok(())
@@ -148,7 +157,7 @@ impl Resolver<'_> {
                     continue;
                 }
             }
-            self.add_equality(member, test, &inner.all, nulls)?;
+            self.add_equality(member, test, &inner.all, Some(nulls))?;
         }
         self.extended.pop();
         Ok(())

@@ -197,6 +197,50 @@ pub(crate) fn select_with_alias<'a>(select: &'a mut SelectStmt, alias: &str) -> 
     select.from_clause.iter_mut().find_map(|item| subselect_with_alias(item, alias))
 }
 
+/// The SELECT whose FROM clause has the alias, in a subquery of an expression.
+pub(crate) fn change_subquery_with_alias(
+    select: &mut SelectStmt,
+    alias: &str,
+    change: &mut dyn FnMut(&mut SelectStmt),
+) -> Result<(), String> {
+    for item in &mut select.from_clause {
+        change_in_item(item, alias, change)?;
+    }
+    for clause in clauses(select) {
+        for_each_subquery(clause, &mut |inner| change_within(inner, alias, change))?;
+    }
+    Ok(())
+}
+
+fn change_within(select: &mut SelectStmt, alias: &str, change: &mut dyn FnMut(&mut SelectStmt)) -> Result<(), String> {
+    if let Some(holder) = in_arms(select, alias) {
+        change(holder);
+        return Ok(());
+    }
+    for side in [&mut select.larg, &mut select.rarg].into_iter().flatten() {
+        change_subquery_with_alias(side, alias, change)?;
+    }
+    change_subquery_with_alias(select, alias, change)
+}
+
+fn change_in_item(item: &mut Node, alias: &str, change: &mut dyn FnMut(&mut SelectStmt)) -> Result<(), String> {
+    match item.node.as_mut() {
+        Some(NodeEnum::JoinExpr(join)) => {
+            let protobuf::JoinExpr { larg, rarg, quals, .. } = &mut **join;
+            for side in [larg, rarg].into_iter().flatten() {
+                change_in_item(side, alias, change)?;
+            }
+            let condition = quals.as_deref_mut();
+            condition.map_or(Ok(()), |condition| for_each_subquery(condition, &mut |inner| change_within(inner, alias, change)))
+        }
+        Some(NodeEnum::RangeSubselect(subselect)) => match subselect.subquery.as_mut().and_then(|node| node.node.as_mut()) {
+            Some(NodeEnum::SelectStmt(select)) => change_subquery_with_alias(select, alias, change),
+            Some(_) | None => Ok(()),
+        },
+        Some(_) | None => Ok(()),
+    }
+}
+
 fn has_alias(item: &Node, alias: &str) -> bool {
     match &item.node {
         Some(NodeEnum::RangeVar(table)) => table.alias.as_ref().map_or(&table.relname, |alias| &alias.aliasname) == alias,

@@ -1,0 +1,176 @@
+//! What a change costs does not depend on how large the tables are: rows read and written, by PostgreSQL's own counters.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use lockstep::preflight::{self, Depth};
+use lockstep_refresh::{BatchObserver, BatchView, RefreshOptions};
+use lockstep_testkit::{cluster_with, connect};
+
+use crate::harness::{Projector, Setup, assert_equal};
+
+/// One projection for each construct that is incremental. Groups of `status` hold a third of all orders.
+const PROJECTIONS: &[(&str, &str)] = &[
+    ("filter", "SELECT o.id, o.amount FROM c.orders o WHERE o.amount > 3"),
+    ("lookup", "SELECT o.id, k.name FROM c.orders o LEFT JOIN c.customer k ON k.id = o.customer_id"),
+    ("one_to_many", "SELECT o.id, l.n, l.product FROM c.orders o LEFT JOIN c.line l ON l.order_id = o.id"),
+    ("link", "SELECT o.id, p.id AS payment FROM c.orders o LEFT JOIN c.payment p ON p.order_id = o.id"),
+    ("no_key", "SELECT o.ref, p.amount FROM c.orders o JOIN c.payment p ON p.order_id = o.id"),
+    ("full", "SELECT o.id, p.id AS payment FROM c.orders o FULL JOIN c.payment p ON p.order_id = o.id"),
+    ("self_join", "SELECT a.id, b.id AS next FROM c.orders a LEFT JOIN c.orders b ON b.parent = a.id"),
+    ("exists_link", "SELECT o.id FROM c.orders o WHERE EXISTS (SELECT 1 FROM c.payment p WHERE p.order_id = o.id AND p.amount > 5)"),
+    ("not_exists_or", "SELECT o.id FROM c.orders o WHERE o.amount > 90 OR NOT EXISTS (SELECT 1 FROM c.payment p WHERE p.order_id = o.id)"),
+    ("membership", "SELECT o.id FROM c.orders o WHERE o.id IN (SELECT p.order_id FROM c.payment p WHERE p.amount > 4)"),
+    ("not_member", "SELECT o.id FROM c.orders o WHERE o.id NOT IN (SELECT l.order_id FROM c.line l WHERE l.product = 'p3')"),
+    ("scalar", "SELECT o.id, (SELECT count(*) FROM c.line l WHERE l.order_id = o.id) AS n, (SELECT max(p.amount) FROM c.payment p WHERE p.order_id = o.id) AS most FROM c.orders o"),
+    ("lateral_top", "SELECT o.id, x.product FROM c.orders o LEFT JOIN LATERAL (SELECT l.product FROM c.line l WHERE l.order_id = o.id ORDER BY l.n DESC LIMIT 1) x ON true"),
+    ("derived_group", "SELECT o.id, t.paid FROM c.orders o LEFT JOIN (SELECT order_id, sum(amount) AS paid FROM c.payment GROUP BY order_id) t ON t.order_id = o.id"),
+    ("derived_first", "SELECT o.id, t.n FROM c.orders o LEFT JOIN (SELECT DISTINCT ON (order_id) order_id, n FROM c.line ORDER BY order_id, n DESC) t ON t.order_id = o.id"),
+    ("with_query", "WITH big AS (SELECT id, customer_id FROM c.orders WHERE amount > 2) SELECT b.id, k.name FROM big b JOIN c.customer k ON k.id = b.customer_id"),
+    ("viewed", "SELECT v.id, v.double FROM c.doubled v"),
+    ("united", "SELECT o.ref AS label FROM c.orders o UNION SELECT k.name FROM c.customer k"),
+    ("united_all", "SELECT 'o' AS what, o.id FROM c.orders o UNION ALL SELECT 'p', p.id FROM c.payment p"),
+    ("distinct_rows", "SELECT DISTINCT o.status, o.customer_id FROM c.orders o"),
+    ("distinct_on", "SELECT DISTINCT ON (o.customer_id) o.customer_id, o.id FROM c.orders o ORDER BY o.customer_id, o.id DESC"),
+    ("elements", "SELECT o.id, t.v FROM c.orders o CROSS JOIN LATERAL unnest(o.tags) t(v)"),
+    ("small_groups", "SELECT o.customer_id, string_agg(o.ref, ',' ORDER BY o.id) AS refs FROM c.orders o GROUP BY o.customer_id"),
+    ("large_groups", "SELECT o.status, count(*) AS n, sum(o.amount) AS total, avg(o.amount) AS mean, sum(o.id) FILTER (WHERE o.amount > 5) AS ids FROM c.orders o GROUP BY o.status"),
+    ("extremes", "SELECT o.status, min(o.amount) AS least, max(o.id) AS last FROM c.orders o GROUP BY o.status"),
+    ("distinct_counts", "SELECT o.status, count(DISTINCT o.customer_id) AS customers FROM c.orders o GROUP BY o.status"),
+    ("of_all", "SELECT count(*) AS n, sum(p.amount) AS total FROM c.orders o JOIN c.payment p ON p.order_id = o.id"),
+    ("ranked", "SELECT o.customer_id, o.id, row_number() OVER (PARTITION BY o.customer_id ORDER BY o.id) AS n FROM c.orders o"),
+    ("recent", "SELECT p.id FROM c.payment p WHERE p.at > now() - interval '1 hour'"),
+    ("share_of_groups", "SELECT t.status, t.n, round(t.n / sum(t.n) OVER (), 4) AS share FROM (SELECT status, count(*) AS n FROM c.orders GROUP BY status) t"),
+];
+
+/// Changes of one row.
+const CHANGES: &[&str] = &[
+    "UPDATE c.orders SET amount = amount + 1 WHERE id = 77",
+    "UPDATE c.orders SET status = 'sent', customer_id = 3, ref = 'moved' WHERE id = 78",
+    "INSERT INTO c.line VALUES (79, 9, 'p3')",
+    "UPDATE c.payment SET order_id = 81, amount = 9 WHERE id = 80",
+    "DELETE FROM c.payment WHERE id = 82",
+    "UPDATE c.customer SET name = 'renamed' WHERE id = 5",
+    "DELETE FROM c.orders WHERE id = 83",
+    "INSERT INTO c.orders VALUES (1000001, 7, 'new', 0.5, 'r1000001', 84, '{x,y}')",
+];
+
+fn schema(rows: usize) -> String {
+    format!(
+        "CREATE SCHEMA c;
+         CREATE TABLE c.orders (id bigint PRIMARY KEY, customer_id integer, status text, amount numeric(10,2), ref text, parent bigint, tags text[]);
+         CREATE TABLE c.customer (id integer PRIMARY KEY, name text);
+         CREATE TABLE c.line (order_id bigint, n integer, product text, PRIMARY KEY (order_id, n));
+         CREATE TABLE c.payment (id bigint PRIMARY KEY, order_id bigint, amount numeric, at timestamptz);
+         CREATE VIEW c.doubled AS SELECT id, amount * 2 AS double FROM c.orders WHERE status <> 'new';
+         INSERT INTO c.orders SELECT n, 1 + n % ({rows} / 10), (ARRAY['new','paid','sent'])[1 + n % 3], n % 100, 'r' || n, n / 2, ARRAY['t' || n % 5, 'x']
+            FROM generate_series(1, {rows}) n;
+         INSERT INTO c.customer SELECT n, 'Customer ' || n FROM generate_series(1, {rows} / 10) n;
+         INSERT INTO c.line SELECT n, m, 'p' || (n + m) % 9 FROM generate_series(1, {rows}) n, generate_series(1, 2) m;
+         INSERT INTO c.payment SELECT n, n, n % 11, now() - interval '1 day' FROM generate_series(1, {rows}) n;
+         ANALYZE"
+    )
+}
+
+/// Rows that each group's last batch read and wrote, from the counters of the batch's own transaction.
+#[derive(Default)]
+struct Meter {
+    before: Mutex<BTreeMap<String, i64>>,
+    costs: Mutex<BTreeMap<String, i64>>,
+}
+
+const COUNTED: &str = "SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0) + n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint
+    FROM pg_stat_xact_user_tables WHERE relname NOT IN ('checkpoint', 'projection')";
+
+impl Meter {
+    async fn count(batch: &BatchView<'_>) -> Result<i64, String> {
+        Ok(batch.target.query_one(COUNTED, &[]).await.map_err(|error| error.to_string())?.get(0))
+    }
+
+    fn take(&self) -> BTreeMap<String, i64> {
+        std::mem::take(&mut *self.costs.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl BatchObserver for Meter {
+    fn before_commit<'a>(&'a self, batch: BatchView<'a>) -> BoxFuture<'a, Result<(), String>> {
+        async move {
+            let count = Self::count(&batch).await?;
+            // What earlier transactions of the session have counted and not handed on is not this one's.
+            let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).get(batch.group).copied().unwrap_or(0);
+            let cost = if count >= before { count - before } else { count };
+            *self.costs.lock().unwrap_or_else(PoisonError::into_inner).entry(batch.group.to_owned()).or_default() += cost;
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn after_commit<'a>(&'a self, batch: BatchView<'a>) -> BoxFuture<'a, ()> {
+        async move {
+            let count = Self::count(&batch).await.unwrap_or(0);
+            self.before.lock().unwrap_or_else(PoisonError::into_inner).insert(batch.group.to_owned(), count);
+        }
+        .boxed()
+    }
+}
+
+/// For each change, what it cost each projection.
+async fn costs(rows: usize) -> anyhow::Result<Vec<BTreeMap<String, i64>>> {
+    let cluster = cluster_with(&["max_connections=200"])?;
+    let mut setup = Setup::new(&cluster.url("postgres"), &[]);
+    for (name, sql) in PROJECTIONS {
+        setup.preamble.push_str(&format!("[[group]]\nname = \"{name}\"\n"));
+        setup.projections.push(((*name).to_owned(), (*sql).to_owned(), format!("group = \"{name}\"")));
+    }
+    let source = connect(&setup.source_url).await?;
+    source.batch_execute(&schema(rows)).await?;
+    let checked = preflight::run(&setup.config(), Depth::Plans).await;
+    anyhow::ensure!(checked.passed(), "{}", checked.errors(false).join("\n"));
+    // The indexes that the plans ask for are all that it takes.
+    let mut indexes: Vec<String> = Vec::new();
+    for role in checked.planned.iter().flat_map(|planned| planned.plan.branches()).flat_map(|branch| &branch.roles) {
+        indexes.extend(role.missing_indexes.iter().map(|index| index.replace(" CONCURRENTLY", "")));
+    }
+    indexes.sort();
+    indexes.dedup();
+    for index in indexes {
+        source.batch_execute(&index).await?;
+    }
+    source.batch_execute("ANALYZE").await?;
+    let meter = Arc::new(Meter::default());
+    let mut projector = Projector::start(&setup, Some(meter.clone()), RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    let mut all = Vec::new();
+    for change in CHANGES {
+        meter.take();
+        source.batch_execute(change).await?;
+        projector.catch_up().await?;
+        all.push(meter.take());
+    }
+    projector.stop().await?;
+    setup.projections.retain(|(name, ..)| name != "recent");
+    assert_equal(&setup).await?;
+    Ok(all)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_costs_the_same_in_large_tables() -> anyhow::Result<()> {
+    let (small, large) = (costs(1_000).await?, costs(100_000).await?);
+    let mut dear = Vec::new();
+    for ((change, small), large) in CHANGES.iter().zip(&small).zip(&large) {
+        for (projection, &cost) in large {
+            let before = small.get(projection).copied().unwrap_or(0);
+            println!("{projection:16} {before:6} {cost:6}  {change}");
+            // Small tables are read whole where that is cheaper; a factor hides no reading of large ones.
+            if cost > 3 * before + 150 {
+                dear.push(format!("{projection}: {before} rows of 1,000, {cost} of 100,000: {change}"));
+            }
+        }
+    }
+    let measured: usize = large.iter().map(BTreeMap::len).sum();
+    assert!(measured >= PROJECTIONS.len() * 2, "only {measured} batches were measured");
+    assert!(dear.is_empty(), "{}", dear.join("\n"));
+    Ok(())
+}
