@@ -20,15 +20,36 @@ const PROJECTIONS: &[(&str, &str)] = &[
     ("no_key", "SELECT o.ref, p.amount FROM c.orders o JOIN c.payment p ON p.order_id = o.id"),
     ("full", "SELECT o.id, p.id AS payment FROM c.orders o FULL JOIN c.payment p ON p.order_id = o.id"),
     ("self_join", "SELECT a.id, b.id AS next FROM c.orders a LEFT JOIN c.orders b ON b.parent = a.id"),
-    ("exists_link", "SELECT o.id FROM c.orders o WHERE EXISTS (SELECT 1 FROM c.payment p WHERE p.order_id = o.id AND p.amount > 5)"),
-    ("not_exists_or", "SELECT o.id FROM c.orders o WHERE o.amount > 90 OR NOT EXISTS (SELECT 1 FROM c.payment p WHERE p.order_id = o.id)"),
+    (
+        "exists_link",
+        "SELECT o.id FROM c.orders o WHERE EXISTS (SELECT 1 FROM c.payment p WHERE p.order_id = o.id AND p.amount > 5)",
+    ),
+    (
+        "not_exists_or",
+        "SELECT o.id FROM c.orders o WHERE o.amount > 90 OR NOT EXISTS (SELECT 1 FROM c.payment p WHERE p.order_id = o.id)",
+    ),
     ("membership", "SELECT o.id FROM c.orders o WHERE o.id IN (SELECT p.order_id FROM c.payment p WHERE p.amount > 4)"),
     ("not_member", "SELECT o.id FROM c.orders o WHERE o.id NOT IN (SELECT l.order_id FROM c.line l WHERE l.product = 'p3')"),
-    ("scalar", "SELECT o.id, (SELECT count(*) FROM c.line l WHERE l.order_id = o.id) AS n, (SELECT max(p.amount) FROM c.payment p WHERE p.order_id = o.id) AS most FROM c.orders o"),
-    ("lateral_top", "SELECT o.id, x.product FROM c.orders o LEFT JOIN LATERAL (SELECT l.product FROM c.line l WHERE l.order_id = o.id ORDER BY l.n DESC LIMIT 1) x ON true"),
-    ("derived_group", "SELECT o.id, t.paid FROM c.orders o LEFT JOIN (SELECT order_id, sum(amount) AS paid FROM c.payment GROUP BY order_id) t ON t.order_id = o.id"),
-    ("derived_first", "SELECT o.id, t.n FROM c.orders o LEFT JOIN (SELECT DISTINCT ON (order_id) order_id, n FROM c.line ORDER BY order_id, n DESC) t ON t.order_id = o.id"),
-    ("with_query", "WITH big AS (SELECT id, customer_id FROM c.orders WHERE amount > 2) SELECT b.id, k.name FROM big b JOIN c.customer k ON k.id = b.customer_id"),
+    (
+        "scalar",
+        "SELECT o.id, (SELECT count(*) FROM c.line l WHERE l.order_id = o.id) AS n, (SELECT max(p.amount) FROM c.payment p WHERE p.order_id = o.id) AS most FROM c.orders o",
+    ),
+    (
+        "lateral_top",
+        "SELECT o.id, x.product FROM c.orders o LEFT JOIN LATERAL (SELECT l.product FROM c.line l WHERE l.order_id = o.id ORDER BY l.n DESC LIMIT 1) x ON true",
+    ),
+    (
+        "derived_group",
+        "SELECT o.id, t.paid FROM c.orders o LEFT JOIN (SELECT order_id, sum(amount) AS paid FROM c.payment GROUP BY order_id) t ON t.order_id = o.id",
+    ),
+    (
+        "derived_first",
+        "SELECT o.id, t.n FROM c.orders o LEFT JOIN (SELECT DISTINCT ON (order_id) order_id, n FROM c.line ORDER BY order_id, n DESC) t ON t.order_id = o.id",
+    ),
+    (
+        "with_query",
+        "WITH big AS (SELECT id, customer_id FROM c.orders WHERE amount > 2) SELECT b.id, k.name FROM big b JOIN c.customer k ON k.id = b.customer_id",
+    ),
     ("viewed", "SELECT v.id, v.double FROM c.doubled v"),
     ("united", "SELECT o.ref AS label FROM c.orders o UNION SELECT k.name FROM c.customer k"),
     ("united_all", "SELECT 'o' AS what, o.id FROM c.orders o UNION ALL SELECT 'p', p.id FROM c.payment p"),
@@ -36,13 +57,19 @@ const PROJECTIONS: &[(&str, &str)] = &[
     ("distinct_on", "SELECT DISTINCT ON (o.customer_id) o.customer_id, o.id FROM c.orders o ORDER BY o.customer_id, o.id DESC"),
     ("elements", "SELECT o.id, t.v FROM c.orders o CROSS JOIN LATERAL unnest(o.tags) t(v)"),
     ("small_groups", "SELECT o.customer_id, string_agg(o.ref, ',' ORDER BY o.id) AS refs FROM c.orders o GROUP BY o.customer_id"),
-    ("large_groups", "SELECT o.status, count(*) AS n, sum(o.amount) AS total, avg(o.amount) AS mean, sum(o.id) FILTER (WHERE o.amount > 5) AS ids FROM c.orders o GROUP BY o.status"),
+    (
+        "large_groups",
+        "SELECT o.status, count(*) AS n, sum(o.amount) AS total, avg(o.amount) AS mean, sum(o.id) FILTER (WHERE o.amount > 5) AS ids FROM c.orders o GROUP BY o.status",
+    ),
     ("extremes", "SELECT o.status, min(o.amount) AS least, max(o.id) AS last FROM c.orders o GROUP BY o.status"),
     ("distinct_counts", "SELECT o.status, count(DISTINCT o.customer_id) AS customers FROM c.orders o GROUP BY o.status"),
     ("of_all", "SELECT count(*) AS n, sum(p.amount) AS total FROM c.orders o JOIN c.payment p ON p.order_id = o.id"),
     ("ranked", "SELECT o.customer_id, o.id, row_number() OVER (PARTITION BY o.customer_id ORDER BY o.id) AS n FROM c.orders o"),
     ("recent", "SELECT p.id FROM c.payment p WHERE p.at > now() - interval '1 hour'"),
-    ("share_of_groups", "SELECT t.status, t.n, round(t.n / sum(t.n) OVER (), 4) AS share FROM (SELECT status, count(*) AS n FROM c.orders GROUP BY status) t"),
+    (
+        "share_of_groups",
+        "SELECT t.status, t.n, round(t.n / sum(t.n) OVER (), 4) AS share FROM (SELECT status, count(*) AS n FROM c.orders GROUP BY status) t",
+    ),
 ];
 
 /// Changes of one row.
@@ -81,7 +108,8 @@ struct Meter {
     costs: Mutex<BTreeMap<String, i64>>,
 }
 
-const COUNTED: &str = "SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0) + n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint
+const COUNTED: &str =
+    "SELECT coalesce(sum(seq_tup_read + coalesce(idx_tup_fetch, 0) + n_tup_ins + n_tup_upd + n_tup_del), 0)::bigint
     FROM pg_stat_xact_user_tables WHERE relname NOT IN ('checkpoint', 'projection')";
 
 impl Meter {

@@ -18,10 +18,11 @@ fn shipped(url: &str) -> anyhow::Result<Setup> {
     let config = Config::load(&path).map_err(|diagnostic| anyhow::anyhow!(diagnostic.render(false)))?;
     let mut setup = Setup::new(url, &[]);
     for projection in config.projections.iter().filter(|projection| projection.name != "inventory_health") {
+        let key = projection.key.as_ref().map(|key| format!("key = {key:?}\n")).unwrap_or_default();
         let indexes = projection.indexes.is_some().then(|| {
             format!("indexes = \"{}\"", root().join(format!("config/projections/{}.indexes.sql", projection.name)).display())
         });
-        setup.projections.push((projection.name.clone(), projection.sql.clone(), indexes.unwrap_or_default()));
+        setup.projections.push((projection.name.clone(), projection.sql.clone(), key + &indexes.unwrap_or_default()));
     }
     Ok(setup)
 }
@@ -52,6 +53,11 @@ async fn the_shipped_projections_follow_the_sample_schema() -> anyhow::Result<()
         "UPDATE sales.\"order\" SET inventory_item_id = NULL WHERE external_id LIKE 'EXT-5%'",
         "UPDATE inventory.stock SET product_id = (SELECT id FROM catalog.product ORDER BY sku LIMIT 1) WHERE quantity = 3",
         "UPDATE platform.marketplace SET name = 'Renamed' WHERE name = 'eBay'",
+        "UPDATE inventory.stock_financial SET sale_price = 1 WHERE sale_price > 100; DELETE FROM inventory.stock_reservation",
+        "INSERT INTO financial.transaction (external_id, amount) VALUES ('EXT-6', 1), ('NEW-1', 2), (NULL, 3)",
+        "UPDATE sales.\"order\" SET external_id = 'NEW-1' WHERE external_id = 'EXT-6'",
+        "UPDATE items SET created_at = now() - interval '40 days' WHERE id % 3 = 0; UPDATE items SET geohash = 'u33dc0xyz' WHERE id % 4 = 0",
+        "UPDATE sales.\"order\" SET sold_at = sold_at - interval '1 month' WHERE external_id LIKE 'EXT-7%'",
     ] {
         session.batch_execute(change).await?;
         projector.catch_up().await?;

@@ -56,4 +56,22 @@ SELECT s.id, m.id, s.purchase_price * 2, jsonb_build_object('listingId', 'L-' ||
 FROM inventory.stock s CROSS JOIN (SELECT id FROM platform.marketplace WHERE name = 'StockX') AS m
 WHERE s.listed_stockx;
 
+INSERT INTO inventory.stock_financial (stock_id, purchase_price, sale_price, fees)
+SELECT s.id, s.purchase_price, s.purchase_price * 1.4, jsonb_build_object('platform', round(s.purchase_price * 0.1, 2)) FROM inventory.stock s;
+INSERT INTO inventory.stock_lifecycle (stock_id, status, changed_at) SELECT s.id, s.status, s.purchase_date FROM inventory.stock s;
+INSERT INTO inventory.stock_metrics (stock_id, views, days_listed) SELECT s.id, s.quantity * 17, s.quantity * 3 FROM inventory.stock s WHERE s.listed_stockx;
+INSERT INTO inventory.stock_reservation (stock_id, reserved_qty, expires_at)
+SELECT s.id, 1, s.purchase_date + interval '30 days' FROM inventory.stock s WHERE s.status = 'reserved';
+
+-- Every ninth transaction has no order.
+INSERT INTO financial.transaction (external_id, amount, booked_at)
+SELECT CASE WHEN n % 9 = 0 THEN 'OLD-' || n ELSE 'EXT-' || n END, 50 + n % 300, timestamp '2026-08-01' + n % 100 * interval '1 day'
+FROM generate_series(1, current_setting('lockstep.products')::int / 2) AS n;
+
+INSERT INTO items (owner_id, title, status, category, geohash, location_point, is_deleted, created_at)
+SELECT 1 + n % 500, 'Item ' || n, (ARRAY['open', 'matched', 'closed'])[1 + n % 3], (ARRAY['electronics', 'keys', 'clothing', 'documents'])[1 + n % 4],
+       CASE WHEN n % 12 <> 0 THEN substr(md5((n % 400)::text), 1, 5) || substr(md5(n::text), 1, 4) END,
+       point(52 + (n % 100) / 1000.0, 13 + (n % 90) / 1000.0), n % 25 = 0, now() - n % 60 * interval '1 day'
+FROM generate_series(1, current_setting('lockstep.products')::int) AS n;
+
 ANALYZE;

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use crate::accumulate::Accumulators;
 use crate::facts::{OutputColumn, Relation, RelationKind};
+use crate::quote;
 use crate::sql::{RowKey, StateTable};
 
 /// How a projection is maintained.
@@ -15,6 +16,8 @@ pub struct Plan {
     pub query: String,
     /// The defining query, names qualified.
     pub definition: String,
+    /// The defining query with the time as the parameter `$1`, where it asks for the time.
+    pub definition_at: Option<String>,
     /// The result's columns.
     pub columns: Vec<OutputColumn>,
     /// Every table it reads.
@@ -232,6 +235,14 @@ impl Plan {
             Maintenance::Row(branch) => std::slice::from_ref(branch),
             Maintenance::Grouped(plan) => &plan.branches,
             Maintenance::Whole(_) => &[],
+        }
+    }
+
+    /// The defining query as it was at a time: whoever compares with it later need not have the same `now()`.
+    pub fn definition_at(&self, time: &str) -> String {
+        match &self.definition_at {
+            Some(template) => template.replace("$1", &quote::literal(time)),
+            None => self.definition.clone(),
         }
     }
 

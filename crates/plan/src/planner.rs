@@ -35,12 +35,20 @@ pub fn plan(query: &Query) -> Result<Plan, PlanError> {
         return Err(PlanError { message: "the query has no columns".to_owned(), hint: "select something".to_owned() });
     }
     let planned = with_large_stack(|| decide(query)).unwrap_or_else(|reason| Err(Obstacle::new(reason)));
-    Ok(planned.unwrap_or_else(|obstacle| whole(query, obstacle)))
+    Ok(with_time(query, planned.unwrap_or_else(|obstacle| whole(query, obstacle))))
 }
 
 /// The plan that recomputes everything, for a query that turned out not to be maintainable otherwise; `reason` follows "because".
 pub fn plan_whole(query: &Query, reason: &str) -> Plan {
-    whole(query, Obstacle::new(reason))
+    with_time(query, whole(query, Obstacle::new(reason)))
+}
+
+/// The plan with its definition at a time, if it asks for the time.
+fn with_time(query: &Query, mut plan: Plan) -> Plan {
+    if depends_on_time(query) {
+        plan.definition_at = with_large_stack(|| definition_at(query).ok().flatten()).ok().flatten();
+    }
+    plan
 }
 
 fn refuse_volatile(query: &Query) -> Result<(), PlanError> {
@@ -103,6 +111,14 @@ fn decide(query: &Query) -> Outcome<Plan> {
     let views_used = normalise::inline(&mut select, &query.views)?;
     // With views written out, places are no longer all of the query's own text.
     by_form(query, select).map_err(|obstacle| if views_used { Obstacle::new(obstacle.reason) } else { obstacle })
+}
+
+/// The query with the time as a parameter.
+fn definition_at(query: &Query) -> Outcome<Option<String>> {
+    let mut select = syntax::parse_select(&query.sql)?;
+    normalise::inline(&mut select, &query.views)?;
+    let asks = crate::resolve::fix_time(&mut select)?;
+    Ok(if asks { Some(syntax::print_select_pretty(&select)?) } else { None })
 }
 
 /// Finds out what kind of SELECT it is.
@@ -221,6 +237,7 @@ fn finished(query: &Query, maintenance: Maintenance, key: RowKey, owner: Vec<Str
         projection: query.projection.clone(),
         query: query_text(query),
         definition: query_text(query),
+        definition_at: None,
         reports_keys: false,
         columns: query.columns.clone(),
         relations: query.relations.clone(),
@@ -273,6 +290,7 @@ fn whole(query: &Query, obstacle: Obstacle) -> Plan {
         projection: query.projection.clone(),
         query: query_text(query),
         definition: query_text(query),
+        definition_at: None,
         reports_keys: false,
         columns: query.columns.clone(),
         relations: query.relations.clone(),

@@ -249,21 +249,20 @@ impl Paths {
                 Some(rows) if derived.place == Place::Row => match rows {
                     Rows::AtMostOne => false,
                     Rows::Many => true,
-                    Rows::PerGroup(groups) => !groups.iter().all(|group| Self::is_tied(index, group, resolved)),
+                    Rows::PerGroup(groups) => !groups.iter().all(|group| self.is_tied(index, group, resolved)),
                 },
                 Some(_) | None => false,
             })
     }
 
-    /// Whether a grouping expression of an opaque subquery is equal to a value from outside it.
-    fn is_tied(derived: usize, group: &pg_query::protobuf::Node, resolved: &Resolved) -> bool {
+    /// Whether a grouping expression of an opaque subquery is equal to a value that was known before the subquery was reached. (One
+    /// that was found through the subquery says nothing: there is one for each of its rows.)
+    fn is_tied(&self, derived: usize, group: &pg_query::protobuf::Node, resolved: &Resolved) -> bool {
         let Ok(group) = print_expression(group) else { return false };
         let inside = |index: &usize| resolved.occurrences[*index].place == Place::Inside(derived);
-        resolved.equalities.iter().any(|equality| {
-            equality.from_outside
-                && inside(&equality.occurrence)
-                && equality.side_sql == group
-                && !equality.depends_on.iter().any(inside)
+        let hops = self.hops.iter().filter(|hop| inside(&hop.occurrence));
+        hops.flat_map(|hop| &hop.equalities).any(|equality| {
+            equality.from_outside && equality.side_sql == group && !equality.depends_on.iter().any(inside)
         })
     }
 }

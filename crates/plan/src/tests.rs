@@ -34,7 +34,7 @@ fn catalog() -> Vec<Relation> {
             1,
             "orders",
             key(&["id"]),
-            &[("id", "bigint", true), ("customer_id", "bigint", false), ("amount", "numeric", false), ("status", "text", true)],
+            &[("id", "bigint", true), ("customer_id", "bigint", false), ("amount", "numeric", false), ("status", "text", true), ("placed", "timestamptz", false)],
         ),
         relation(2, "customer", key(&["id"]), &[("id", "bigint", true), ("region", "text", false), ("name", "text", false)]),
         relation(3, "region", key(&["code"]), &[("code", "text", true), ("title", "text", false)]),
@@ -217,6 +217,13 @@ fn subqueries_in_from() {
         2,
         "row: kept link o, root c",
     );
+    // The lines of an order are several groups here: what is found through the subquery does not make it one.
+    let several = plan(&query(
+        "SELECT o.id, t.n, c.name FROM s.orders o JOIN (SELECT order_id, quantity, count(*) AS n FROM s.line GROUP BY order_id, quantity) t ON t.order_id = o.id JOIN s.customer c ON c.id = t.quantity",
+        3,
+    ))
+    .expect("a plan");
+    assert!(several.branches()[0].fans_out, "{}", summary(&several));
     // A name inside may be a name outside.
     check("SELECT o.id FROM s.orders o WHERE EXISTS (SELECT 1 FROM s.customer o WHERE o.id = 3)", 1, "row: lookup o_2, root o");
 }
@@ -332,4 +339,14 @@ fn deep_nesting_is_no_abort() {
     assert!(plan(&query(&deep, 1)).is_ok());
     let sum = format!("SELECT o.id, {} FROM s.orders o", vec!["o.amount"; 5_000].join(" + "));
     assert!(plan(&query(&sum, 2)).is_ok());
+}
+
+#[test]
+fn a_definition_can_be_asked_for_at_a_time() {
+    let mut recent = query("SELECT o.id FROM s.orders o WHERE o.status = 'x' AND o.placed > (now() - '30 days'::interval)", 1);
+    recent.functions.push(function("now", FunctionKind::Function, Volatility::Stable));
+    let plan = plan(&recent).expect("a plan");
+    assert!(plan.follows_clock(), "{}", summary(&plan));
+    let at = plan.definition_at("2026-01-02 03:04:05+00");
+    assert!(at.contains("'2026-01-02 03:04:05+00'") && !at.contains("now()"), "{at}");
 }

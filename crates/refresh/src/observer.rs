@@ -11,6 +11,8 @@ pub struct LiveProjection {
     pub name: String,
     /// Its defining query.
     pub query: String,
+    /// The same with the batch's time in the place of `now()` and its like, for sessions with another time.
+    pub query_at: String,
     /// Its columns.
     pub columns: Vec<OutputColumn>,
     /// The schema of its table.

@@ -408,11 +408,12 @@ impl Projection {
         }
     }
 
-    pub(crate) fn live_view(&self) -> LiveProjection {
+    pub(crate) fn live_view(&self, time: &str) -> LiveProjection {
         let columns: Vec<OutputColumn> = self.plan.columns.clone();
         LiveProjection {
             name: self.name().to_owned(),
             query: self.plan.definition.clone(),
+            query_at: self.plan.definition_at(time),
             columns,
             on_target: self.plan.relations.iter().any(|relation| relation.kind == RelationKind::Projection)
                 && self.plan.definition == self.plan.query,

@@ -43,6 +43,14 @@ const FILES: &[(&str, &str)] = &[
     ("fact_daily_sales.sql", include_str!("../../../../config/projections/fact_daily_sales.sql")),
     ("platform_performance.sql", include_str!("../../../../config/projections/platform_performance.sql")),
     ("inventory_health.sql", include_str!("../../../../config/projections/inventory_health.sql")),
+    ("stock_consolidated.sql", include_str!("../../../../config/projections/stock_consolidated.sql")),
+    ("unmatched_transactions.sql", include_str!("../../../../config/projections/unmatched_transactions.sql")),
+    ("recent_items.sql", include_str!("../../../../config/projections/recent_items.sql")),
+    ("recent_items.indexes.sql", include_str!("../../../../config/projections/recent_items.indexes.sql")),
+    ("item_buckets.sql", include_str!("../../../../config/projections/item_buckets.sql")),
+    ("item_buckets.indexes.sql", include_str!("../../../../config/projections/item_buckets.indexes.sql")),
+    ("monthly_sales.sql", include_str!("../../../../config/projections/monthly_sales.sql")),
+    ("platform_monthly_trends.sql", include_str!("../../../../config/projections/platform_monthly_trends.sql")),
 ];
 
 /// Runs the demonstration.

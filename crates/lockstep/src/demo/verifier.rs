@@ -194,7 +194,7 @@ fn subject(projection: &LiveProjection) -> Subject {
     Subject {
         name: projection.name.clone(),
         schema: projection.schema.clone(),
-        query: projection.query.clone(),
+        query: projection.query_at.clone(),
         time_zone: projection.time_zone.clone(),
         columns: projection.columns.iter().map(|column| (column.name.clone(), column.comparable)).collect(),
     }

@@ -14,6 +14,17 @@ const WRITERS: u32 = 4;
 /// What an application does, with how often out of 20. `$1` is a random number from 0 to 1.
 const STATEMENTS: &[(u32, &str)] = &[
     (
+        2,
+        "INSERT INTO items (owner_id, title, category, geohash, created_at)
+         VALUES (1 + floor($1 * 500), 'Found ' || $1, 'keys', 'u33d' || substr(md5($1::text), 1, 5), now() - interval '30 days' + $1 * interval '20 seconds')",
+    ),
+    (1, "UPDATE items SET is_deleted = NOT is_deleted WHERE id = 1 + floor($1 * 1000)::int"),
+    (
+        1,
+        "UPDATE inventory.stock_financial SET sale_price = round((10 + $1 * 300)::numeric, 2)
+         WHERE stock_id = (SELECT id FROM inventory.stock LIMIT 1 OFFSET floor($1 * 500)::int)",
+    ),
+    (
         6,
         "UPDATE custom_posts SET \"customFields\" = jsonb_set(\"customFields\", '{recommendedPrice}', to_jsonb(40 + floor($1 * 300)::int)), \"updatedAt\" = now()
          WHERE id = (SELECT id FROM custom_posts WHERE slug >= 'item-' || floor($1 * 100000)::int ORDER BY slug LIMIT 1)",

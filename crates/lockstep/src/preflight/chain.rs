@@ -250,6 +250,7 @@ impl Planner<'_> {
             return Ok(None);
         };
         let mut plan = self.with_types(&outer_query, plan, &stand_ins).await?;
+        plan.definition_at = lockstep_plan::plan_whole(query, "").definition_at;
         query.sql.trim().trim_end_matches(';').clone_into(&mut plan.definition);
         Ok(Some((inner, (plan, names))))
     }

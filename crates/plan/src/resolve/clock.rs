@@ -5,12 +5,12 @@
 //! the operator, and however the bound moves. Those rows are dirty. The time anywhere else than in such a comparison cannot be followed.
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{AExprKind, Node, SqlValueFunctionOp};
+use pg_query::protobuf::{AExprKind, Node, SelectStmt, SqlValueFunctionOp};
 
 use super::expression::{contains_clock, see_through};
 use super::{Context, Resolver, Source};
 use crate::obstacle::{Obstacle, Outcome};
-use crate::syntax::{self, children, name_parts, print_expression};
+use crate::syntax::{self, children, clauses, for_each_subquery, name_parts, print_expression};
 
 /// A comparison of a row's value with a bound that moves with the time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,4 +148,62 @@ fn at(node: &Node) -> Outcome<Node> {
         *child = at(child)?;
     }
     Ok(copy)
+}
+
+/// Replaces the transaction's time by the parameter everywhere in a SELECT; false if the time is asked for nowhere.
+///
+/// # Errors
+/// Some part asks for the statement's time, or is not known.
+pub(crate) fn fix_time(select: &mut SelectStmt) -> Outcome<bool> {
+    let mut found = false;
+    for side in [&mut select.larg, &mut select.rarg].into_iter().flatten() {
+        found |= fix_time(side)?;
+    }
+    for item in &mut select.from_clause {
+        found |= fix_item(item)?;
+    }
+    for clause in clauses(select) {
+        found |= fix_expression(clause)?;
+    }
+    Ok(found)
+}
+
+fn fix_item(item: &mut Node) -> Outcome<bool> {
+    match item.node.as_mut() {
+        Some(NodeEnum::JoinExpr(join)) => {
+            let mut found = false;
+            for side in [&mut join.larg, &mut join.rarg].into_iter().flatten() {
+                found |= fix_item(side)?;
+            }
+            Ok(found | join.quals.as_deref_mut().map_or(Ok(false), fix_expression)?)
+        }
+        Some(NodeEnum::RangeSubselect(subselect)) => match subselect.subquery.as_mut().and_then(|node| node.node.as_mut()) {
+            Some(NodeEnum::SelectStmt(select)) => fix_time(select),
+            Some(_) | None => Ok(false),
+        },
+        Some(NodeEnum::RangeFunction(function)) => {
+            let mut found = false;
+            for call in &mut function.functions {
+                found |= fix_expression(call)?;
+            }
+            Ok(found)
+        }
+        Some(_) | None => Ok(false),
+    }
+}
+
+fn fix_expression(node: &mut Node) -> Outcome<bool> {
+    let mut found = contains_clock(node)?;
+    if found {
+        *node = at(node)?;
+    }
+    let mut failed = None;
+    for_each_subquery(node, &mut |select| {
+        match fix_time(select) {
+            Ok(inside) => found |= inside,
+            Err(obstacle) => failed = failed.take().or(Some(obstacle)),
+        }
+        Ok(())
+    })?;
+    failed.map_or(Ok(found), Err)
 }

@@ -105,7 +105,9 @@ impl Resolver<'_> {
         if self.is_nullable_now(occurrence) && !self.is_strict(&side)? {
             return Ok(());
         }
-        if depends_on.iter().any(|&index| self.is_nullable_now(index)) && !self.is_strict(&value)? {
+        let replaced = depends_on.iter().any(|&index| self.is_nullable_now(index));
+        // Where the value is NULL because nothing was joined, there is no row on the path to show it.
+        if replaced && (!self.is_strict(&value)? || membership.is_some_and(|nulls| nulls.in_value)) {
             return Ok(());
         }
         if holds_row(&side) || holds_row(&value) {

@@ -19,7 +19,7 @@ use crate::facts::{Function, Relation};
 use crate::obstacle::{Obstacle, Outcome};
 use crate::syntax::{self, Tally, clauses};
 
-pub(crate) use clock::ClockComparison;
+pub(crate) use clock::{ClockComparison, fix_time};
 pub(crate) use equality::{Equality, Nulls};
 pub(crate) use opaque::Rows;
 

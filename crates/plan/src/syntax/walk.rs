@@ -19,6 +19,7 @@ pub(crate) fn children(node: &mut Node) -> Result<Vec<&mut Node>, String> {
         | NodeEnum::String(_)
         | NodeEnum::Integer(_)
         | NodeEnum::AStar(_)
+        | NodeEnum::ParamRef(_)
         | NodeEnum::SetToDefault(_) => Vec::new(),
         NodeEnum::AExpr(n) => boxed([&mut n.lexpr, &mut n.rexpr]),
         NodeEnum::BoolExpr(n) => n.args.iter_mut().collect(),

@@ -238,7 +238,7 @@ impl BatchRun<'_> {
             return Err(BatchError::Fenced);
         }
         checkpoint::write_projections(target, self.leader_epoch, self.projections).await.map_err(sql_error(Side::Target))?;
-        let live = self.live_projections();
+        let live = self.live_projections(&snapshot.clock);
         if let Some(observer) = self.observer {
             observer.before_commit(self.view(&live, &[])).await.map_err(BatchError::Refused)?;
         }
@@ -299,12 +299,12 @@ impl BatchRun<'_> {
         Ok(true)
     }
 
-    fn live_projections(&self) -> Vec<LiveProjection> {
+    fn live_projections(&self, time: &str) -> Vec<LiveProjection> {
         if self.observer.is_none() {
             return Vec::new();
         }
         let live = |projection: &&Projection| matches!(projection.phase_after_batch(), crate::projection::Phase::Live);
-        self.projections.iter().filter(live).map(Projection::live_view).collect()
+        self.projections.iter().filter(live).map(|projection| projection.live_view(time)).collect()
     }
 
     fn view<'b>(&'b self, live: &'b [LiveProjection], freshness_seconds: &'b [f64]) -> BatchView<'b> {
