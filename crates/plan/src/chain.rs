@@ -129,7 +129,10 @@ pub fn stand_ins_of_tables(sql: &str, tables: &[ProjectionTable]) -> Result<Stri
     })
 }
 
-fn renamed(sql: &str, new_name: &(dyn Fn(&str, &str) -> Option<(String, String)> + Sync)) -> Result<String, String> {
+/// Another schema and name for a schema and name, if they are to be replaced.
+type Renaming<'a> = dyn Fn(&str, &str) -> Option<(String, String)> + Sync + 'a;
+
+fn renamed(sql: &str, new_name: &Renaming<'_>) -> Result<String, String> {
     let rename = || {
         let mut select = syntax::parse_select(sql)?;
         for_each_table(&mut select, &mut |table| {

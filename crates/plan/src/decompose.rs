@@ -49,7 +49,7 @@ fn take_apart(query: &Query) -> Outcome<Decomposition> {
         if is_more_than_aggregation(&select, &query.functions)? {
             select = parts.over_aggregation(select)?;
         } else {
-            parts.from_clause(&mut select)?;
+            parts.subqueries_in_from(&mut select)?;
         }
     }
     let mut table_left = false;
@@ -115,7 +115,7 @@ impl Parts<'_> {
     }
 
     /// Subqueries in FROM become inner projections, at this level and in subqueries of expressions.
-    fn from_clause(&mut self, select: &mut SelectStmt) -> Outcome<()> {
+    fn subqueries_in_from(&mut self, select: &mut SelectStmt) -> Outcome<()> {
         for item in &mut select.from_clause {
             self.item(item)?;
         }
@@ -123,7 +123,7 @@ impl Parts<'_> {
         for clause in clauses(select) {
             for_each_subquery(clause, &mut |inner| {
                 if failed.is_none() {
-                    failed = self.from_clause(inner).err();
+                    failed = self.subqueries_in_from(inner).err();
                 }
                 Ok(())
             })?;

@@ -97,7 +97,7 @@ pub(crate) fn by_partition(part: &Part) -> Outcome<Grouping> {
     let select = &part.resolved.select;
     let partition = aggregate::common_partition(select)?;
     if partition.is_empty() {
-        return Err(Obstacle::at("a window function looks over all rows, without PARTITION BY", first_window(select)?));
+        return Err(Obstacle::at("a window function looks over all rows, without PARTITION BY", first_window(select)));
     }
     let groups: Vec<String> = partition.iter().map(print_expression).collect::<Result<_, _>>()?;
     let texts = outputs(select)?;
@@ -121,7 +121,7 @@ pub(crate) fn by_partition(part: &Part) -> Outcome<Grouping> {
     })
 }
 
-fn first_window(select: &SelectStmt) -> Outcome<i32> {
+fn first_window(select: &SelectStmt) -> i32 {
     fn location(node: &mut Node) -> Option<i32> {
         if let Some(NodeEnum::FuncCall(call)) = &node.node
             && call.over.is_some()
@@ -130,7 +130,7 @@ fn first_window(select: &SelectStmt) -> Outcome<i32> {
         }
         children(node).ok()?.into_iter().find_map(location)
     }
-    Ok(select.target_list.iter().find_map(|target| location(&mut target.clone())).unwrap_or(-1))
+    select.target_list.iter().find_map(|target| location(&mut target.clone())).unwrap_or(-1)
 }
 
 /// Rewrites expressions with window functions so that they read contributions.

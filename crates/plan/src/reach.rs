@@ -261,8 +261,7 @@ impl Paths {
         let Ok(group) = print_expression(group) else { return false };
         let inside = |index: &usize| resolved.occurrences[*index].place == Place::Inside(derived);
         let hops = self.hops.iter().filter(|hop| inside(&hop.occurrence));
-        hops.flat_map(|hop| &hop.equalities).any(|equality| {
-            equality.from_outside && equality.side_sql == group && !equality.depends_on.iter().any(inside)
-        })
+        hops.flat_map(|hop| &hop.equalities)
+            .any(|equality| equality.from_outside && equality.side_sql == group && !equality.depends_on.iter().any(inside))
     }
 }

@@ -15,7 +15,7 @@ use crate::batch::{BatchEnd, BatchRun, Committed};
 use crate::checkpoint;
 use crate::error::{BatchError, Remedy, Side};
 use crate::observer::BatchObserver;
-use crate::projection::{FaultRecord, Projection, Statements as ProjectionStatements};
+use crate::projection::{FaultRecord, Projection, Statements as ProjectionStatements, Tracing};
 use crate::sessions::{Endpoints, Sessions};
 use crate::statements::Statements;
 use crate::status::GroupStatus;
@@ -223,7 +223,7 @@ impl Group {
                 }
                 Remedy::SkipTraces(index) => {
                     tracing::warn!(projection = self.settings.projections[index].name(), error = %error, "refreshing everything instead");
-                    self.settings.projections[index].skip_traces = true;
+                    self.settings.projections[index].tracing = Tracing::GivenUp;
                 }
                 Remedy::Fault(index) => self.fault(index, &error, connected.as_ref()).await,
                 Remedy::Stop => {
@@ -275,7 +275,7 @@ impl Group {
     /// Looks for links that an earlier run gave up, because reading them failed on some row: their tables are empty.
     async fn find_missing_links(&mut self, sessions: &Sessions) -> Result<(), BatchError> {
         for projection in &mut self.settings.projections {
-            if !projection.is_live() || projection.skip_traces {
+            if !projection.is_live() || projection.tracing == Tracing::GivenUp {
                 continue;
             }
             for branch in projection.plan.branches() {
@@ -284,7 +284,9 @@ impl Group {
                     let table = quote::qualified(&self.settings.places.state_schema, &link.state.name);
                     let found = sessions.target().query_opt(&format!("SELECT FROM {table} LIMIT 1"), &[]).await;
                     let found = found.map_err(|error| BatchError::Sql { side: Side::Target, error, projection: None })?;
-                    projection.links_missing |= found.is_none();
+                    if found.is_none() {
+                        projection.tracing = Tracing::LinksMissing;
+                    }
                 }
             }
         }

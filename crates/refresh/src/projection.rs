@@ -125,6 +125,17 @@ fn links(branch: &Branch, places: &Places) -> Links {
     branch.roles.iter().map(|role| link(&role.trace)).collect()
 }
 
+/// Whether changes are traced to root keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tracing {
+    /// As planned.
+    Works,
+    /// A trace failed on a row that the query filters out: dirty lookups and links refresh everything, and links are not kept.
+    GivenUp,
+    /// A link's table was found empty: an earlier run gave it up, or its relation is empty. Everything is refreshed once.
+    LinksMissing,
+}
+
 /// A projection at run time.
 pub struct Projection {
     pub(crate) plan: Plan,
@@ -139,10 +150,7 @@ pub struct Projection {
     pub(crate) reason: Option<String>,
     /// Write the next batch by deleting first.
     pub(crate) delete_first: bool,
-    /// A trace failed on a row that the query filters out: dirty lookups refresh everything.
-    pub(crate) skip_traces: bool,
-    /// A link's table was found empty: it was given up, or its relation is empty. Everything is refreshed once.
-    pub(crate) links_missing: bool,
+    pub(crate) tracing: Tracing,
     /// When it will be due after the batch in work.
     pub(crate) due_after_batch: Option<Instant>,
     /// When a projection that depends on the time is due again, as a whole.
@@ -179,8 +187,7 @@ impl Projection {
             built_roots: 0,
             reason: None,
             delete_first: false,
-            skip_traces: false,
-            links_missing: false,
+            tracing: Tracing::Works,
             due_after_batch: None,
             due_at: on_schedule.then(Instant::now),
             tick_at: plan.follows_clock().then(Instant::now),
@@ -294,7 +301,7 @@ impl Projection {
 
     /// The same, apart from looking for rows that came or went with the time.
     pub(crate) fn wants_more_than_a_tick(&self) -> bool {
-        self.is_building() || self.is_due() || !self.is_live() || self.links_missing
+        self.is_building() || self.is_due() || !self.is_live() || self.tracing == Tracing::LinksMissing
     }
 
     /// Whether the build has read all roots and waits for its indexes and its last batch.
@@ -359,7 +366,9 @@ impl Projection {
             self.rows_at_batch_start = rows;
             self.reason = None;
             self.delete_first = false;
-            self.links_missing = false;
+            if self.tracing == Tracing::LinksMissing {
+                self.tracing = Tracing::Works;
+            }
         }
         self.due_at = self.due_after_batch.take().or(self.due_at);
     }

@@ -141,6 +141,14 @@ impl From<AnalysisError> for Problem {
     }
 }
 
+/// A projection taken apart.
+struct Apart {
+    inner: Vec<Planned>,
+    outer: Plan,
+    /// The inner projections that the outer plan reads.
+    reads: Vec<String>,
+}
+
 struct Planner<'a> {
     projection: &'a ProjectionConfig,
     source: &'a Session,
@@ -166,12 +174,14 @@ impl Planner<'_> {
         let mut all = Vec::new();
         let mut plan = plan;
         let mut reads: Vec<String> = read.iter().map(|planned| planned.plan.projection.clone()).collect();
-        if matches!(plan.maintenance, Maintenance::Whole(_)) && read.is_empty() && depth < DEPTH_MAX {
-            if let Some((inner, outer)) = Box::pin(self.taken_apart(&query, &definition, depth)).await? {
-                reads = outer.1;
-                plan = outer.0;
-                all = inner;
-            }
+        if matches!(plan.maintenance, Maintenance::Whole(_))
+            && read.is_empty()
+            && depth < DEPTH_MAX
+            && let Some(apart) = Box::pin(self.taken_apart(&query, &definition, depth)).await?
+        {
+            all = apart.inner;
+            plan = apart.outer;
+            reads = apart.reads;
         }
         let node = self.next_node();
         all.push(Planned {
@@ -195,12 +205,7 @@ impl Planner<'_> {
 
     /// Inner projections and the outer plan over them. `None` if the query cannot be taken apart, or nothing is won: some inner part is
     /// whole as well, or none is smaller than what it reads.
-    async fn taken_apart(
-        &mut self,
-        query: &Query,
-        definition: &Definition,
-        depth: usize,
-    ) -> Result<Option<(Vec<Planned>, (Plan, Vec<String>))>, Problem> {
+    async fn taken_apart(&mut self, query: &Query, definition: &Definition, depth: usize) -> Result<Option<Apart>, Problem> {
         let Some(parts) = decompose(query) else { return Ok(None) };
         let first_node = self.first_node;
         let mut inner: Vec<Planned> = Vec::new();
@@ -252,7 +257,7 @@ impl Planner<'_> {
         let mut plan = self.with_types(&outer_query, plan, &stand_ins).await?;
         plan.definition_at = lockstep_plan::plan_whole(query, "").definition_at;
         query.sql.trim().trim_end_matches(';').clone_into(&mut plan.definition);
-        Ok(Some((inner, (plan, names))))
+        Ok(Some(Apart { inner, outer: plan, reads: names }))
     }
 
     /// The plan with its hidden tables' columns typed; whole, if some type cannot be stored.

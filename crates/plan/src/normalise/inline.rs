@@ -54,7 +54,7 @@ impl Inliner<'_> {
             self.select(side, &names)?;
         }
         for item in &mut select.from_clause {
-            self.from_item(item, &names)?;
+            self.item(item, &names)?;
         }
         for clause in clauses(select) {
             self.expression(clause, &names)?;
@@ -75,7 +75,7 @@ impl Inliner<'_> {
         Ok(Named { name: ctename, columns: aliascolnames, query })
     }
 
-    fn from_item(&mut self, item: &mut Node, names: &[Named]) -> Outcome<()> {
+    fn item(&mut self, item: &mut Node, names: &[Named]) -> Outcome<()> {
         match item.node.as_mut() {
             Some(NodeEnum::RangeVar(table)) => {
                 if let Some(subselect) = self.written_out(table, names)? {
@@ -85,7 +85,7 @@ impl Inliner<'_> {
             }
             Some(NodeEnum::JoinExpr(join)) => {
                 for side in [&mut join.larg, &mut join.rarg].into_iter().flatten() {
-                    self.from_item(side, names)?;
+                    self.item(side, names)?;
                 }
                 join.quals.as_deref_mut().map_or(Ok(()), |condition| self.expression(condition, names))
             }

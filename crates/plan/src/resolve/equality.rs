@@ -180,8 +180,7 @@ impl Resolver<'_> {
     fn is_strict(&self, node: &Node) -> Outcome<bool> {
         const STRICT_OPERATORS: [&str; 10] = ["+", "-", "*", "/", "%", "->", "->>", "#>", "#>>", "="];
         let by_kind = match &node.node {
-            Some(NodeEnum::ColumnRef(_)) => return Ok(true),
-            Some(NodeEnum::AConst(_)) => return Ok(true),
+            Some(NodeEnum::ColumnRef(_) | NodeEnum::AConst(_)) => return Ok(true),
             Some(NodeEnum::TypeCast(_) | NodeEnum::CollateClause(_)) => true,
             Some(NodeEnum::AExpr(operation)) => {
                 let operator = name_parts(&operation.name);

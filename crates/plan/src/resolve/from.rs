@@ -12,7 +12,7 @@ use crate::quote;
 use crate::syntax::{self, string_of};
 
 impl Resolver<'_> {
-    pub(super) fn from_item(&mut self, item: &mut Node, place: Place, nullable: bool) -> Outcome<Side> {
+    pub(super) fn item(&mut self, item: &mut Node, place: Place, nullable: bool) -> Outcome<Side> {
         match item.node.as_mut() {
             Some(NodeEnum::RangeVar(table)) => self.table(table, place, nullable),
             Some(NodeEnum::JoinExpr(join)) => self.join(join, place, nullable),
@@ -131,8 +131,8 @@ impl Resolver<'_> {
         let (Some(left_item), Some(right_item)) = (&mut join.larg, &mut join.rarg) else {
             return Err(Obstacle::new("a join lacks a side"));
         };
-        let left = self.from_item(left_item, place, left_nullable)?;
-        let right = self.from_item(right_item, place, right_nullable)?;
+        let left = self.item(left_item, place, left_nullable)?;
+        let right = self.item(right_item, place, right_nullable)?;
         if !join.using_clause.is_empty() {
             self.using_to_on(join, kind, &left, &right)?;
         }
@@ -147,7 +147,9 @@ impl Resolver<'_> {
             let context = if kind == JoinType::JoinInner && !nullable { Context::Filter } else { Context::Value };
             self.expression(condition, context)?;
             if syntax::is_false(condition) {
-                constrained.iter().for_each(|&index| self.occurrences[index].inert = true);
+                for &index in &constrained {
+                    self.occurrences[index].inert = true;
+                }
             }
             self.collect(condition, &constrained)?;
             self.extended.pop();

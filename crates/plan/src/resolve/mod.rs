@@ -172,7 +172,7 @@ impl Resolver<'_> {
         self.extended.push(BTreeSet::new());
         let mut from = Side::default();
         for item in &mut select.from_clause {
-            let side = self.from_item(item, place, nullable)?;
+            let side = self.item(item, place, nullable)?;
             from = from.plus(&side);
         }
         if let Some(level) = self.extended.last_mut() {

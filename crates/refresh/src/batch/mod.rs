@@ -109,14 +109,11 @@ impl BatchRun<'_> {
         if batch.is_empty()
             && !self.projections.iter().any(|projection| projection.takes_part() && projection.wants_more_than_a_tick())
         {
-            match self.nothing_flipped().await {
-                Ok(true) => {
-                    self.capture.with_group(self.index, |dirty| dirty.give_back(batch));
-                    self.sessions.rollback().await;
-                    return Ok(BatchEnd::NothingFlipped(snapshot.clock));
-                }
-                // The batch meets the error again where it is handled.
-                Ok(false) | Err(_) => {}
+            let nothing_flipped = self.nothing_flipped().await;
+            if !matches!(nothing_flipped, Ok(false)) {
+                self.capture.with_group(self.index, |dirty| dirty.give_back(batch));
+                self.sessions.rollback().await;
+                return nothing_flipped.map(|_| BatchEnd::NothingFlipped(snapshot.clock));
             }
         }
         match self.refresh_and_commit(&batch, &snapshot, contained_lsn, began, fence_time).await {

@@ -11,7 +11,7 @@ use tokio_postgres::types::ToSql;
 use super::BatchRun;
 use super::trace::{Work, parameters};
 use crate::error::{BatchError, Side};
-use crate::projection::{BuildPosition, Phase, Statements};
+use crate::projection::{BuildPosition, Phase, Statements, Tracing};
 
 /// Rows written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl BatchRun<'_> {
         let projection = &self.projections[index];
         match &projection.phase {
             Phase::Live => {
-                let everything = projection.is_due() || projection.links_missing;
+                let everything = projection.is_due() || projection.tracing == Tracing::LinksMissing;
                 Ok((if everything { Work::Everything } else { work }, Phase::Live))
             }
             // Whatever was missed while it was set aside is made good by refreshing everything.
@@ -213,10 +213,9 @@ impl BatchRun<'_> {
     }
 
     async fn refresh_everything(&mut self, index: usize) -> Result<Counts, BatchError> {
-        if !self.projections[index].skip_traces {
-            self.fill_links(index).await?;
-        } else {
-            self.clear_links(index).await?;
+        match self.projections[index].tracing {
+            Tracing::Works | Tracing::LinksMissing => self.fill_links(index).await?,
+            Tracing::GivenUp => self.clear_links(index).await?,
         }
         let counts = match &self.sql[index] {
             Statements::Row { everything, .. } | Statements::Whole { everything } => {

@@ -8,6 +8,7 @@ use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
 use crate::error::{BatchError, Side};
+use crate::projection::Tracing;
 
 /// What a projection has to do in a batch.
 pub(crate) enum Work {
@@ -116,7 +117,7 @@ impl BatchRun<'_> {
         match &role.trace {
             Trace::Root if roots.extend(keys) => Ok(Room::Left),
             Trace::Root | Trace::Whole => Ok(Room::Exhausted),
-            Trace::Keys(_) | Trace::Link(_) if self.projections[index].skip_traces => Ok(Room::Exhausted),
+            Trace::Keys(_) | Trace::Link(_) if self.projections[index].tracing == Tracing::GivenUp => Ok(Room::Exhausted),
             Trace::Keys(sql) => self.trace_keys(index, sql, keys, roots).await,
             Trace::Link(_) => self.trace_link(index, branch, role_index, keys, roots).await,
         }
