@@ -349,7 +349,7 @@ async fn conforms(constructs: &[Construct], two_databases: bool) -> anyhow::Resu
     let seed = seed_from_environment();
     let (source, target) = (cluster()?, two_databases.then(cluster).transpose()?);
     let mut setup = setup(&source.url("postgres"), constructs);
-    setup.preamble = "[[group]]\nname = \"methods\"\n".to_owned();
+    "[[group]]\nname = \"methods\"\n".clone_into(&mut setup.preamble);
     setup.target_url = target.as_ref().map(|target| target.url("postgres"));
     shop(&setup.source_url).await?;
     expect_plans(&setup, constructs).await?;

@@ -46,7 +46,7 @@ async fn random_queries_stay_equal() -> anyhow::Result<()> {
         }
     }
     println!("{done} queries, {incremental} of them incremental");
-    assert!(incremental * 10 >= done * 7, "too few are incremental for the test to mean much: {incremental} of {done}");
+    assert!(incremental * 2 >= done, "too few are incremental for the test to mean much: {incremental} of {done}");
     Ok(())
 }
 
@@ -56,7 +56,7 @@ async fn maintained(seed: u64, queries: &[RandomQuery]) -> anyhow::Result<u64> {
     let mut setup = Setup::new(&cluster.url("postgres"), &[]);
     setup.projections =
         queries.iter().enumerate().map(|(n, query)| (format!("q{n}"), query.sql(), "group = \"all\"".to_owned())).collect();
-    setup.preamble = "[[group]]\nname = \"all\"\n".to_owned();
+    "[[group]]\nname = \"all\"\n".clone_into(&mut setup.preamble);
     let source = shop(&setup.source_url).await?;
     source
         .batch_execute(&format!(

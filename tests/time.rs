@@ -88,7 +88,7 @@ async fn rows_come_and_go_by_the_clock_of_another_server() -> anyhow::Result<()>
 
 async fn by_the_clock(setup: &Setup) -> anyhow::Result<()> {
     let mut setup = setup.clone();
-    setup.preamble = "[time]\nresolution_ms = 50\n".to_owned();
+    "[time]\nresolution_ms = 50\n".clone_into(&mut setup.preamble);
     let source = connect(&setup.source_url).await?;
     source.batch_execute(SCHEMA).await?;
     source.batch_execute(&insert(1, "n % 30 / 5.0 - 2")).await?;
@@ -152,7 +152,7 @@ async fn a_clock_that_steps_backwards() -> anyhow::Result<()> {
 async fn the_passing_of_time_alone_writes_nothing() -> anyhow::Result<()> {
     let cluster = cluster()?;
     let mut setup = Setup::new(&cluster.url("postgres"), &PROJECTIONS[..1]);
-    setup.preamble = "[time]\nresolution_ms = 20\n".to_owned();
+    "[time]\nresolution_ms = 20\n".clone_into(&mut setup.preamble);
     let source = connect(&setup.source_url).await?;
     source.batch_execute(SCHEMA).await?;
     source.batch_execute(&insert(1, "600")).await?;
@@ -193,7 +193,7 @@ async fn writers_and_the_clock() -> anyhow::Result<()> {
             ),
         ],
     );
-    setup.preamble = "[time]\nresolution_ms = 20\n".to_owned();
+    "[time]\nresolution_ms = 20\n".clone_into(&mut setup.preamble);
     let source = shop(&setup.source_url).await?;
     source.batch_execute("UPDATE shop.payment SET paid_at = now() + (id % 60 - 10) * interval '0.1 seconds'").await?;
     let oracle = Arc::new(Oracle::strict());
