@@ -11,7 +11,7 @@ use rand::{Rng as _, SeedableRng as _};
 use crate::harness::{Projector, Setup, assert_equal, shop};
 
 /// So few rows that most changes meet something, and joins of four tables stay small.
-const KEYS: Keys = Keys { orders: 30, customers: 10, payments: 25, employees: 12, baskets: 5 };
+const KEYS: Keys = Keys { orders: 30, customers: 10, payments: 25, employees: 12, baskets: 5, truncates: true };
 
 /// Queries maintained together.
 const TOGETHER: u64 = 20;

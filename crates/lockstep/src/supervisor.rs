@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use lockstep_capture::{Capture, CaptureStatus, Interest, Limits, StreamSettings};
 use lockstep_connect::Session;
-use lockstep_plan::Role;
 use lockstep_plan::facts::RelationKind;
 use lockstep_plan::sql::Places;
+use lockstep_plan::{RelationRole, Role};
 use lockstep_refresh::{
     BatchObserver, Endpoints, Group, GroupEnd, GroupSettings, GroupStatus, Projection, RefreshOptions, Registered,
 };
@@ -259,8 +259,10 @@ fn interests(members: &[(&Planned, &Registered)]) -> Vec<Interest> {
             if relation.kind == RelationKind::Projection {
                 continue;
             }
+            let relations = &planned.plan.relations;
+            let reads = |role: &RelationRole| role.relation == index || relations[role.relation].children.contains(&relation.oid);
             let mut roles = planned.plan.branches().iter().flat_map(|branch| &branch.roles);
-            let keys_wanted = roles.any(|role| role.relation == index && role.role != Role::Whole);
+            let keys_wanted = roles.any(|role| reads(role) && role.role != Role::Whole);
             match interests.iter_mut().find(|interest| interest.oid == relation.oid) {
                 Some(interest) => interest.keys_wanted |= keys_wanted,
                 None => interests.push(Interest { oid: relation.oid, keys_wanted }),

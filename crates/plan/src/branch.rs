@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use pg_query::NodeEnum;
 use pg_query::protobuf::{Node, SelectStmt};
 
-use crate::facts::{Query, Relation};
+use crate::facts::{Query, Relation, RelationKind};
 use crate::obstacle::{Obstacle, Outcome};
 use crate::plan::{Branch, Clock, RelationRole, Role, Root, Trace};
 use crate::quote;
@@ -31,19 +31,23 @@ impl Part {
         let key_outputs = |root: usize| key_outputs(root, &resolved, &query.relations, &outputs).unwrap_or_default();
         let paths = reach::find(&resolved, &query.relations, &|root| !key_outputs(root).is_empty())?;
         // A table that is joined without any tie makes everything depend on everything.
-        if let Some((_, reason)) = paths.unreached.iter().find(|(index, _)| resolved.occurrences[*index].place != Place::Subquery)
+        if let Some((index, reason)) =
+            paths.unreached.iter().find(|(index, _)| resolved.occurrences[*index].place != Place::Subquery)
         {
-            return Err(Obstacle::new(reason.clone()));
+            return Err(Obstacle::at(reason.clone(), resolved.occurrences[*index].location));
         }
         // What cannot be traced must not change with what can, or nothing is gained.
         let relation = |index: usize| resolved.table(index);
         let traced: BTreeSet<usize> =
             std::iter::once(paths.root).chain(paths.hops.iter().map(|hop| hop.occurrence)).filter_map(relation).collect();
-        if let Some((_, reason)) = paths.unreached.iter().find(|(index, _)| relation(*index).is_some_and(|r| traced.contains(&r)))
-        {
-            return Err(Obstacle::new(reason.clone()));
+        let also_traced = |(index, _): &&(usize, String)| relation(*index).is_some_and(|found| traced.contains(&found));
+        if let Some((index, reason)) = paths.unreached.iter().find(also_traced) {
+            return Err(Obstacle::at(reason.clone(), resolved.occurrences[*index].location));
         }
-        let fans_out = paths.fans_out(&resolved) || crate::aggregate::returns_set(&resolved.select, &query.functions)?;
+        // A key of an inheritance family may occur in several of its tables.
+        let family = relation(paths.root).is_some_and(|root| query.relations[root].kind == RelationKind::InheritanceParent);
+        let returns_set = crate::aggregate::returns_set(&resolved.select, &query.functions)?;
+        let fans_out = family || returns_set || paths.fans_out(&resolved);
         let key_outputs = key_outputs(paths.root);
         Ok(Self { resolved, paths, key_outputs, fans_out })
     }

@@ -71,6 +71,8 @@ pub struct Relation {
     pub columns: Vec<Column>,
     /// What identifies a row in the replication stream.
     pub identity: Identity,
+    /// The oids of its inheritance children, theirs included; they are relations of the query as well.
+    pub children: Vec<u32>,
     /// The leading columns (or expressions) of its usable indexes.
     pub indexes: Vec<Vec<String>>,
 }

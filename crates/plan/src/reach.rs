@@ -135,7 +135,8 @@ fn lookup(index: usize, resolved: &Resolved, relations: &[Relation], usable: &BT
             return depends_on.is_subset(usable).then(hop);
         }
     };
-    if why_not_traceable(resolved, index, relations).is_some() {
+    // The tables of an inheritance family may each have a row of that key.
+    if why_not_traceable(resolved, index, relations).is_some() || relation.kind == RelationKind::InheritanceParent {
         return None;
     }
     let equalities = relation

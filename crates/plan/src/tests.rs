@@ -20,6 +20,7 @@ fn relation(oid: u32, name: &str, identity: Identity, columns: &[(&str, &str, bo
             })
             .collect(),
         identity,
+        children: Vec::new(),
         indexes: vec![vec!["id".to_owned()]],
     }
 }

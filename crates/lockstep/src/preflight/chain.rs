@@ -317,6 +317,7 @@ fn stand_in(planned: &Planned) -> StandIn {
         name: plan.projection.clone(),
         kind: RelationKind::Projection,
         columns,
+        children: Vec::new(),
         indexes: if key.is_empty() { Vec::new() } else { vec![key.clone()] },
         identity: if key.is_empty() { Identity::FullRow } else { Identity::Columns { columns: key, full: false } },
     };

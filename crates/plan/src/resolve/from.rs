@@ -34,8 +34,14 @@ impl Resolver<'_> {
             return Err(Obstacle::at(format!("it reads {name}, which is not a table"), table.location));
         };
         let label = self.relations[relation].label();
-        if self.relations[relation].kind == RelationKind::InheritanceParent {
-            return Err(Obstacle::at(format!("{label} has inheritance children"), table.location));
+        let parent = &self.relations[relation];
+        let same_key =
+            |child: &&Relation| parent.children.contains(&child.oid) && child.identity_columns() != parent.identity_columns();
+        if parent.kind == RelationKind::InheritanceParent
+            && let Some(child) = self.relations.iter().find(same_key)
+        {
+            let reason = format!("{label} has the inheritance child {}, whose key is another one", child.label());
+            return Err(Obstacle::at(reason, table.location));
         }
         if !table.inh {
             return Err(Obstacle::at(format!("it reads ONLY {label}"), table.location));
@@ -51,7 +57,7 @@ impl Resolver<'_> {
         if alias != table.relname {
             table.alias = Some(Alias { aliasname: alias.clone(), colnames: Vec::new() });
         }
-        Ok(self.add_occurrence(written, alias, Source::Table(relation), place, nullable))
+        Ok(self.add_occurrence(written, alias, Source::Table(relation), place, nullable, table.location))
     }
 
     fn function(&mut self, function: &mut RangeFunction, place: Place, nullable: bool) -> Outcome<Side> {
@@ -73,7 +79,7 @@ impl Resolver<'_> {
         let unique = self.unique(&written);
         alias.aliasname.clone_from(&unique);
         let source = Source::Function(Box::new(function.clone()), depends_on);
-        Ok(self.add_occurrence(written, unique, source, place, nullable))
+        Ok(self.add_occurrence(written, unique, source, place, nullable, -1))
     }
 
     fn derived_table(&mut self, subselect: &mut RangeSubselect, place: Place, nullable: bool) -> Outcome<Side> {
@@ -200,9 +206,25 @@ impl Resolver<'_> {
         self.scopes.last().is_some_and(|scope| scope.iter().any(|(_, name)| *name == Name::Occurrence(occurrence)))
     }
 
-    fn add_occurrence(&mut self, written: String, alias: String, source: Source, place: Place, nullable: bool) -> Side {
+    fn add_occurrence(
+        &mut self,
+        written: String,
+        alias: String,
+        source: Source,
+        place: Place,
+        nullable: bool,
+        location: i32,
+    ) -> Side {
         let index = self.occurrences.len();
-        self.occurrences.push(Occurrence { alias: alias.clone(), source, nullable, place, inert: false, filters: Vec::new() });
+        self.occurrences.push(Occurrence {
+            alias: alias.clone(),
+            source,
+            nullable,
+            place,
+            inert: false,
+            location,
+            filters: Vec::new(),
+        });
         self.add_name(written, alias, Name::Occurrence(index));
         Side { all: BTreeSet::from([index]), nullable: BTreeSet::new() }
     }

@@ -51,6 +51,8 @@ pub(crate) struct Occurrence {
     pub(crate) place: Place,
     /// Whether it can contribute nothing, standing under `ON false`.
     pub(crate) inert: bool,
+    /// Where it stands in the query's text, as the parser counts.
+    pub(crate) location: i32,
     /// Conditions on its columns alone that every row which matters satisfies.
     pub(crate) filters: Vec<Node>,
 }

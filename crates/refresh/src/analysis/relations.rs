@@ -81,8 +81,13 @@ async fn add_children(client: &Client, relations: &mut Vec<Relation>) -> Result<
             &[&parent],
         )
         .await?;
+    let at = relations.len() - 1;
     for row in rows {
-        relations.push(relation(client, &row).await?);
+        let child = relation(client, &row).await?;
+        relations[at].children.push(child.oid);
+        if !relations.iter().any(|known| known.oid == child.oid) {
+            relations.push(child);
+        }
     }
     Ok(())
 }
@@ -125,6 +130,7 @@ async fn relation(client: &Client, row: &Row) -> Result<Relation, AnalysisError>
         columns: columns(client, oid).await?,
         identity: identity(client, oid, row.get(5)).await?,
         indexes: indexes(client, oid).await?,
+        children: Vec::new(),
         schema,
         name,
     })

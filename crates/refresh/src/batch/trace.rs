@@ -86,11 +86,15 @@ impl BatchRun<'_> {
             let relation = &self.projections[index].plan.relations[role.relation];
             let mut flipped = KeySet::new(relation.identity_columns().len());
             let written = self.written.get(&relation.oid).cloned();
-            let dirty = match written.as_ref().or_else(|| batch.relations.get(&relation.oid)) {
-                Some(DirtyKeys::Whole) => return Ok(Room::Exhausted),
-                Some(DirtyKeys::Keys(keys)) => Some(keys),
-                None => None,
-            };
+            // The changes of inheritance children come under their own names.
+            let family = std::iter::once(&relation.oid).chain(&relation.children);
+            let mut dirty = Vec::new();
+            for found in written.iter().chain(family.filter_map(|oid| batch.relations.get(oid))) {
+                match found {
+                    DirtyKeys::Whole => return Ok(Room::Exhausted),
+                    DirtyKeys::Keys(keys) => dirty.push(keys),
+                }
+            }
             for clock in branch.clocks.iter().filter(|clock| clock.role == role_index) {
                 if self.add_flipped(index, clock, &mut flipped).await? == Room::Exhausted {
                     return Ok(Room::Exhausted);
