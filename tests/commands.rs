@@ -286,3 +286,88 @@ fn wrong_usage_is_refused() -> anyhow::Result<()> {
     assert!(errors.contains("slto") && errors.contains("lockstep.toml:3"), "{errors}");
     Ok(())
 }
+
+/// What reads each other in a circle, or is in two groups, or names an unknown time zone, is refused by name.
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_chains_and_zones_are_refused() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let url = cluster.url("postgres");
+    shop(&url).await?;
+    let refused = |preamble: &str, projections: &[(&str, &str, &str)], parts: &[&str]| -> anyhow::Result<()> {
+        let mut setup = Setup::new(&url, projections);
+        preamble.clone_into(&mut setup.preamble);
+        let (status, _, errors) = Program::new(&setup)?.run(&["plan"])?;
+        anyhow::ensure!(status == FAILURE, "{errors}");
+        for part in parts {
+            anyhow::ensure!(errors.contains(part), "{part} is not in:\n{errors}");
+        }
+        Ok(())
+    };
+    refused(
+        "",
+        &[("a", "SELECT b.id FROM read_model.b", ""), ("b", "SELECT a.id FROM read_model.a", "")],
+        &["projection a reads itself, by way of b", "break the circle"],
+    )?;
+    refused(
+        "[[group]]\nname = \"x\"\n",
+        &[("a", "SELECT o.id FROM shop.orders o", ""), ("b", "SELECT a.id FROM read_model.a", "group = \"x\"")],
+        &["projection b is in group \"x\" and a in \"default\"", "must be in one group"],
+    )?;
+    refused(
+        "",
+        &[("a", "SELECT o.id FROM shop.orders o", "timezone = \"Mars/Olympus\"")],
+        &["knows no time zone \"Mars/Olympus\"", "^^^"],
+    )?;
+    // The caret points into the text as the user wrote it, stand-ins or not.
+    refused(
+        "",
+        &[("a", "SELECT o.id FROM shop.orders o", ""), ("b", "SELECT read_model.a.id,\n  nope FROM read_model.a", "")],
+        &["projection b"],
+    )?;
+    refused(
+        "",
+        &[("a", "SELECT o.id FROM shop.orders o", ""), ("b", "SELECT a.id FROM read_model.a\nWHERE a.nope > 3", "")],
+        &["column a.nope does not exist", "WHERE a.nope > 3", "      ^^^^^^"],
+    )
+}
+
+/// A whole projection's reason comes with its place in the query, and every statement can be seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn plans_point_at_what_makes_them_whole() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let projections = [
+        ("numbered", "SELECT e.id, row_number() OVER (ORDER BY e.id) AS n FROM shop.employee e", ""),
+        ("unequal", "SELECT a.id, b.id AS other FROM shop.employee a JOIN shop.employee b ON b.id < a.id", ""),
+        ("linked", "SELECT o.id, p.id AS payment FROM shop.orders o LEFT JOIN shop.payment p ON p.order_id = o.id", ""),
+        (
+            "growing",
+            "SELECT t.placed, t.n - lag(t.n) OVER (ORDER BY t.placed) AS growth FROM (SELECT placed, count(*) AS n FROM shop.orders GROUP BY placed) t",
+            "",
+        ),
+    ];
+    let setup = Setup::new(&cluster.url("postgres"), &projections);
+    shop(&setup.source_url).await?;
+    let program = Program::new(&setup)?;
+    let (status, output, errors) = program.run(&["plan", "--sql"])?;
+    assert_eq!(status, GOOD, "{errors}");
+    for part in [
+        "not incremental, because a window function looks over all rows",
+        "row_number() OVER (ORDER BY e.id) AS n",
+        "shop.employee (as b) is joined without an equality",
+        "^^^^^^^^^^^^^",
+        "link    shop.payment as p: many rows may match; what they were joined by is kept: p.order_id = o.id",
+        "state   lockstep.linked_link2 (k1 bigint, l1 bigint): what each row of shop.payment was joined by",
+        "-- link: what the dirty rows of shop.payment as p are joined by now",
+        "-- trace: from those values to root keys",
+        "growing  (recomputed from growing__1 when that has changed)",
+        "growing__1  (aggregate, incremental, inner part of growing)",
+        "groups  accumulated",
+    ] {
+        assert!(output.contains(part), "{part} is not in:\n{output}");
+    }
+    let (_, output, _) = program.run(&["plan", "numbered", "--json"])?;
+    let plans: serde_json::Value = serde_json::from_str(&output)?;
+    let position = usize::try_from(plans[0]["position"].as_u64().unwrap_or_default())?;
+    assert!(plans[0]["query"].as_str().unwrap_or_default()[position..].starts_with("row_number()"), "{output}");
+    Ok(())
+}

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use lockstep_plan::sql::{self, Fresh, Link, Places, TracedKeys};
-use lockstep_plan::{Branch, Maintenance, Plan, Role, Trace, WholePlan};
+use lockstep_plan::{Branch, GroupForm, Maintenance, Plan, Role, Trace, WholePlan};
 use serde::Serialize;
 
 use crate::config::Config;
@@ -27,6 +27,12 @@ struct PlanView<'a> {
     key: &'a [String],
     /// The defining query as PostgreSQL prints it.
     query: &'a str,
+    /// The projection that it is a hidden part of.
+    part_of: Option<&'a str>,
+    /// The projections that it reads.
+    reads: &'a [String],
+    /// How groups are computed.
+    groups: Option<String>,
     relations: Vec<RelationView<'a>>,
     state: Vec<StateView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,9 +76,10 @@ pub async fn plan(config: &Config, name: Option<&str>, with_sql: bool, json: boo
         return Ok(Exit::Usage);
     }
     let preflight = preflight::run(config, Depth::Plans).await;
-    let wanted = |planned: &&Planned| name.is_none_or(|name| planned.plan.projection == name);
+    let wanted =
+        |planned: &&Planned| name.is_none_or(|name| planned.plan.projection == name || planned.part_of.as_deref() == Some(name));
     let planned: Vec<&Planned> = preflight.planned.iter().filter(wanted).collect();
-    let views: Vec<PlanView<'_>> = planned.iter().map(|planned| view(config, planned, with_sql)).collect();
+    let views: Vec<PlanView<'_>> = planned.iter().map(|planned| view(planned, with_sql)).collect();
     if json {
         super::print_json(&views)?;
     } else {
@@ -87,7 +94,7 @@ pub async fn plan(config: &Config, name: Option<&str>, with_sql: bool, json: boo
     Ok(if preflight.passed() { Exit::Good } else { Exit::Failure })
 }
 
-fn view<'a>(config: &Config, planned: &'a Planned, with_sql: bool) -> PlanView<'a> {
+fn view(planned: &Planned, with_sql: bool) -> PlanView<'_> {
     let plan = &planned.plan;
     let whole = match &plan.maintenance {
         Maintenance::Whole(whole) => Some(whole),
@@ -110,11 +117,25 @@ fn view<'a>(config: &Config, planned: &'a Planned, with_sql: bool) -> PlanView<'
         position: whole.and_then(|whole| whole.position),
         group: &planned.group,
         key: plan.key.columns(),
-        query: &plan.query,
+        query: &plan.definition,
+        part_of: planned.part_of.as_deref(),
+        reads: &planned.reads,
+        groups: groups(plan),
         relations: relations(plan, whole),
         state,
-        statements: with_sql.then(|| statements(config, plan)),
+        statements: with_sql.then(|| statements(planned)),
     }
+}
+
+/// How a projection's groups are computed; `None` if it has none.
+fn groups(plan: &Plan) -> Option<String> {
+    let Maintenance::Grouped(grouped) = &plan.maintenance else { return None };
+    Some(match (&grouped.form, &grouped.recomputed_because) {
+        (GroupForm::Aggregate { .. }, None) => "accumulated: a change costs the same whatever a group's size".to_owned(),
+        (GroupForm::Aggregate { .. }, Some(reason)) => format!("recomputed from all their contributions, because {reason}"),
+        (GroupForm::First { .. }, _) => "recomputed from all their contributions, of which the first counts".to_owned(),
+        (GroupForm::Rows, _) => "written again, each contribution a row".to_owned(),
+    })
 }
 
 fn relations<'a>(plan: &'a Plan, whole: Option<&'a WholePlan>) -> Vec<RelationView<'a>> {
@@ -143,8 +164,9 @@ fn relations<'a>(plan: &'a Plan, whole: Option<&'a WholePlan>) -> Vec<RelationVi
 }
 
 /// The statements that run for a change, in the order in which they run.
-fn statements(config: &Config, plan: &Plan) -> Vec<StatementView> {
-    let places = Places { schema: config.schema.clone(), state_schema: "lockstep".to_owned() };
+fn statements(planned: &Planned) -> Vec<StatementView> {
+    let plan = &planned.plan;
+    let places = Places { schema: planned.schema.clone(), state_schema: "lockstep".to_owned() };
     let mut all = Vec::new();
     let mut add = |purpose: String, sql: String| all.push(StatementView { purpose, sql });
     for branch in plan.branches() {
@@ -170,16 +192,22 @@ fn statements(config: &Config, plan: &Plan) -> Vec<StatementView> {
         Maintenance::Grouped(grouped) => {
             for branch in &grouped.branches {
                 let Some(state) = &branch.contributions else { continue };
-                add(
-                    format!(
-                        "refresh: the contributions of bound root keys of {}.{}; returns the groups touched",
-                        branch.root.schema, branch.root.name
+                let (what, sql) = match &grouped.accumulators {
+                    Some(accumulators) => (
+                        "contributions, and with them the accumulators,",
+                        sql::contribution_merge_accumulating(branch, state, grouped, accumulators, &places, &Fresh::Query),
                     ),
-                    sql::contribution_merge(branch, state, &grouped.group_columns, &places, TracedKeys::Bound, &Fresh::Query),
-                );
+                    None => (
+                        "contributions",
+                        sql::contribution_merge(branch, state, &grouped.group_columns, &places, TracedKeys::Bound, &Fresh::Query),
+                    ),
+                };
+                let root = format!("{}.{}", branch.root.schema, branch.root.name);
+                add(format!("refresh: the {what} of bound root keys of {root}; returns the groups touched"), sql);
             }
+            let from = if grouped.accumulators.is_some() { "accumulators" } else { "contributions" };
             add(
-                "refresh: the bound groups, from their contributions".to_owned(),
+                format!("refresh: the bound groups, from their {from}"),
                 sql::group_merge(plan, grouped, &places, TracedKeys::Bound).in_place,
             );
         }
@@ -192,11 +220,13 @@ fn statements(config: &Config, plan: &Plan) -> Vec<StatementView> {
 
 fn print_plan(view: &PlanView<'_>) {
     let how = match (view.reason, view.incremental) {
+        (Some(_), _) if !view.reads.is_empty() => format!("recomputed from {} when that has changed", view.reads.join(", ")),
         (Some(_), _) => "whole: recomputed when a relation changes".to_owned(),
         (None, true) => format!("{}, incremental", view.kind),
         (None, false) => format!("{}, incremental for some of its relations", view.kind),
     };
-    println!("{}  ({how})", view.name);
+    let hidden = view.part_of.map(|whole| format!(", inner part of {whole}")).unwrap_or_default();
+    println!("{}  ({how}{hidden})", view.name);
     if let Some(reason) = view.reason {
         let mut note = Diagnostic::note(format!("not incremental, because {reason}"));
         if let Some(position) = view.position.filter(|position| view.query.is_char_boundary(*position)) {
@@ -207,6 +237,7 @@ fn print_plan(view: &PlanView<'_>) {
     }
     let key = if view.key.is_empty() { "none".to_owned() } else { view.key.join(", ") };
     let mut branches: Vec<String> = vec![format!("group {}, key {key}", view.group)];
+    branches.extend(view.groups.iter().map(|groups| format!("groups  {groups}")));
     let several = view.relations.iter().any(|relation| relation.branch > 1);
     for relation in &view.relations {
         branches.push(relation_line(relation, several, view.reason.is_some()));

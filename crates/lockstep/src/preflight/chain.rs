@@ -170,9 +170,8 @@ impl Planner<'_> {
             let message = format!("projection {}: {}", self.projection.name, error.message);
             Problem::Refused(Box::new(Diagnostic::error(message).help(error.hint)))
         })?;
-        let plan = self.with_types(&query, plan, &stand_ins).await?;
+        let mut plan = self.with_types(&query, plan, &stand_ins).await?;
         let mut all = Vec::new();
-        let mut plan = plan;
         let mut reads: Vec<String> = read.iter().map(|planned| planned.plan.projection.clone()).collect();
         if matches!(plan.maintenance, Maintenance::Whole(_))
             && read.is_empty()
@@ -180,7 +179,12 @@ impl Planner<'_> {
             && let Some(apart) = Box::pin(self.taken_apart(&query, &definition, depth)).await?
         {
             all = apart.inner;
-            plan = apart.outer;
+            let why = std::mem::replace(&mut plan, apart.outer).maintenance;
+            if let (Maintenance::Whole(outer), Maintenance::Whole(why)) = (&mut plan.maintenance, why) {
+                // What the reader wants to know is why the query as it was written is not incremental.
+                outer.reason = why.reason;
+                outer.position = why.position;
+            }
             reads = apart.reads;
         }
         let node = self.next_node();
