@@ -224,6 +224,13 @@ const GROUPS: &[Construct] = &[
         "",
     ),
     (
+        "window_hidden",
+        Incremental,
+        "SELECT o.id, rank() OVER (PARTITION BY o.status, o.customer_id ORDER BY o.placed) AS place,
+            sum(o.amount) OVER (PARTITION BY o.customer_id) AS total FROM shop.orders o",
+        "",
+    ),
+    (
         "window_joined",
         Incremental,
         "SELECT r.name AS region, c.id, 1 + lag(c.tier) OVER (PARTITION BY r.name ORDER BY c.id) AS before FROM shop.customer c JOIN shop.region r ON r.code = c.region_code",

@@ -231,15 +231,19 @@ pub(crate) fn assemble(query: &Query, parts: &[(&Part, Grouping)]) -> Outcome<(G
     if !parts.iter().all(|(_, grouping)| alike(grouping)) {
         return Err(Obstacle::new("its branches do not have the same form"));
     }
-    let located: Vec<String> = first
-        .group_outputs
-        .iter()
-        .zip(&first.groups)
-        .map(|(position, group)| match position {
-            Some(position) => Ok(query.columns[*position].name.clone()),
-            None => Err(Obstacle::new(format!("the group expression {group} is not among its columns"))),
-        })
-        .collect::<Outcome<_>>()?;
+    let by_root = rows_found_by_root(query, parts);
+    let located: Vec<String> = match &by_root {
+        Some(key) => key.clone(),
+        None => first
+            .group_outputs
+            .iter()
+            .zip(&first.groups)
+            .map(|(position, group)| match position {
+                Some(position) => Ok(query.columns[*position].name.clone()),
+                None => Err(Obstacle::new(format!("the group expression {group} is not among its columns"))),
+            })
+            .collect::<Outcome<_>>()?,
+    };
     let unhashable = |column: &&OutputColumn| located.contains(&column.name) && !column.hashable;
     if let Some(column) = query.columns.iter().find(unhashable) {
         return Err(Obstacle::new(format!(
@@ -253,6 +257,7 @@ pub(crate) fn assemble(query: &Query, parts: &[(&Part, Grouping)]) -> Outcome<(G
         .map(|(number, (part, grouping))| branch(query, part, grouping, number, parts.len() > 1))
         .collect::<Outcome<Vec<_>>>()?;
     let key = match (&first.form, located.is_empty()) {
+        _ if by_root.is_some() => RowKey::Primary(located),
         (GroupForm::Rows, _) => RowKey::Copies { within: located },
         (_, true) => RowKey::SingleRow,
         (_, false) => RowKey::Located(located),
@@ -263,10 +268,21 @@ pub(crate) fn assemble(query: &Query, parts: &[(&Part, Grouping)]) -> Outcome<(G
         dependent_columns: first.dependents.clone(),
         select_list: first.select_list.clone(),
         form: first.form.clone(),
+        found_by_root: by_root.is_some(),
         accumulators: None,
         recomputed_because: None,
     };
     Ok((plan, key))
+}
+
+/// The output columns that are the root's key, where each contribution is one row and the groups' columns are not in the result.
+fn rows_found_by_root(query: &Query, parts: &[(&Part, Grouping)]) -> Option<Vec<String>> {
+    let [(part, grouping)] = parts else { return None };
+    let hidden = grouping.form == GroupForm::Rows && grouping.group_outputs.iter().any(Option::is_none);
+    if !hidden || part.fans_out || part.key_outputs.is_empty() {
+        return None;
+    }
+    Some(part.key_outputs.iter().map(|&position| query.columns[position].name.clone()).collect())
 }
 
 fn branch(query: &Query, part: &Part, grouping: &Grouping, number: usize, one_of_many: bool) -> Outcome<Branch> {

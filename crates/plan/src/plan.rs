@@ -88,6 +88,8 @@ pub struct GroupedPlan {
     pub select_list: Vec<String>,
     /// What becomes of a group's contributions.
     pub form: GroupForm,
+    /// Rows are found by the root's key, because the group columns are not among the result's.
+    pub found_by_root: bool,
     /// What is kept for each group so that its contributions need not be read.
     pub accumulators: Option<Box<Accumulators>>,
     /// Why there are none.

@@ -3,10 +3,9 @@
 use super::merge::{self, Merge, RowKey, Target, numbered, same_key};
 use super::{StateTable, accumulate};
 use crate::accumulate::Accumulators;
-use crate::facts::OutputColumn;
 use crate::plan::{Branch, GroupForm, GroupedPlan, Plan, Root};
 use crate::quote;
-use crate::trace::unnest;
+use crate::trace::{unnest, unnest_from};
 
 /// Which rows a statement refreshes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -259,7 +258,8 @@ fn many_contributions(state: &StateTable, group_columns: &[String], table: &str)
     )
 }
 
-/// Recomputes groups from the contributions: those bound to `$1::text[]`…, or all.
+/// Recomputes groups from the contributions: those bound to `$1::text[]`…, or all. Where rows are found by the root's key, the root keys
+/// that were refreshed are bound after the groups.
 pub fn group_merge(plan: &Plan, grouped: &GroupedPlan, places: &Places, keys: TracedKeys) -> Merge {
     let columns = names(plan);
     let table = quote::qualified(&places.schema, &plan.projection);
@@ -277,20 +277,33 @@ pub fn group_merge(plan: &Plan, grouped: &GroupedPlan, places: &Places, keys: Tr
     if !by_groups {
         return merge::merge(&[fresh], &target, None);
     }
-    let typed: Vec<String> = plan
-        .key
-        .columns()
-        .iter()
+    let typed: Vec<String> = group_types(grouped)
         .zip(group_columns)
         .enumerate()
-        .map(|(n, (output, group))| {
-            let typed = plan.columns.iter().find(|column| &column.name == output).map_or("text".to_owned(), OutputColumn::typed);
-            format!("d.d{}::{typed} AS {}", n + 1, quote::identifier(group))
-        })
+        .map(|(n, (type_name, group))| format!("d.d{}::{type_name} AS {}", n + 1, quote::identifier(group)))
         .collect();
     let dirty = format!("dirty AS MATERIALIZED (\n  SELECT DISTINCT {} FROM {}\n)", typed.join(", "), unnest(typed.len()));
+    if let (true, Some(branch)) = (grouped.found_by_root, grouped.branches.first()) {
+        // A row goes only with its root; the others of its group stay rows.
+        let types = branch.root.key.iter().enumerate();
+        let typed: Vec<String> = types.map(|(n, (_, type_name))| format!("d.d{0}::{type_name} AS k{0}", n + 1)).collect();
+        let rows = unnest_from(group_columns.len() + 1, typed.len());
+        let roots = format!("roots AS MATERIALIZED (\n  SELECT DISTINCT {} FROM {rows}\n)", typed.join(", "));
+        let keys: Vec<String> = (1..=typed.len()).map(|n| format!("k{n}")).collect();
+        let among = same_key("t", "roots", plan.key.columns(), &keys, &plan.key);
+        return merge::merge(&[dirty, roots, fresh], &target, Some(("roots", &among)));
+    }
     let among = same_key("t", "dirty", plan.key.columns(), group_columns, &located);
     merge::merge(&[dirty, fresh], &target, Some(("dirty", &among)))
+}
+
+/// The types of the group columns, in order.
+fn group_types(grouped: &GroupedPlan) -> impl Iterator<Item = &str> {
+    let state = grouped.branches.first().and_then(|branch| branch.contributions.as_ref());
+    grouped.group_columns.iter().map(move |group| {
+        let position = state.and_then(|state| state.columns.iter().position(|column| column == group));
+        position.and_then(|position| state?.types.get(position)).map_or("text", String::as_str)
+    })
 }
 
 /// Groups from their contributions; `restriction` joins those that are to be computed.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use lockstep_capture::{Batch, DirtyKeys, KeySet};
 use lockstep_plan::sql::{Merge, next_root_keys};
-use lockstep_plan::{Root, quote};
+use lockstep_plan::{Maintenance, Root, quote};
 use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
@@ -207,9 +207,19 @@ impl BatchRun<'_> {
             }
         }
         match touched.groups() {
-            Some(groups) => self.recompute_groups(index, groups).await,
+            Some(Groups::Some(mut columns)) => {
+                if self.found_by_root(index) {
+                    columns.extend(keys.first().map(all_texts).unwrap_or_default());
+                }
+                self.recompute_groups(index, Groups::Some(columns)).await
+            }
+            Some(Groups::All) => self.recompute_groups(index, Groups::All).await,
             None => Ok(counts),
         }
+    }
+
+    fn found_by_root(&self, index: usize) -> bool {
+        matches!(&self.projections[index].plan.maintenance, Maintenance::Grouped(grouped) if grouped.found_by_root)
     }
 
     async fn refresh_everything(&mut self, index: usize) -> Result<Counts, BatchError> {
@@ -339,6 +349,12 @@ impl BatchRun<'_> {
             }
         }
     }
+}
+
+/// All keys of a set, one array for each column.
+fn all_texts(keys: &KeySet) -> Vec<Vec<Option<String>>> {
+    let owned = |array: Vec<&str>| array.into_iter().map(|text| Some(text.to_owned())).collect();
+    keys.arrays(0..keys.len()).into_iter().map(owned).collect()
 }
 
 /// The groups that a batch touches, until there are too many to name.
