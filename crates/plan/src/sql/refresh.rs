@@ -284,12 +284,18 @@ pub fn group_merge(plan: &Plan, grouped: &GroupedPlan, places: &Places, keys: Tr
         .collect();
     let dirty = format!("dirty AS MATERIALIZED (\n  SELECT DISTINCT {} FROM {}\n)", typed.join(", "), unnest(typed.len()));
     if let (true, Some(branch)) = (grouped.found_by_root, grouped.branches.first()) {
-        // A row goes only with its root; the others of its group stay rows.
+        // A row goes only with its root's contribution; the others of its group stay rows.
         let types = branch.root.key.iter().enumerate();
         let typed: Vec<String> = types.map(|(n, (_, type_name))| format!("d.d{0}::{type_name} AS k{0}", n + 1)).collect();
         let rows = unnest_from(group_columns.len() + 1, typed.len());
-        let roots = format!("roots AS MATERIALIZED (\n  SELECT DISTINCT {} FROM {rows}\n)", typed.join(", "));
         let keys: Vec<String> = (1..=typed.len()).map(|n| format!("k{n}")).collect();
+        let same = same_key("c", "bound", &keys, &keys, &RowKey::Primary(Vec::new()));
+        let roots = format!(
+            "roots AS MATERIALIZED (\n  SELECT * FROM (SELECT DISTINCT {} FROM {rows}) AS bound\n  \
+             WHERE NOT EXISTS (SELECT FROM {} AS c WHERE {same})\n)",
+            typed.join(", "),
+            contributions(grouped, places),
+        );
         let among = same_key("t", "roots", plan.key.columns(), &keys, &plan.key);
         return merge::merge(&[dirty, roots, fresh], &target, Some(("roots", &among)));
     }
