@@ -36,6 +36,7 @@ const PROJECTIONS: &[(&str, &str, &str)] = &[
         "SELECT i.id FROM app.item i WHERE i.local_at > LOCALTIMESTAMP - interval '2 seconds'",
         "timezone = \"Asia/Tokyo\"",
     ),
+    ("mixed", "SELECT i.id FROM app.item i WHERE i.local_at > now() - interval '2 seconds'", "timezone = \"Asia/Tokyo\""),
     ("dated", "SELECT i.id FROM app.item i WHERE i.day >= CURRENT_DATE", "timezone = \"Pacific/Kiritimati\""),
     (
         "counted",
