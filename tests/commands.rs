@@ -181,6 +181,7 @@ async fn wrong_queries_are_refused_before_anything_is_changed() -> anyhow::Resul
         ("SELECT o.status, o.amount FROM shop.orders o", "key = [\"status\"]", &["not unique", "status = "]),
         (ORDERS, "key = [\"nope\"]", &["\"nope\" is not a column"]),
         ("SELECT 1 AS one", "", &["reads no table"]),
+        ("SELECT o.id, o.amount AS xmin FROM shop.orders o", "", &["\"xmin\" has the name of a system column"]),
         ("SELECT c.relname FROM pg_class c", "", &["system table"]),
     ];
     for (sql, extra, words) in cases {

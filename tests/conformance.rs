@@ -93,6 +93,18 @@ const SUBQUERIES: &[Construct] = &[
     ("in_as_value", Incremental, "SELECT p.id, p.order_id IN (SELECT x.manager_id FROM shop.employee x WHERE x.id % 9 = 2) AS member FROM shop.payment p", ""),
     ("two_columns_in", Incremental, "SELECT l.order_id, l.position FROM shop.line l WHERE (l.order_id, l.position) IN (SELECT p.order_id, p.id % 4 FROM shop.payment p)", ""),
     ("correlated_not_in", Incremental, "SELECT o.id FROM shop.orders o WHERE o.status NOT IN (SELECT p.method FROM shop.payment p WHERE p.order_id = o.id)", ""),
+    (
+        "not_in_by_composite_key",
+        Incremental,
+        "SELECT o.id, o.customer_id NOT IN (SELECT l.position FROM shop.line l WHERE l.order_id = o.id) AS absent FROM shop.orders o",
+        "",
+    ),
+    (
+        "not_in_outer_member",
+        Partly,
+        "SELECT p.id, p.order_id NOT IN (SELECT c.id FROM shop.employee e LEFT JOIN shop.customer c ON c.id = e.manager_id) AS absent FROM shop.payment p",
+        "",
+    ),
     ("scalar_count", Incremental, "SELECT o.id, (SELECT count(*) FROM shop.line l WHERE l.order_id = o.id) AS lines, (SELECT sum(p.amount) FROM shop.payment p WHERE p.order_id = o.id) AS paid FROM shop.orders o", ""),
     ("scalar_in_where", Incremental, "SELECT o.id FROM shop.orders o WHERE o.amount > (SELECT sum(p.amount) FROM shop.payment p WHERE p.order_id = o.id)", ""),
     ("scalar_nested", Incremental, "SELECT c.id, (SELECT max((SELECT sum(l.quantity) FROM shop.line l WHERE l.order_id = o.id)) FROM shop.orders o WHERE o.customer_id = c.id) AS largest FROM shop.customer c", ""),
@@ -101,6 +113,12 @@ const SUBQUERIES: &[Construct] = &[
     ("exists_in_exists", Incremental, "SELECT c.id FROM shop.customer c WHERE EXISTS (SELECT 1 FROM shop.orders o WHERE o.customer_id = c.id AND NOT EXISTS (SELECT 1 FROM shop.payment p WHERE p.order_id = o.id))", ""),
     ("outer_reference_in_on", Incremental, "SELECT o.id, (SELECT count(*) FROM shop.line l LEFT JOIN shop.payment p ON p.order_id = o.id AND p.amount > l.quantity WHERE l.order_id = o.id) AS n FROM shop.orders o", ""),
     ("lateral_first", Incremental, "SELECT o.id, x.product, x.quantity FROM shop.orders o LEFT JOIN LATERAL (SELECT l.product, l.quantity FROM shop.line l WHERE l.order_id = o.id ORDER BY l.quantity DESC NULLS LAST, l.position LIMIT 1) x ON true", ""),
+    (
+        "lateral_with_ties",
+        Incremental,
+        "SELECT o.id, x.quantity FROM shop.orders o LEFT JOIN LATERAL (SELECT l.quantity FROM shop.line l WHERE l.order_id = o.id ORDER BY l.quantity FETCH FIRST 1 ROW WITH TIES) x ON true",
+        "",
+    ),
     ("lateral_many", Incremental, "SELECT o.id, x.position FROM shop.orders o CROSS JOIN LATERAL (SELECT l.position FROM shop.line l WHERE l.order_id = o.id) x", ""),
     ("lateral_aggregate", Incremental, "SELECT c.id, x.n, x.total FROM shop.customer c CROSS JOIN LATERAL (SELECT count(*) AS n, sum(o.amount) AS total FROM shop.orders o WHERE o.customer_id = c.id) x WHERE x.n <> 5", ""),
     ("row_by_constant", Incremental, "SELECT o.id, (SELECT r.name FROM shop.region r WHERE r.code = 'r3') AS region FROM shop.orders o WHERE o.id < 60", ""),
@@ -248,6 +266,12 @@ const GROUPS: &[Construct] = &[
         "",
     ),
     (
+        "window_inherits",
+        Incremental,
+        "SELECT e.id, e.region_code, sum(e.id) OVER (w ORDER BY e.id) AS running, count(*) OVER (v ROWS BETWEEN 1 PRECEDING AND CURRENT ROW) AS near FROM shop.employee e WINDOW w AS (PARTITION BY e.region_code), v AS (PARTITION BY e.region_code ORDER BY e.id DESC)",
+        "",
+    ),
+    (
         "window_hidden",
         Incremental,
         "SELECT o.id, rank() OVER (PARTITION BY o.status, o.customer_id ORDER BY o.placed) AS place,
@@ -293,7 +317,7 @@ const ACCUMULATED: &[Construct] = &[
     (
         "extremes",
         Incremental,
-        "SELECT o.customer_id, min(o.amount)::double precision AS least, max(o.amount)::double precision AS most, min(o.status) AS first, max(o.placed) AS last FROM shop.orders o GROUP BY o.customer_id",
+        "SELECT o.customer_id, min(o.amount)::double precision AS least, max(o.amount)::double precision AS most, min(o.id) AS first, max(o.placed) AS last FROM shop.orders o GROUP BY o.customer_id",
         "",
     ),
     (
@@ -317,7 +341,7 @@ const ACCUMULATED: &[Construct] = &[
     (
         "of_all",
         Incremental,
-        "SELECT count(*) AS n, sum(l.quantity) AS quantity, max(l.product) AS last, count(DISTINCT l.product) AS products, avg(l.quantity)::text AS mean FROM shop.line l WHERE l.quantity > 1",
+        "SELECT count(*) AS n, sum(l.quantity) AS quantity, max(l.order_id) AS last, count(DISTINCT l.product) AS products, avg(l.quantity)::text AS mean FROM shop.line l WHERE l.quantity > 1",
         "",
     ),
     (
@@ -356,6 +380,12 @@ const CHAINS: &[Construct] = &[
     ("ratio_of_groups", Inner, "SELECT a.status, a.n, b.n AS customers FROM (SELECT status, count(*) AS n FROM shop.orders GROUP BY status) a
         LEFT JOIN (SELECT status, count(DISTINCT customer_id) AS n FROM shop.orders WHERE amount > 3 GROUP BY status) b ON b.status = a.status", ""),
     ("united_groups", Inner, "SELECT o.status AS label, count(*) AS n FROM shop.orders o GROUP BY o.status UNION ALL SELECT 'payments', count(*) FROM shop.payment", ""),
+    (
+        "constant_branch",
+        Whole,
+        "SELECT o.status AS label FROM shop.orders o UNION ALL SELECT 'none'",
+        "",
+    ),
     ("numbered", Incremental, "SELECT o.id, o.customer_id, o.amount, o.status FROM shop.orders o WHERE o.amount IS NOT NULL", ""),
     ("over_rows", Incremental, "SELECT n.id, n.amount * 2 AS double FROM read_model.numbered n WHERE n.status <> 'new'", ""),
     ("over_rows_grouped", Incremental, "SELECT n.status, count(*) AS n, sum(n.amount) AS total FROM read_model.numbered AS n GROUP BY n.status", ""),
@@ -475,6 +505,8 @@ async fn accumulators_are_chosen_by_type() -> anyhow::Result<()> {
     let recomputed = [
         ("sorted", "SELECT o.status, string_agg(o.id::text, ',' ORDER BY o.id) AS ids FROM shop.orders o GROUP BY o.status"),
         ("floating", "SELECT o.status, sum(o.amount::double precision) AS total FROM shop.orders o GROUP BY o.status"),
+        ("longest", "SELECT o.customer_id, max(o.status) AS last FROM shop.orders o GROUP BY o.customer_id"),
+        ("spelled", "SELECT o.amount, count(*) AS n FROM shop.orders o GROUP BY o.amount"),
         (
             "median",
             "SELECT o.status, percentile_cont(0.5) WITHIN GROUP (ORDER BY o.id) AS middle FROM shop.orders o GROUP BY o.status",

@@ -43,6 +43,8 @@ const PROJECTIONS: &[(&str, &str, &str)] = &[
         "SELECT i.status, count(*) AS n, count(*) FILTER (WHERE i.at > now() - interval '1 second') AS hot FROM app.item i WHERE i.at > now() - interval '3 seconds' GROUP BY i.status",
         "",
     ),
+    ("flag_of_group", "SELECT i.at, i.at > now() AS ahead, count(*) AS n FROM app.item i GROUP BY i.at", ""),
+    ("groups_ahead", "SELECT i.at, count(*) AS n FROM app.item i GROUP BY i.at HAVING i.at > now() - interval '1 second'", ""),
     (
         "of_owner",
         "SELECT o.id, o.name, (SELECT count(*) FROM app.item i WHERE i.owner = o.id AND i.at > now() - interval '2 seconds') AS recent FROM app.owner o",

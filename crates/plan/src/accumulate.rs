@@ -70,9 +70,15 @@ pub struct Values {
     pub expression: String,
 }
 
-/// Gives a plan accumulators if all its aggregates allow it. The types of its contributions must be known.
-pub fn accumulate(query: &Query, plan: &mut Plan) {
+/// Gives a plan accumulators if all its aggregates allow it. The types of its contributions must be known. `is_exact` tells of a type
+/// whether equal values of it are the same: a group's row cannot show another spelling of 1.0 when the one it began with has gone.
+pub fn accumulate(query: &Query, plan: &mut Plan, is_exact: &dyn Fn(&str) -> bool) {
     let Maintenance::Grouped(grouped) = &mut plan.maintenance else { return };
+    let inexact = grouped.group_types().into_iter().find(|type_name| !is_exact(type_name)).map(str::to_owned);
+    if let (Some(type_name), GroupForm::Aggregate { .. }) = (inexact, &grouped.form) {
+        grouped.recomputed_because = Some(format!("a group is of type {type_name}, of which equal values can look different"));
+        return;
+    }
     let made = with_large_stack(|| Maker::new(query, grouped).make());
     match made {
         Ok(Ok(accumulators)) => grouped.accumulators = Some(Box::new(accumulators)),
@@ -153,7 +159,7 @@ impl<'a> Maker<'a> {
             }
             // All contributions of a group agree on it.
             return Ok(parse_expression(&format!(
-                "(SELECT x.{} FROM lockstep_contributions x LIMIT 1)",
+                "(SELECT x.{} FROM \"lockstep:contributions\" x LIMIT 1)",
                 quote::identifier(&column)
             ))?);
         }
@@ -200,12 +206,16 @@ impl<'a> Maker<'a> {
                 let index = self.counted_values(&expression, &plain)?;
                 Ok(format!("COALESCE(c.d{}, 0)", index + 1))
             }
+            ("min" | "max", _) if !self.is_short(&plain) => Err(Obstacle::new(format!(
+                "{name}() is over {}, whose values may be too long for an index",
+                self.type_of(&plain)
+            ))),
             ("min" | "max", _) => {
                 if !self.ordered.contains(&expression) {
                     self.ordered.push(expression.clone());
                 }
                 let over = expression.replace(&format!("{CONTRIBUTION_ALIAS}."), "x.");
-                Ok(format!("(SELECT {name}({over}) FROM lockstep_contributions x)"))
+                Ok(format!("(SELECT {name}({over}) FROM \"lockstep:contributions\" x)"))
             }
             ("sum" | "avg", false) => {
                 let sum = self.sum_of(&plain, &expression).ok_or_else(|| {
@@ -221,6 +231,14 @@ impl<'a> Maker<'a> {
     fn type_of(&self, plain: &str) -> String {
         let column = plain.trim_start_matches("c.").trim_matches('"');
         self.types.get(column).cloned().unwrap_or_else(|| "an expression".to_owned())
+    }
+
+    /// Whether values of a type fit into an index in any case.
+    fn is_short(&self, plain: &str) -> bool {
+        const SHORT: [&str; 9] =
+            ["smallint", "integer", "bigint", "date", "timestamp", "time", "double precision", "real", "numeric"];
+        let type_name = self.type_of(plain);
+        SHORT.iter().any(|short| type_name.starts_with(short)) && !type_name.ends_with("[]")
     }
 
     fn sum_of(&mut self, plain: &str, expression: &str) -> Option<Sum> {
@@ -256,7 +274,7 @@ impl<'a> Maker<'a> {
         let finite = match sum {
             Sum::Integer { .. } => format!("c.s{n}"),
             Sum::Scaled(scale) => format!("round(c.s{n}, {scale})"),
-            Sum::Unscaled(values) => format!("round(c.s{n}, (SELECT max(v.v) FROM lockstep_values_{} v))", values + 1),
+            Sum::Unscaled(values) => format!("round(c.s{n}, (SELECT max(v.v) FROM \"lockstep:values_{}\" v))", values + 1),
         };
         let exact = match sum {
             Sum::Integer { .. } => finite,
@@ -320,7 +338,7 @@ impl Input {
     pub(crate) fn contributes(&self) -> Vec<String> {
         let e = &self.expression;
         let count = |condition: String| format!("COALESCE(sum(c.sign) FILTER (WHERE {condition}), 0)");
-        let mut all = vec![count(format!("({e}) IS NOT NULL"))];
+        let mut all = vec![count(format!("num_nonnulls({e}) = 1"))];
         match self.sum {
             None => {}
             Some(Sum::Integer { .. }) => all.push(format!("COALESCE(sum(c.sign * ({e})::numeric), 0)")),

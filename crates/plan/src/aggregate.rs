@@ -110,6 +110,12 @@ impl Splitter<'_> {
                 self.feed_arguments(&mut node)?;
                 return Ok(node);
             }
+            // Compared for each row, so that the group is seen to change when the time passes the bound.
+            Some(NodeEnum::AExpr(_))
+                if crate::resolve::contains_clock(&node)? && !contains_aggregate(&mut node.clone(), self.functions)? =>
+            {
+                return Ok(self.dependent_column(printed));
+            }
             Some(_) | None => {}
         }
         for child in children(&mut node)? {
@@ -203,7 +209,8 @@ pub(crate) fn reads_columns(node: &mut Node) -> Outcome<bool> {
     Ok(false)
 }
 
-fn contains_aggregate(node: &mut Node, functions: &[Function]) -> Outcome<bool> {
+/// Whether an expression calls an aggregate.
+pub(crate) fn contains_aggregate(node: &mut Node, functions: &[Function]) -> Outcome<bool> {
     if is_aggregate_call(node, functions) {
         return Ok(true);
     }
@@ -318,26 +325,25 @@ fn collect_windows(node: &mut Node, select: &SelectStmt, found: &mut Vec<WindowD
     children(node)?.into_iter().try_for_each(|child| collect_windows(child, select, found))
 }
 
-/// The definition behind `OVER w` and `OVER (w …)`.
+/// The definition behind `OVER w` and `OVER (w …)`: what is not said is inherited, PARTITION BY always (the rules of SELECT's WINDOW
+/// clause in PostgreSQL's documentation).
 fn definition(over: &WindowDef, select: &SelectStmt) -> WindowDef {
-    let name = if over.name.is_empty() { &over.refname } else { &over.name };
-    if name.is_empty() {
-        return over.clone();
+    let named = |name: &str| {
+        select.window_clause.iter().find_map(|node| match &node.node {
+            Some(NodeEnum::WindowDef(window)) if window.name == name => Some(definition(&unnamed(window), select)),
+            _ => None,
+        })
+    };
+    if !over.name.is_empty() {
+        return named(&over.name).unwrap_or_else(|| over.clone());
     }
-    let named = select.window_clause.iter().find_map(|node| match &node.node {
-        Some(NodeEnum::WindowDef(window)) if &window.name == name => Some((**window).clone()),
-        _ => None,
-    });
-    named.map_or_else(|| over.clone(), |window| WindowDef { name: String::new(), ..definition_of_parent(&window, select) })
+    let Some(parent) = (!over.refname.is_empty()).then(|| named(&over.refname)).flatten() else { return over.clone() };
+    let order_clause = if over.order_clause.is_empty() { parent.order_clause } else { over.order_clause.clone() };
+    WindowDef { refname: String::new(), partition_clause: parent.partition_clause, order_clause, ..over.clone() }
 }
 
-fn definition_of_parent(window: &WindowDef, select: &SelectStmt) -> WindowDef {
-    if window.refname.is_empty() {
-        return window.clone();
-    }
-    // PARTITION BY comes from the window that this one extends.
-    let parent = WindowDef { name: window.refname.clone(), ..WindowDef::default() };
-    WindowDef { partition_clause: definition(&parent, select).partition_clause, ..window.clone() }
+fn unnamed(window: &WindowDef) -> WindowDef {
+    WindowDef { name: String::new(), ..window.clone() }
 }
 
 /// A window definition without a name.

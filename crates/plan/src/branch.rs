@@ -166,10 +166,11 @@ impl Part {
             return Err(Obstacle::new(format!("{} was not found again", derived.alias)));
         };
         let value = self.expose(inner, alias, column, number)?;
-        let name = format!("lockstep_k{number}");
-        if !inner.target_list.iter().any(|target| named(target, &name)) {
-            inner.target_list.push(syntax::target(&name, value));
+        let mut name = format!("lockstep_k{number}");
+        while inner.target_list.iter().any(|target| named(target, &name)) {
+            name.push('_');
         }
+        inner.target_list.push(syntax::target(&name, value));
         Ok(column_reference(&derived.alias, &name))
     }
 

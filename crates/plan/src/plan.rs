@@ -96,6 +96,19 @@ pub struct GroupedPlan {
     pub recomputed_because: Option<String>,
 }
 
+impl GroupedPlan {
+    /// The types of the group columns, in order, once they are known.
+    pub fn group_types(&self) -> Vec<&str> {
+        let state = self.branches.first().and_then(|branch| branch.contributions.as_ref());
+        let type_of = |group: &String| {
+            let state = state?;
+            let position = state.columns.iter().position(|column| column == group)?;
+            state.types.get(position).map(String::as_str)
+        };
+        self.group_columns.iter().map(|group| type_of(group).unwrap_or("text")).collect()
+    }
+}
+
 /// What becomes of a group's contributions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GroupForm {

@@ -34,6 +34,7 @@ pub fn plan(query: &Query) -> Result<Plan, PlanError> {
     if query.columns.is_empty() {
         return Err(PlanError { message: "the query has no columns".to_owned(), hint: "select something".to_owned() });
     }
+    refuse_system_names(query)?;
     let planned = with_large_stack(|| decide(query)).unwrap_or_else(|reason| Err(Obstacle::new(reason)));
     Ok(with_time(query, planned.unwrap_or_else(|obstacle| whole(query, obstacle))))
 }
@@ -77,6 +78,18 @@ fn refuse_unidentified(query: &Query) -> Result<(), PlanError> {
         hint: format!(
             "add a primary key (ALTER TABLE {table} ADD PRIMARY KEY (…)), or ALTER TABLE {table} REPLICA IDENTITY FULL (then its projections are recomputed as a whole)"
         ),
+    })
+}
+
+/// A table cannot have columns of these names.
+fn refuse_system_names(query: &Query) -> Result<(), PlanError> {
+    const SYSTEM_COLUMNS: [&str; 6] = ["tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"];
+    let Some(column) = query.columns.iter().find(|column| SYSTEM_COLUMNS.contains(&column.name.as_str())) else {
+        return Ok(());
+    };
+    Err(PlanError {
+        message: format!("the column \"{}\" has the name of a system column, which no table can have", column.name),
+        hint: "give it another name with AS".to_owned(),
     })
 }
 

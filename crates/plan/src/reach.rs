@@ -143,7 +143,12 @@ fn lookup(index: usize, resolved: &Resolved, relations: &[Relation], usable: &BT
         .identity_columns()
         .iter()
         .map(|column| {
-            usable_equalities(index, resolved, usable).find(|equality| equality.column.as_ref() == Some(column)).cloned()
+            // NOT IN by one of several key columns concerns more roots than a key can tell.
+            let plain = |equality: &&Equality| relation.identity_columns().len() == 1 || equality.nulls == Nulls::default();
+            usable_equalities(index, resolved, usable)
+                .filter(plain)
+                .find(|equality| equality.column.as_ref() == Some(column))
+                .cloned()
         })
         .collect::<Option<Vec<_>>>()?;
     Some(Hop { occurrence: index, equalities, kind: HopKind::Lookup })

@@ -357,3 +357,12 @@ fn a_definition_can_be_asked_for_at_a_time() {
     let at = plan.definition_at("2026-01-02 03:04:05+00");
     assert!(at.contains("'2026-01-02 03:04:05+00'") && !at.contains("now()"), "{at}");
 }
+
+#[test]
+fn the_time_of_a_group_is_no_row_s() {
+    let mut grouped = query("SELECT o.status, max(o.placed) > now() FROM s.orders o GROUP BY o.status", 2);
+    grouped.functions.push(function("now", FunctionKind::Function, Volatility::Stable));
+    grouped.functions.push(function("max", FunctionKind::Aggregate, Volatility::Immutable));
+    let plan = plan(&grouped).expect("a plan");
+    assert_eq!(summary(&plan), "whole: it asks for the time outside a comparison with a column of a table");
+}

@@ -219,11 +219,12 @@ impl Planner<'_> {
             let planned = match Box::pin(self.plan(part, &[], Some(&definition.name), depth + 1)).await {
                 Ok(planned) => planned,
                 // A part that refers to what is around it is no query by itself.
-                Err(Problem::Analysis(error)) if error.class == ErrorClass::Definite => {
+                Err(Problem::Analysis(error)) if error.class != ErrorClass::Definite => return Err(error.into()),
+                // Nor is one that reads no table.
+                Err(Problem::Analysis(_) | Problem::Refused(_)) => {
                     self.first_node = first_node;
                     return Ok(None);
                 }
-                Err(problem) => return Err(problem),
             };
             names.push(name);
             inner.extend(planned);
@@ -281,7 +282,15 @@ impl Planner<'_> {
             }
         }
         let without = plan.clone();
-        lockstep_plan::accumulate(query, &mut plan);
+        let mut exact: Vec<String> = Vec::new();
+        if let Maintenance::Grouped(grouped) = &plan.maintenance {
+            for type_name in grouped.group_types() {
+                if analysis::is_exact(self.source, type_name).await? {
+                    exact.push(type_name.to_owned());
+                }
+            }
+        }
+        lockstep_plan::accumulate(query, &mut plan, &|type_name| exact.iter().any(|exact| exact == type_name));
         if let Maintenance::Grouped(grouped) = &plan.maintenance {
             for values in grouped.accumulators.iter().flat_map(|found| &found.values) {
                 let value_type = values.state.types.iter().rev().nth(1).map_or("text", String::as_str);

@@ -9,8 +9,9 @@ use pg_query::protobuf::{AExprKind, Node, SelectStmt, SqlValueFunctionOp};
 
 use super::expression::{contains_clock, see_through};
 use super::{Context, Resolver, Source};
+use crate::aggregate;
 use crate::obstacle::{Obstacle, Outcome};
-use crate::syntax::{self, children, clauses, for_each_subquery, name_parts, print_expression};
+use crate::syntax::{self, any, children, clauses, for_each_subquery, name_parts, print_expression};
 
 /// A comparison of a row's value with a bound that moves with the time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +68,13 @@ impl Resolver<'_> {
     fn comparison(&self, side: &Node, bound: &Node) -> Outcome<Option<ClockComparison>> {
         let Some(side) = see_through(side, &self.names, &self.derived) else { return Ok(None) };
         if super::equality::contains_subquery(&side)? || super::equality::contains_subquery(bound)? {
+            return Ok(None);
+        }
+        let many_rows = any(&side, &|node| {
+            aggregate::is_aggregate_call(node, self.functions)
+                || matches!(&node.node, Some(NodeEnum::FuncCall(call)) if call.over.is_some())
+        })?;
+        if many_rows {
             return Ok(None);
         }
         let (Ok(sides), Ok(bounds)) = (self.references(&side), self.references(bound)) else { return Ok(None) };

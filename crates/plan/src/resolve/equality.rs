@@ -102,6 +102,11 @@ impl Resolver<'_> {
         if !is_table || !constrained.contains(&occurrence) || depends_on.contains(&occurrence) {
             return Ok(());
         }
+        let side_replaced = self.occurrences[occurrence].nullable || self.is_nullable_now(occurrence);
+        // A member that is NULL because nothing was joined has no row of its own that would come or go.
+        if membership.is_some_and(|nulls| nulls.in_side) && side_replaced {
+            return Ok(());
+        }
         if self.is_nullable_now(occurrence) && !self.is_strict(&side)? {
             return Ok(());
         }

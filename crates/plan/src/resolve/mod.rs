@@ -21,6 +21,7 @@ use crate::syntax::{self, Tally, clauses};
 
 pub(crate) use clock::{ClockComparison, fix_time};
 pub(crate) use equality::{Equality, Nulls};
+pub(crate) use expression::contains_clock;
 pub(crate) use opaque::Rows;
 
 /// A query whose names are resolved.

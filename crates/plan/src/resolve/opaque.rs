@@ -144,7 +144,8 @@ pub(super) fn rows(select: &SelectStmt, functions: &[Function]) -> Outcome<Rows>
     if syntax::is_set_operation(select) || aggregate::returns_set(select, functions)? {
         return Ok(Rows::Many);
     }
-    if select.limit_count.as_deref().is_some_and(is_one) {
+    let with_ties = select.limit_option == pg_query::protobuf::LimitOption::WithTies as i32;
+    if select.limit_count.as_deref().is_some_and(is_one) && !with_ties {
         return Ok(Rows::AtMostOne);
     }
     if aggregate::is_aggregate(select, functions)? {

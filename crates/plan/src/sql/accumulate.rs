@@ -97,7 +97,7 @@ fn move_values(values: &Values, number: usize, groups: &[String], places: &Place
     format!(
         "value_delta_{number} AS MATERIALIZED (
   SELECT {outer}
-  FROM (SELECT {listed} FROM moved AS c WHERE ({expression}) IS NOT NULL GROUP BY {by}) AS v
+  FROM (SELECT {listed} FROM moved AS c WHERE num_nonnulls({expression}) = 1 GROUP BY {by}) AS v
   LEFT JOIN {table} AS t ON {matched}
   WHERE v.n <> 0
 ), value_gone_{number} AS (
@@ -183,11 +183,11 @@ pub(crate) fn group_query(
     let within = |alias: &str, columns: &[String]| same_key(alias, "c", columns, columns, &RowKey::Located(Vec::new()));
     if let Some(contributions) = grouped.branches.first().and_then(|branch| branch.contributions.as_ref()) {
         let name = quote::qualified(&places.state_schema, &contributions.name);
-        query = place(&query, "lockstep_contributions x", &name, "x", &within("x", groups));
+        query = place(&query, "\"lockstep:contributions\" x", &name, "x", &within("x", groups));
     }
     for (index, values) in accumulators.values.iter().enumerate() {
         let name = quote::qualified(&places.state_schema, &values.state.name);
-        query = place(&query, &format!("lockstep_values_{} v", index + 1), &name, "v", &within("v", groups));
+        query = place(&query, &format!("\"lockstep:values_{}\" v", index + 1), &name, "v", &within("v", groups));
     }
     query
 }

@@ -160,15 +160,15 @@ fn image(prefix: &str, columns: &[String]) -> String {
     format!("ROW({})::text", quote::prefixed_list(prefix, columns))
 }
 
-/// `"lockstep image"` and `"lockstep copy"`: the row, and the how manieth of its kind it is.
+/// `"lockstep:image"` and `"lockstep:copy"`: the row, and the how manieth of its kind it is.
 pub(crate) fn numbered(prefix: &str, columns: &[String]) -> String {
     let image = image(prefix, columns);
-    format!("{image} AS \"lockstep image\", row_number() OVER (PARTITION BY {image}) AS \"lockstep copy\"")
+    format!("{image} AS \"lockstep:image\", row_number() OVER (PARTITION BY {image}) AS \"lockstep:copy\"")
 }
 
 /// The n-th copy of a row in the table is the n-th copy in the result.
 pub(crate) const SAME_COPY: &str =
-    "want.\"lockstep image\" = have.\"lockstep image\" AND want.\"lockstep copy\" = have.\"lockstep copy\"";
+    "want.\"lockstep:image\" = have.\"lockstep:image\" AND want.\"lockstep:copy\" = have.\"lockstep:copy\"";
 
 /// Without a key, the n-th copy of a row in the table stands for the n-th copy in the result.
 fn copies(ctes: &[String], target: &Target<'_>, among: Option<(&str, &str)>) -> Merge {
@@ -176,7 +176,7 @@ fn copies(ctes: &[String], target: &Target<'_>, among: Option<(&str, &str)>) -> 
     let same = SAME_COPY;
     let among = among.map(|(item, condition)| format!(" JOIN {item} ON {condition}")).unwrap_or_default();
     let have = format!(
-        "have AS MATERIALIZED (\n  SELECT t.ctid AS \"lockstep row\", {} FROM {table} AS t{among}\n)",
+        "have AS MATERIALIZED (\n  SELECT t.ctid AS \"lockstep:row\", {} FROM {table} AS t{among}\n)",
         numbered("t.", columns)
     );
     let want = format!(
@@ -185,7 +185,7 @@ fn copies(ctes: &[String], target: &Target<'_>, among: Option<(&str, &str)>) -> 
         numbered("fresh.", columns)
     );
     let gone = format!(
-        "gone AS (\n  DELETE FROM {table} AS t USING have\n  WHERE t.ctid = have.\"lockstep row\" AND NOT EXISTS (SELECT FROM want WHERE {same})\n  RETURNING 1\n)"
+        "gone AS (\n  DELETE FROM {table} AS t USING have\n  WHERE t.ctid = have.\"lockstep:row\" AND NOT EXISTS (SELECT FROM want WHERE {same})\n  RETURNING 1\n)"
     );
     let added = format!(
         "added AS (\n  INSERT INTO {table} ({})\n  SELECT {} FROM want WHERE NOT EXISTS (SELECT FROM have WHERE {same})\n  RETURNING 1\n)",

@@ -230,13 +230,13 @@ fn many_contributions(state: &StateTable, group_columns: &[String], table: &str)
     let key = RowKey::Primary(state.key.clone());
     format!(
         "have AS MATERIALIZED (
-  SELECT t.ctid AS \"lockstep row\", {t_columns}, {t_numbered}
+  SELECT t.ctid AS \"lockstep:row\", {t_columns}, {t_numbered}
   FROM {table} AS t JOIN dirty ON {on_dirty}
 ), want AS MATERIALIZED (
   SELECT {fresh_columns}, {fresh_numbered} FROM fresh
 ), gone AS (
   DELETE FROM {table} AS t USING have
-  WHERE t.ctid = have.\"lockstep row\" AND NOT EXISTS (SELECT FROM want WHERE {same})
+  WHERE t.ctid = have.\"lockstep:row\" AND NOT EXISTS (SELECT FROM want WHERE {same})
 ), added AS (
   INSERT INTO {table} ({columns})
   SELECT {want_columns} FROM want WHERE NOT EXISTS (SELECT FROM have WHERE {same})
@@ -277,7 +277,9 @@ pub fn group_merge(plan: &Plan, grouped: &GroupedPlan, places: &Places, keys: Tr
     if !by_groups {
         return merge::merge(&[fresh], &target, None);
     }
-    let typed: Vec<String> = group_types(grouped)
+    let typed: Vec<String> = grouped
+        .group_types()
+        .into_iter()
         .zip(group_columns)
         .enumerate()
         .map(|(n, (type_name, group))| format!("d.d{}::{type_name} AS {}", n + 1, quote::identifier(group)))
@@ -301,15 +303,6 @@ pub fn group_merge(plan: &Plan, grouped: &GroupedPlan, places: &Places, keys: Tr
     }
     let among = same_key("t", "dirty", plan.key.columns(), group_columns, &located);
     merge::merge(&[dirty, fresh], &target, Some(("dirty", &among)))
-}
-
-/// The types of the group columns, in order.
-fn group_types(grouped: &GroupedPlan) -> impl Iterator<Item = &str> {
-    let state = grouped.branches.first().and_then(|branch| branch.contributions.as_ref());
-    grouped.group_columns.iter().map(move |group| {
-        let position = state.and_then(|state| state.columns.iter().position(|column| column == group));
-        position.and_then(|position| state?.types.get(position)).map_or("text", String::as_str)
-    })
 }
 
 /// Groups from their contributions; `restriction` joins those that are to be computed.

@@ -224,6 +224,31 @@ pub async fn is_hashable(client: &Client, type_name: &str) -> Result<bool, Analy
     hashable
 }
 
+/// Types of which equal values are the same value, enums and domains over them apart.
+const EXACT_TYPES: &str =
+    "'{bool,int2,int4,int8,oid,text,varchar,name,uuid,date,timestamp,timestamptz,time,bytea,inet,cidr,macaddr}'::text[]";
+
+/// Whether equal values of a type are the same value: not so for numeric (1.0 and 1.00), citext, floats (0 and -0), or text that
+/// compares under a collation of its own. A numeric with a declared scale has one spelling.
+///
+/// # Errors
+/// The query failed.
+pub async fn is_exact(client: &Client, type_name: &str) -> Result<bool, AnalysisError> {
+    if type_name.contains(" COLLATE ") {
+        return Ok(false);
+    }
+    let row = client
+        .query_one(
+            &format!(
+                "SELECT t.typtype = 'e' OR t.typname = ANY ({EXACT_TYPES}) OR (t.typname = 'numeric' AND $1 LIKE 'numeric(%')
+                 FROM pg_type t WHERE t.oid = $1::text::regtype"
+            ),
+            &[&type_name],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
 /// Whether an expression can be evaluated: PostgreSQL looks the operator class of a record's column up when it runs.
 async fn supports(client: &Client, expression: &str) -> Result<bool, AnalysisError> {
     client.batch_execute("SAVEPOINT supports").await?;
