@@ -297,7 +297,24 @@ fn key_outputs(root: usize, resolved: &Resolved, relations: &[Relation], outputs
         .iter()
         .map(|column| {
             let wanted = print_expression(&column_reference(alias, column)).ok()?;
-            outputs.iter().position(|text| *text == wanted)
+            let itself = outputs.iter().position(|text| *text == wanted);
+            itself.or_else(|| outputs.iter().position(|text| equals_key(root, column, text, resolved, relations)))
         })
         .collect()
+}
+
+/// Whether an output column is equal to a column of the root's key in every row: an inner join's condition says so.
+fn equals_key(root: usize, key: &str, output: &str, resolved: &Resolved, relations: &[Relation]) -> bool {
+    let type_of = |occurrence: usize, column: &str| Some(&relations[resolved.table(occurrence)?].column(column)?.type_name);
+    resolved.equalities.iter().any(|equality| {
+        let Some((other, column)) = &equality.value_column else { return false };
+        equality.occurrence == root
+            && equality.column.as_deref() == Some(key)
+            && equality.cast.is_none()
+            && !equality.membership
+            && equality.value == output
+            && resolved.occurrences[*other].place == Place::Row
+            && !resolved.occurrences[*other].nullable
+            && type_of(root, key) == type_of(*other, column)
+    })
 }

@@ -72,14 +72,16 @@ pub(crate) fn find(resolved: &Resolved, relations: &[Relation], preferred: &dyn 
     }
 }
 
-/// Smaller is better, the first component first: what cannot be traced, a root key that is not in the result, links that need state,
-/// links.
-type Cost = (usize, bool, usize, usize);
+/// Smaller is better, the first component first: what cannot be traced; tables of which many rows meet one root row, so that a change
+/// of one concerns the others; a root key that is not in the result; links that need state; links.
+type Cost = (usize, usize, bool, usize, usize);
 
 fn cost(paths: &Paths, resolved: &Resolved, key_selected: bool) -> Cost {
-    let count =
-        |kind: HopKind| paths.hops.iter().filter(|hop| hop.kind == kind && !resolved.occurrences[hop.occurrence].inert).count();
-    (paths.unreached.len(), !key_selected, count(HopKind::Link), count(HopKind::KeyLink))
+    let hops = || paths.hops.iter().filter(|hop| !resolved.occurrences[hop.occurrence].inert);
+    let is_link = |hop: &&Hop| matches!(hop.kind, HopKind::Link | HopKind::KeyLink);
+    let many = hops().filter(is_link).filter(|hop| resolved.occurrences[hop.occurrence].place == Place::Row).count();
+    let count = |kind: HopKind| hops().filter(|hop| hop.kind == kind).count();
+    (paths.unreached.len(), many, !key_selected, count(HopKind::Link), count(HopKind::KeyLink))
 }
 
 fn why_not_traceable(resolved: &Resolved, index: usize, relations: &[Relation]) -> Option<String> {
