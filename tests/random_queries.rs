@@ -54,7 +54,10 @@ async fn random_queries_stay_equal() -> anyhow::Result<()> {
     }
     println!("{done} queries, {incremental} of them incremental");
     // Of few queries any share may be.
-    assert!(done < QUERIES || incremental * 2 >= done, "too few are incremental for the test to mean much: {incremental} of {done}");
+    assert!(
+        done < QUERIES || incremental * 2 >= done,
+        "too few are incremental for the test to mean much: {incremental} of {done}"
+    );
     Ok(())
 }
 
