@@ -12,7 +12,7 @@ async fn a_projection_that_fails_is_set_aside_alone_and_comes_back() -> anyhow::
         &cluster.url("postgres"),
         &[
             ("good", "SELECT o.id, o.status FROM shop.orders o", ""),
-            ("cast", "SELECT o.id, (o.extra ->> 'n')::integer AS n FROM shop.orders o", ""),
+            ("cast", "SELECT o.id, (o.extra ->> 'n')::integer AS n FROM shop.orders o", "on_error = \"halt\""),
             ("ratio", "SELECT o.status, sum(o.amount) / (count(*) - 1000) AS ratio FROM shop.orders o GROUP BY o.status", ""),
         ],
     );

@@ -10,6 +10,7 @@ mod harness;
 mod large;
 mod oracle;
 mod pace;
+mod quarantine;
 mod random_queries;
 mod shipped;
 mod time;

@@ -61,6 +61,12 @@ pub enum Command {
         #[arg(long, value_parser = parse_duration, default_value = "30s", value_name = "TIME")]
         timeout: Duration,
     },
+    /// Show the keys that fail and are set aside, or try them again.
+    Quarantine {
+        /// What to do; list if left out.
+        #[command(subcommand)]
+        action: Option<QuarantineAction>,
+    },
     /// Drop slot, publication, state and read models.
     Teardown {
         /// Do not ask.
@@ -72,6 +78,24 @@ pub enum Command {
     },
     /// Show it all on a private cluster with a live workload.
     Demo(DemoArguments),
+}
+
+/// What to do with the quarantine.
+#[derive(Debug, Clone, Subcommand)]
+pub enum QuarantineAction {
+    /// Show the keys and why they fail.
+    List {
+        /// Only this projection's.
+        name: Option<String>,
+    },
+    /// Try them again now; exit 0 only if none is left.
+    Retry {
+        /// Only this projection's.
+        name: Option<String>,
+        /// How long to wait for the outcome.
+        #[arg(long, value_parser = parse_duration, default_value = "30s", value_name = "TIME")]
+        timeout: Duration,
+    },
 }
 
 /// The demonstration's arguments.

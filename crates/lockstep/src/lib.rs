@@ -18,6 +18,7 @@ mod http;
 mod monitor;
 pub mod preflight;
 mod progress;
+mod requests;
 mod setup;
 pub mod supervisor;
 pub mod telemetry;

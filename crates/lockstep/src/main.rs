@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use lockstep::cli::{Cli, Command};
+use lockstep::cli::{Cli, Command, QuarantineAction};
 use lockstep::config::Config;
 use lockstep::{Exit, commands, demo, supervisor, telemetry};
 
@@ -45,6 +45,12 @@ async fn run(cli: Cli) -> Exit {
         Command::Run { once } => supervisor::run(&config, once).await,
         Command::Status => commands::status(&config, cli.json).await,
         Command::Wait { lsn, timeout } => commands::wait(&config, lsn, timeout, cli.json).await,
+        Command::Quarantine { action } => match action.unwrap_or(QuarantineAction::List { name: None }) {
+            QuarantineAction::List { name } => commands::quarantine_list(&config, name.as_deref(), cli.json).await,
+            QuarantineAction::Retry { name, timeout } => {
+                commands::quarantine_retry(&config, name.as_deref(), timeout, cli.json).await
+            }
+        },
         Command::Teardown { yes, keep_tables } => commands::teardown(&config, yes, keep_tables, cli.json).await,
         Command::Demo(_) => Ok(Exit::Good),
     })

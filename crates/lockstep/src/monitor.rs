@@ -95,6 +95,8 @@ fn group_gauges(
             let labels = [("group", group.clone()), ("projection", projection.name.clone()), ("state", state.name().to_owned())];
             metrics::gauge!("lockstep_projection_state", &labels).set(value);
         }
+        let name = projection.name.clone();
+        metrics::gauge!("lockstep_quarantined_keys", "projection" => name).set(count(projection.quarantined));
         metrics::gauge!("lockstep_projection_rows", "projection" => projection.name.clone()).set(float(projection.rows));
     }
 }

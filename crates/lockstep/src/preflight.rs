@@ -8,6 +8,7 @@ mod servers;
 use lockstep_capture::Tracked;
 use lockstep_plan::Plan;
 use lockstep_plan::facts::{Identity, RelationKind};
+use lockstep_refresh::OnError;
 use serde::Serialize;
 
 use crate::config::Config;
@@ -58,6 +59,8 @@ pub struct Planned {
     pub group: String,
     /// The time zone that its query is computed in.
     pub time_zone: String,
+    /// What becomes of the row of a key that fails.
+    pub on_error: OnError,
     /// Statements that create its indexes.
     pub indexes: Option<String>,
 }

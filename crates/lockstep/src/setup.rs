@@ -19,7 +19,7 @@ mod migrations {
 }
 
 /// The session-level advisory lock of the instance that writes: "lockstep" with the top bit set.
-const WRITER_LOCK: i64 = i64::MIN | 0x6C6F_636B_7374_6570;
+pub(crate) const WRITER_LOCK: i64 = i64::MIN | 0x6C6F_636B_7374_6570;
 
 /// How long to wait for a predecessor to let go of the target or the slot.
 const TAKE_OVER_MAX: Duration = Duration::from_secs(10);

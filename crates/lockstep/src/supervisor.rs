@@ -10,14 +10,14 @@ use lockstep_plan::facts::RelationKind;
 use lockstep_plan::sql::Places;
 use lockstep_plan::{RelationRole, Role};
 use lockstep_refresh::{
-    BatchObserver, Endpoints, Group, GroupEnd, GroupSettings, GroupStatus, Projection, RefreshOptions, Registered,
+    BatchObserver, Endpoints, Group, GroupCommand, GroupEnd, GroupSettings, GroupStatus, Projection, RefreshOptions, Registered,
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
 use crate::preflight::{self, Depth, Planned, Preflight};
-use crate::{Exit, http, monitor, progress, setup, telemetry};
+use crate::{Exit, http, monitor, progress, requests, setup, telemetry};
 
 /// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
 /// cost memory.
@@ -169,6 +169,7 @@ struct Running {
     /// Holds the writer's lock.
     target: Session,
     statuses: Vec<watch::Receiver<GroupStatus>>,
+    commands: Vec<mpsc::UnboundedSender<GroupCommand>>,
     groups: JoinSet<GroupEnd>,
     stop_groups: watch::Sender<bool>,
     monitor: tokio::task::JoinHandle<()>,
@@ -190,6 +191,7 @@ async fn start(config: &Config, checked: &Preflight, hooks: &Hooks, new_slot: bo
     let mut groups = JoinSet::new();
     let mut statuses = Vec::new();
     let mut names = Vec::new();
+    let mut senders = Vec::new();
     for (index, group) in grouped.into_iter().enumerate() {
         names.push(group.name.clone());
         let settings = GroupSettings {
@@ -205,6 +207,7 @@ async fn start(config: &Config, checked: &Preflight, hooks: &Hooks, new_slot: bo
                         &planned.schema,
                         planned.indexes.clone(),
                         &planned.time_zone,
+                        planned.on_error,
                         planned.node,
                         registered,
                     )
@@ -220,13 +223,15 @@ async fn start(config: &Config, checked: &Preflight, hooks: &Hooks, new_slot: bo
             leader_epoch: installed.leader_epoch,
             observer: hooks.observer.clone(),
         };
-        let (group, status) = Group::new(settings, capture.clone(), stop.clone());
+        let (command, commands) = mpsc::unbounded_channel();
+        senders.push(command);
+        let (group, status) = Group::new(settings, capture.clone(), commands, stop.clone());
         statuses.push(status);
         groups.spawn(group.run());
     }
     let relations = checked.tracked.iter().map(|tracked| (tracked.oid, tracked.label())).collect();
     let monitor = tokio::spawn(monitor::run(config.clone(), capture.clone(), names, statuses.clone(), relations));
-    Ok(Running { capture, target: installed.target, statuses, groups, stop_groups, monitor })
+    Ok(Running { capture, target: installed.target, statuses, commands: senders, groups, stop_groups, monitor })
 }
 
 struct Grouped<'a> {
@@ -276,9 +281,11 @@ impl Running {
     async fn watch(mut self, config: &Config, once: bool, mut stop: watch::Receiver<bool>, hooks: &Hooks) -> RoundEnd {
         let mut capture_status = self.capture.status();
         let progress = tokio::spawn(progress::show(config.clone(), self.statuses.clone(), hooks.quiet));
+        let requests = requests::follow(&self.target, &self.commands);
         let catching_up = catch_up(config, once, &self.target, self.statuses.clone());
         let end = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => RoundEnd::Stopped,
+            () = requests => RoundEnd::Again("requests are followed no more".to_owned()),
             () = closed(&self.target) => RoundEnd::Again("the session that holds the writer's lock ended".to_owned()),
             caught_up = catching_up => match caught_up {
                 Ok(()) => RoundEnd::CaughtUp,

@@ -124,6 +124,10 @@ pub(crate) async fn write_projections(
             write_fault(target, projection.name(), leader_epoch, fault).await?;
         }
     }
+    for projection in projections {
+        let root = |branch: usize| projection.plan.branches().get(branch).map(|branch| format!("{}.{}", branch.root.schema, branch.root.name));
+        projection.quarantine.write(target, projection.name(), root).await?;
+    }
     for projection in projections.iter().filter(|projection| projection.has_unsaved_progress()) {
         let progress = projection.unsaved();
         target

@@ -3,6 +3,8 @@
 use lockstep_capture::CaptureError;
 use lockstep_connect::{ConnectError, ErrorClass, classify, describe, public_message};
 
+use crate::quarantine::{is_about_data, is_clash};
+
 /// Which database an error came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
@@ -58,6 +60,16 @@ pub enum BatchError {
         /// How many keys.
         duplicates: i64,
     },
+    /// More keys fail than are set aside one by one.
+    #[error("more than {keys_max} keys fail{}", sqlstate.as_ref().map(|code| format!(", the last with SQLSTATE {code}")).unwrap_or_default())]
+    TooManyFail {
+        /// Whose.
+        projection: usize,
+        /// How many may.
+        keys_max: usize,
+        /// Of the last one.
+        sqlstate: Option<String>,
+    },
     /// The fence failed.
     #[error(transparent)]
     Capture(#[from] CaptureError),
@@ -69,6 +81,13 @@ pub enum BatchError {
     Refused(String),
 }
 
+/// What has not been tried yet with a projection whose batch failed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Untried {
+    pub(crate) delete_first: bool,
+    pub(crate) one_by_one: bool,
+}
+
 /// What the group does about a failed batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Remedy {
@@ -76,6 +95,8 @@ pub(crate) enum Remedy {
     Retry,
     /// Write this projection's next batch by deleting first: its rows clashed with each other on a unique index.
     DeleteFirst(usize),
+    /// Tell the keys of this projection that fail apart from those that do not.
+    OneByOne(usize),
     /// Refresh everything of this projection instead of tracing.
     SkipTraces(usize),
     /// Set this projection aside and go on with the others.
@@ -85,22 +106,24 @@ pub(crate) enum Remedy {
 }
 
 impl BatchError {
-    /// What to do. `deleting_first` tells whether a projection already writes that way.
-    pub(crate) fn remedy(&self, deleting_first: impl Fn(usize) -> bool) -> Remedy {
+    /// What to do. `untried` tells what has not been tried yet with a projection.
+    pub(crate) fn remedy(&self, untried: impl Fn(usize) -> Untried) -> Remedy {
         match self {
             Self::Sql { error, projection, .. } => match (classify(error), projection) {
                 (ErrorClass::Transient, _) | (ErrorClass::Definite, None) => Remedy::Retry,
                 (ErrorClass::Definite, Some(projection)) => {
-                    let clash = error.code() == Some(&tokio_postgres::error::SqlState::UNIQUE_VIOLATION);
-                    if clash && !deleting_first(*projection) {
+                    let untried = untried(*projection);
+                    if is_clash(error) && untried.delete_first {
                         Remedy::DeleteFirst(*projection)
+                    } else if is_about_data(error) && untried.one_by_one {
+                        Remedy::OneByOne(*projection)
                     } else {
                         Remedy::Fault(*projection)
                     }
                 }
             },
             Self::Trace { projection, .. } => Remedy::SkipTraces(*projection),
-            Self::DuplicateKey { projection, .. } => Remedy::Fault(*projection),
+            Self::DuplicateKey { projection, .. } | Self::TooManyFail { projection, .. } => Remedy::Fault(*projection),
             // Even a definite refusal of a connection (a password changed): serve what is there and keep trying until it is mended.
             Self::Connect { .. }
             | Self::Capture(CaptureError::TimedOut(_) | CaptureError::Replication(_) | CaptureError::Sql(_)) => Remedy::Retry,
@@ -124,6 +147,11 @@ impl BatchError {
                 self.to_string(),
                 Some("run lockstep check to see a duplicate; then add key columns, or leave the key out".to_owned()),
             ),
+            Self::TooManyFail { sqlstate, .. } => (
+                sqlstate.clone(),
+                self.to_string(),
+                Some("run the query to see why; lockstep quarantine list shows the keys that failed before".to_owned()),
+            ),
             Self::Connect { .. } | Self::Trace { .. } | Self::Capture(_) | Self::Fenced | Self::Refused(_) => {
                 (None, self.to_string(), None)
             }
@@ -132,9 +160,10 @@ impl BatchError {
 
     /// `transient` or `definite`, the label of the error metric.
     pub(crate) fn class_label(&self) -> &'static str {
-        match self.remedy(|_| false) {
+        match self.remedy(|_| Untried { delete_first: true, one_by_one: true }) {
             Remedy::Retry => "transient",
             Remedy::DeleteFirst(_) => "unique_clash",
+            Remedy::OneByOne(_) => "data",
             Remedy::SkipTraces(_) => "trace",
             Remedy::Fault(_) => "definite",
             Remedy::Stop => "fatal",

@@ -9,13 +9,14 @@ use lockstep_connect::Session;
 use lockstep_plan::sql::Places;
 use lockstep_plan::{Trace, quote};
 use lockstep_wal::Lsn;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::batch::{BatchEnd, BatchRun, Committed};
 use crate::checkpoint;
-use crate::error::{BatchError, Remedy, Side};
+use crate::error::{BatchError, Remedy, Side, Untried};
 use crate::observer::BatchObserver;
 use crate::projection::{FaultRecord, Projection, Statements as ProjectionStatements, Tracing};
+use crate::quarantine::Quarantine;
 use crate::sessions::{Endpoints, Sessions};
 use crate::statements::Statements;
 use crate::status::GroupStatus;
@@ -59,6 +60,8 @@ pub struct RefreshOptions {
     pub groups_max: usize,
     /// Root keys in a build's page at most.
     pub page_rows_max: usize,
+    /// Keys of one projection that are set aside one by one; if more fail, the projection is.
+    pub quarantined_max: usize,
     /// Share of the time that whole recomputation may take.
     pub whole_share: f64,
     /// How often projections that depend on the time as a whole are recomputed.
@@ -76,6 +79,7 @@ impl Default for RefreshOptions {
             root_keys_max: 250_000,
             groups_max: 100_000,
             page_rows_max: 20_000,
+            quarantined_max: 1_000,
             whole_share: 0.2,
             schedule: Duration::from_mins(1),
             time_resolution: Duration::from_secs(1),
@@ -106,6 +110,16 @@ pub struct GroupSettings {
     pub observer: Option<Arc<dyn BatchObserver>>,
 }
 
+/// What a running group can be asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GroupCommand {
+    /// Try the keys in quarantine again now.
+    RetryQuarantine {
+        /// Of this projection; of all if `None`.
+        projection: Option<String>,
+    },
+}
+
 /// How a group's run ended.
 #[derive(Debug)]
 pub enum GroupEnd {
@@ -119,6 +133,7 @@ pub enum GroupEnd {
 pub struct Group {
     settings: GroupSettings,
     capture: Capture,
+    commands: mpsc::UnboundedReceiver<GroupCommand>,
     stop: watch::Receiver<bool>,
     status: watch::Sender<GroupStatus>,
     sql: Vec<ProjectionStatements>,
@@ -144,6 +159,7 @@ impl Group {
     pub fn new(
         mut settings: GroupSettings,
         capture: Capture,
+        commands: mpsc::UnboundedReceiver<GroupCommand>,
         stop: watch::Receiver<bool>,
     ) -> (Self, watch::Receiver<GroupStatus>) {
         link_projections(&mut settings.projections);
@@ -158,6 +174,7 @@ impl Group {
         let group = Self {
             settings,
             capture,
+            commands,
             stop,
             status,
             sql: Vec::new(),
@@ -180,6 +197,9 @@ impl Group {
             if *self.stop.borrow() {
                 return GroupEnd::Stopped;
             }
+            while let Ok(command) = self.commands.try_recv() {
+                self.obey(&command);
+            }
             let step = match &mut connected {
                 Some(connection) => self.step(connection).await,
                 None => match self.connect().await {
@@ -200,8 +220,11 @@ impl Group {
                 Some(connection) => connection.prepared = Statements::default(),
                 None => self.pause(pause).await,
             }
-            let deleting_first = |index: usize| self.settings.projections[index].delete_first;
-            match error.remedy(deleting_first) {
+            let untried = |index: usize| {
+                let projection = &self.settings.projections[index];
+                Untried { delete_first: !projection.delete_first, one_by_one: projection.may_isolate() }
+            };
+            match error.remedy(untried) {
                 Remedy::Retry => {
                     tracing::warn!(group = self.settings.name, error = %error, retry_in = ?pause, "batch failed; trying again");
                     if connected.as_ref().is_none_or(|connection| connection.sessions.closed() || connection.nudge.is_closed()) {
@@ -221,6 +244,11 @@ impl Group {
                     );
                     self.settings.projections[index].delete_first = true;
                 }
+                Remedy::OneByOne(index) => {
+                    let projection = &mut self.settings.projections[index];
+                    tracing::warn!(projection = projection.name(), error = %error, "some row fails; looking for it");
+                    projection.one_by_one = true;
+                }
                 Remedy::SkipTraces(index) => {
                     tracing::warn!(projection = self.settings.projections[index].name(), error = %error, "refreshing everything instead");
                     self.settings.projections[index].tracing = Tracing::GivenUp;
@@ -229,6 +257,17 @@ impl Group {
                 Remedy::Stop => {
                     tracing::error!(group = self.settings.name, error = %error, "group stopped");
                     return GroupEnd::Failed(error);
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, command: &GroupCommand) {
+        let named = |projection: &Projection, name: &Option<String>| name.as_ref().is_none_or(|name| name == projection.name());
+        match command {
+            GroupCommand::RetryQuarantine { projection: name } => {
+                for projection in self.settings.projections.iter_mut().filter(|projection| named(projection, name)) {
+                    projection.quarantine.retry_now();
                 }
             }
         }
@@ -262,6 +301,8 @@ impl Group {
         for projection in &mut self.settings.projections {
             if let Some(found) = registered.iter().find(|found| found.name == projection.name()) {
                 projection.resume(found);
+                projection.quarantine =
+                    Quarantine::load(sessions.target(), projection.name()).await.map_err(sql_error(Side::Target))?;
             }
         }
         self.find_missing_links(&sessions).await?;
@@ -317,9 +358,11 @@ impl Group {
                         projection: None,
                     })?;
                 }
-                Err(error) => match error.remedy(|_| true) {
+                Err(error) => match error.remedy(|_| Untried { delete_first: false, one_by_one: false }) {
                     Remedy::Fault(index) => self.fault(index, &error, None).await,
-                    Remedy::Retry | Remedy::DeleteFirst(_) | Remedy::SkipTraces(_) | Remedy::Stop => return Err(error),
+                    Remedy::Retry | Remedy::DeleteFirst(_) | Remedy::OneByOne(_) | Remedy::SkipTraces(_) | Remedy::Stop => {
+                        return Err(error);
+                    }
                 },
             }
         }

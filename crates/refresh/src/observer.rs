@@ -23,6 +23,8 @@ pub struct LiveProjection {
     pub time_zone: String,
     /// Whether it is recomputed on a schedule because its result changes with the clock: then it equals its query at the time it was last computed.
     pub depends_on_time: bool,
+    /// Keys that are set aside; if there are any, its table is not equal to its query, which itself may fail.
+    pub quarantined: usize,
 }
 
 /// A batch, all written and not yet committed. The source session's snapshot is the batch's; the target session sees the batch's

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use lockstep_plan::facts::{OutputColumn, RelationKind};
 use lockstep_plan::sql::{self, Fresh, Link, Merge, Places, TracedKeys};
-use lockstep_plan::{Branch, Maintenance, Plan, Trace};
+use lockstep_plan::{Branch, GroupedPlan, Maintenance, Plan, Trace};
 
 use crate::observer::LiveProjection;
+use crate::quarantine::{OnError, Part, Quarantine};
 use crate::status::{ProjectionState, ProjectionStatus};
 use crate::tables::Registered;
 use crate::transfer::Stage;
@@ -77,6 +78,8 @@ pub(crate) enum Statements {
         links: Links,
         bound: Merge,
         everything: Merge,
+        /// The rows of bound keys go.
+        removal: Merge,
     },
     Grouped {
         branches: Vec<BranchStatements>,
@@ -84,6 +87,12 @@ pub(crate) enum Statements {
         fill: Vec<String>,
         groups: Merge,
         all_groups: Merge,
+        /// The rows of bound groups go.
+        removal: Merge,
+        /// Where rows are found by the root's key: those without a contribution go.
+        leftovers: Option<Merge>,
+        /// Every group.
+        group_keys: String,
     },
     Whole {
         everything: Merge,
@@ -101,6 +110,9 @@ pub(crate) struct BranchStatements {
     /// For bound keys, moving accumulators along if there are any.
     pub(crate) live_contributions: String,
     pub(crate) all_contributions: String,
+    /// The contributions of bound keys go, while groups are not kept, and while they are.
+    pub(crate) removal: String,
+    pub(crate) live_removal: String,
 }
 
 impl Statements {
@@ -150,6 +162,10 @@ pub struct Projection {
     pub(crate) reason: Option<String>,
     /// Write the next batch by deleting first.
     pub(crate) delete_first: bool,
+    /// Tell the keys that fail apart in the next batch.
+    pub(crate) one_by_one: bool,
+    pub(crate) on_error: OnError,
+    pub(crate) quarantine: Quarantine,
     pub(crate) tracing: Tracing,
     /// When it will be due after the batch in work.
     pub(crate) due_after_batch: Option<Instant>,
@@ -174,7 +190,15 @@ pub struct Projection {
 
 impl Projection {
     /// A projection as it was registered.
-    pub fn new(plan: Plan, schema: &str, indexes: Option<String>, time_zone: &str, node: u32, registered: &Registered) -> Self {
+    pub fn new(
+        plan: Plan,
+        schema: &str,
+        indexes: Option<String>,
+        time_zone: &str,
+        on_error: OnError,
+        node: u32,
+        registered: &Registered,
+    ) -> Self {
         let on_schedule = matches!(&plan.maintenance, Maintenance::Whole(whole) if whole.on_schedule);
         Self {
             indexes,
@@ -187,6 +211,9 @@ impl Projection {
             built_roots: 0,
             reason: None,
             delete_first: false,
+            one_by_one: false,
+            on_error,
+            quarantine: Quarantine::default(),
             tracing: Tracing::Works,
             due_after_batch: None,
             due_at: on_schedule.then(Instant::now),
@@ -243,39 +270,61 @@ impl Projection {
                 links: links(row, places),
                 bound: sql::row_merge(&self.plan, row, places, TracedKeys::Bound, &fresh(0)),
                 everything: sql::row_merge(&self.plan, row, places, TracedKeys::Everything, &fresh(0)),
+                removal: sql::row_merge(&self.plan, row, places, TracedKeys::Bound, &Fresh::Nothing),
             },
-            Maintenance::Grouped(grouped) => {
-                let contributions = |number: usize, branch: &Branch, keys| {
-                    branch.contributions.as_ref().map_or_else(String::new, |state| {
-                        sql::contribution_merge(branch, state, &grouped.group_columns, places, keys, &fresh(number))
-                    })
-                };
-                let live = |number: usize, branch: &Branch| match (&grouped.accumulators, &branch.contributions) {
-                    (Some(accumulators), Some(state)) => {
-                        sql::contribution_merge_accumulating(branch, state, grouped, accumulators, places, &fresh(number))
-                    }
-                    _ => contributions(number, branch, TracedKeys::Bound),
-                };
-                let fill = grouped.accumulators.as_ref();
-                Statements::Grouped {
-                    fill: fill.map(|found| sql::fill_accumulators(grouped, found, places)).unwrap_or_default(),
-                    branches: grouped
-                        .branches
-                        .iter()
-                        .enumerate()
-                        .map(|(number, branch)| BranchStatements {
-                            links: links(branch, places),
-                            contributions: contributions(number, branch, TracedKeys::Bound),
-                            live_contributions: live(number, branch),
-                            all_contributions: contributions(number, branch, TracedKeys::Everything),
-                        })
-                        .collect(),
-                    groups: sql::group_merge(&self.plan, grouped, places, TracedKeys::Bound),
-                    all_groups: sql::group_merge(&self.plan, grouped, places, TracedKeys::Everything),
-                }
-            }
+            Maintenance::Grouped(grouped) => self.grouped_statements(grouped, places, &fresh),
             Maintenance::Whole(_) => Statements::Whole { everything: sql::whole_merge(&self.plan, places, &fresh(0)) },
         }
+    }
+
+    fn grouped_statements(&self, grouped: &GroupedPlan, places: &Places, fresh: &dyn Fn(usize) -> Fresh) -> Statements {
+        let contributions = |branch: &Branch, keys, fresh: &Fresh| {
+            branch.contributions.as_ref().map_or_else(String::new, |state| {
+                sql::contribution_merge(branch, state, &grouped.group_columns, places, keys, fresh)
+            })
+        };
+        let live = |branch: &Branch, fresh: &Fresh| match (&grouped.accumulators, &branch.contributions) {
+            (Some(accumulators), Some(state)) => {
+                sql::contribution_merge_accumulating(branch, state, grouped, accumulators, places, fresh)
+            }
+            _ => contributions(branch, TracedKeys::Bound, fresh),
+        };
+        let branch = |(number, branch): (usize, &Branch)| BranchStatements {
+            links: links(branch, places),
+            contributions: contributions(branch, TracedKeys::Bound, &fresh(number)),
+            live_contributions: live(branch, &fresh(number)),
+            all_contributions: contributions(branch, TracedKeys::Everything, &fresh(number)),
+            removal: contributions(branch, TracedKeys::Bound, &Fresh::Nothing),
+            live_removal: live(branch, &Fresh::Nothing),
+        };
+        let fill = grouped.accumulators.as_ref();
+        Statements::Grouped {
+            fill: fill.map(|found| sql::fill_accumulators(grouped, found, places)).unwrap_or_default(),
+            branches: grouped.branches.iter().enumerate().map(branch).collect(),
+            groups: sql::group_merge(&self.plan, grouped, places, TracedKeys::Bound),
+            all_groups: sql::group_merge(&self.plan, grouped, places, TracedKeys::Everything),
+            removal: sql::group_removal(&self.plan, grouped, places),
+            leftovers: sql::group_leftovers(&self.plan, grouped, places),
+            group_keys: sql::group_keys(&self.plan, grouped, places),
+        }
+    }
+
+    /// Whether keys that fail are to be told apart from those that do not.
+    pub(crate) fn isolates(&self) -> bool {
+        self.one_by_one || !self.quarantine.is_empty()
+    }
+
+    /// Whether telling keys apart is still to be tried after a row failed.
+    pub(crate) fn may_isolate(&self) -> bool {
+        self.on_error != OnError::Halt && !self.plan.branches().is_empty() && !self.isolates()
+    }
+
+    /// The keys in quarantine are to be forgotten: everything is made anew.
+    pub(crate) fn forget_quarantine(&mut self) {
+        for branch in 0..self.plan.branches().len() {
+            self.quarantine.all_refreshed(Part::Branch(branch));
+        }
+        self.quarantine.all_refreshed(Part::Groups);
     }
 
     /// Whether the projection takes part in batches now.
@@ -301,7 +350,8 @@ impl Projection {
 
     /// The same, apart from looking for rows that came or went with the time.
     pub(crate) fn wants_more_than_a_tick(&self) -> bool {
-        self.is_building() || self.is_due() || !self.is_live() || self.tracing == Tracing::LinksMissing
+        let retry = self.quarantine.next_retry().is_some_and(|retry| retry <= Instant::now());
+        self.is_building() || self.is_due() || !self.is_live() || self.tracing == Tracing::LinksMissing || retry
     }
 
     /// Whether the build has read all roots and waits for its indexes and its last batch.
@@ -317,7 +367,7 @@ impl Projection {
     /// When something is to be done without any change: a schedule, or another try after a fault.
     pub(crate) fn next_wake(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Live => [self.due_at, self.tick_at].into_iter().flatten().min(),
+            Phase::Live => [self.due_at, self.tick_at, self.quarantine.next_retry()].into_iter().flatten().min(),
             Phase::Building { .. } => None,
             Phase::Faulted { retry_at, .. } => Some(*retry_at),
         }
@@ -366,6 +416,14 @@ impl Projection {
             self.rows_at_batch_start = rows;
             self.reason = None;
             self.delete_first = false;
+            self.one_by_one = false;
+            let (added, released) = self.quarantine.commit();
+            if added > 0 {
+                tracing::warn!(projection = self.name(), keys = added, "keys that fail were set aside: lockstep quarantine");
+            }
+            if released > 0 {
+                tracing::info!(projection = self.name(), keys = released, "keys in quarantine are good again");
+            }
             if self.tracing == Tracing::LinksMissing {
                 self.tracing = Tracing::Works;
             }
@@ -376,6 +434,7 @@ impl Projection {
     /// The batch has not committed.
     pub(crate) fn roll_back(&mut self) {
         self.pending = None;
+        self.quarantine.roll_back();
         self.due_after_batch = None;
         self.rows_at_batch_start = self.rows;
     }
@@ -393,6 +452,7 @@ impl Projection {
         self.fault = Some(record.clone());
         self.unrecorded_fault = Some(record);
         self.delete_first = false;
+        self.one_by_one = false;
         self.pending = None;
     }
 
@@ -414,6 +474,7 @@ impl Projection {
             rows: self.rows,
             built_roots: self.built_roots,
             reason: self.reason.clone(),
+            quarantined: self.quarantine.len(),
         }
     }
 
@@ -429,6 +490,7 @@ impl Projection {
             schema: self.schema.clone(),
             time_zone: self.time_zone.clone(),
             depends_on_time: self.due_at.is_some(),
+            quarantined: self.quarantine.len(),
         }
     }
 }

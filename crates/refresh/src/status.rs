@@ -49,6 +49,8 @@ pub struct ProjectionStatus {
     pub built_roots: u64,
     /// Why it is faulted.
     pub reason: Option<String>,
+    /// Keys that are set aside.
+    pub quarantined: usize,
 }
 
 /// A group's status.

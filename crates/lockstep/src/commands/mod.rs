@@ -2,15 +2,22 @@
 
 mod check;
 mod plan;
+mod quarantine;
 mod status;
 mod teardown;
 mod wait;
 
 pub use check::check;
 pub use plan::plan;
+pub use quarantine::{quarantine_list, quarantine_retry};
 pub use status::status;
 pub use teardown::teardown;
 pub use wait::wait;
+
+use anyhow::{Context as _, bail};
+use lockstep_connect::Session;
+
+use crate::config::Config;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
@@ -19,6 +26,21 @@ pub(crate) fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled).set_header(header.iter().copied());
     table
+}
+
+/// A session on the target, if lockstep is set up there and knows the projection.
+async fn installed_target(config: &Config, name: Option<&str>) -> anyhow::Result<Session> {
+    let target = Session::open(config.target_settings(), "lockstep command").await.context("target")?;
+    let installed: bool = target.query_one("SELECT to_regclass('lockstep.request') IS NOT NULL", &[]).await?.get(0);
+    if !installed {
+        bail!("nothing is set up in {} yet: lockstep run", config.target_settings().summary());
+    }
+    if let Some(name) = name
+        && target.query_opt("SELECT FROM lockstep.projection WHERE name = $1", &[&name]).await?.is_none()
+    {
+        bail!("there is no projection {name} (lockstep status lists them)");
+    }
+    Ok(target)
 }
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {

@@ -38,6 +38,7 @@ struct ProjectionView {
     state: String,
     rows: i64,
     dirty_keys: Option<u64>,
+    quarantined: i64,
     sqlstate: Option<String>,
     reason: Option<String>,
     hint: Option<String>,
@@ -59,7 +60,7 @@ struct SlotView {
 /// The target cannot be reached or read.
 pub async fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
     let target = Session::open(config.target_settings(), "lockstep status").await?;
-    let installed: bool = target.query_one("SELECT to_regclass('lockstep.projection') IS NOT NULL", &[]).await?.get(0);
+    let installed: bool = target.query_one("SELECT to_regclass('lockstep.quarantine') IS NOT NULL", &[]).await?.get(0);
     if !installed {
         eprintln!("nothing is set up in {} yet: lockstep run", config.target_settings().summary());
         return Ok(Exit::Failure);
@@ -134,7 +135,9 @@ async fn groups(target: &Session, source_lsn: Option<&str>, live: &Gauges) -> an
 async fn projections(target: &Session, live: &Gauges) -> anyhow::Result<Vec<ProjectionView>> {
     let rows = target
         .query(
-            "SELECT name, group_name, kind, state, row_count, sqlstate, reason, hint, relations FROM lockstep.projection ORDER BY name",
+            "SELECT name, group_name, kind, state, row_count, sqlstate, reason, hint, relations,
+                    (SELECT count(*) FROM lockstep.quarantine AS q WHERE q.projection = p.name)
+             FROM lockstep.projection AS p ORDER BY name",
             &[],
         )
         .await?;
@@ -153,6 +156,7 @@ async fn projections(target: &Session, live: &Gauges) -> anyhow::Result<Vec<Proj
                 sqlstate: row.get(5),
                 reason: row.get(6),
                 hint: row.get(7),
+                quarantined: row.get(9),
             }
         })
         .collect())
@@ -177,7 +181,7 @@ fn print(view: &StatusView) {
         ]);
     }
     println!("{table}\n");
-    let mut table = super::table(&["PROJECTION", "GROUP", "KIND", "STATE", "ROWS", "DIRTY KEYS"]);
+    let mut table = super::table(&["PROJECTION", "GROUP", "KIND", "STATE", "ROWS", "DIRTY KEYS", "QUARANTINED"]);
     for projection in &view.projections {
         table.add_row([
             projection.name.clone(),
@@ -186,6 +190,7 @@ fn print(view: &StatusView) {
             projection.state.clone(),
             projection.rows.to_string(),
             count(projection.dirty_keys),
+            projection.quarantined.to_string(),
         ]);
     }
     println!("{table}");

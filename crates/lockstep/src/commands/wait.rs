@@ -9,6 +9,9 @@ use lockstep_wal::Lsn;
 use crate::Exit;
 use crate::config::Config;
 
+/// How often to look whether a projector has set things up.
+const SET_UP_INTERVAL: Duration = Duration::from_millis(50);
+
 /// Waits until every group contains a position, the source's current one unless given.
 ///
 /// # Errors
@@ -24,11 +27,18 @@ pub async fn wait(config: &Config, lsn: Option<Lsn>, timeout: Duration, json: bo
         }
     };
     let target = Session::open(config.target_settings(), "lockstep wait").await.context("target")?;
-    let installed: bool = target.query_one("SELECT to_regclass('lockstep.checkpoint') IS NOT NULL", &[]).await?.get(0);
-    if !installed {
-        anyhow::bail!("nothing is set up in {} yet: lockstep run", config.target_settings().summary());
+    // A projector that was started a moment ago is about to set things up.
+    while target
+        .query_opt("SELECT FROM pg_proc WHERE proname = 'wait_for' AND pronamespace = to_regnamespace('lockstep')", &[])
+        .await?
+        .is_none()
+    {
+        if began.elapsed() >= timeout {
+            anyhow::bail!("nothing is set up in {} yet: lockstep run", config.target_settings().summary());
+        }
+        tokio::time::sleep(SET_UP_INTERVAL).await;
     }
-    let interval = format!("{} milliseconds", timeout.as_millis());
+    let interval = format!("{} milliseconds", timeout.saturating_sub(began.elapsed()).as_millis());
     let contained: bool = target
         .query_one("SELECT lockstep.wait_for($1::text::pg_lsn, $2::text::interval)", &[&lsn.to_string(), &interval])
         .await

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use lockstep_connect::Settings;
+use lockstep_refresh::OnError;
 use toml::Spanned;
 
 use crate::diagnostic::Diagnostic;
@@ -80,6 +81,8 @@ pub struct ProjectionConfig {
     pub indexes: Option<String>,
     /// The group it names.
     pub group: Option<String>,
+    /// What becomes of the row of a key that fails.
+    pub on_error: OnError,
     /// The time zone that its query is computed in.
     pub time_zone: String,
     /// Where the configuration says so, for messages.
@@ -328,6 +331,7 @@ impl Reader<'_> {
             key: projection.key.as_ref().map(|key| self.texts(key)).transpose()?,
             indexes: projection.indexes.as_ref().map(|path| self.read(path)).transpose()?.map(|(_, text)| text),
             group,
+            on_error: self.on_error(projection.on_error.as_ref())?,
             time_zone: projection
                 .timezone
                 .as_ref()
@@ -336,6 +340,20 @@ impl Reader<'_> {
                 .unwrap_or_else(|| "UTC".to_owned()),
             time_zone_span: projection.timezone.as_ref().map(Spanned::span),
         })
+    }
+
+    fn on_error(&self, value: Option<&Spanned<String>>) -> Outcome<OnError> {
+        let Some(value) = value else { return Ok(OnError::default()) };
+        match self.expand(value)?.as_str() {
+            "keep" => Ok(OnError::Keep),
+            "remove" => Ok(OnError::Remove),
+            "halt" => Ok(OnError::Halt),
+            other => self.fail(
+                value.span(),
+                format!("unknown on_error \"{other}\""),
+                "keep (the last good row stays), remove (the row goes) or halt (the projection is set aside)",
+            ),
+        }
     }
 
     fn read(&self, path: &Spanned<String>) -> Outcome<(PathBuf, String)> {

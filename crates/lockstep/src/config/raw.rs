@@ -66,6 +66,7 @@ pub(super) struct Projection {
     pub(super) indexes: Option<Spanned<String>>,
     pub(super) group: Option<Spanned<String>>,
     pub(super) timezone: Option<Spanned<String>>,
+    pub(super) on_error: Option<Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]

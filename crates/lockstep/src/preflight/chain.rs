@@ -196,6 +196,7 @@ impl Planner<'_> {
             node,
             group: String::new(),
             time_zone: definition.time_zone,
+            on_error: self.projection.on_error,
             indexes: None,
         });
         Ok(all)

@@ -11,6 +11,7 @@
 
 mod accumulate;
 mod ddl;
+mod groups;
 mod link;
 mod merge;
 mod refresh;
@@ -19,9 +20,10 @@ pub use accumulate::{accumulator_indexes, fill_accumulators};
 pub use ddl::{add_comment, create_state_table, create_table};
 pub use link::Link;
 pub use merge::{Merge, RowKey};
+pub use groups::{group_keys, group_leftovers, group_merge, group_removal};
 pub use refresh::{
-    Fresh, Places, TracedKeys, contribution_merge, contribution_merge_accumulating, defining_query_duplicates, dirty_cte,
-    group_merge, next_root_keys, row_merge, whole_merge,
+    Fresh, Places, TracedKeys, contribution_merge, contribution_merge_accumulating, defining_query_duplicates, dirty_cte, kept_keys,
+    next_root_keys, root_keys, row_merge, whole_merge,
 };
 
 /// A table of hidden state in schema `lockstep`.

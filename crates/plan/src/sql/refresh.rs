@@ -3,9 +3,9 @@
 use super::merge::{self, Merge, RowKey, Target, numbered, same_key};
 use super::{StateTable, accumulate};
 use crate::accumulate::Accumulators;
-use crate::plan::{Branch, GroupForm, GroupedPlan, Plan, Root};
+use crate::plan::{Branch, GroupedPlan, Plan, Root};
 use crate::quote;
-use crate::trace::{unnest, unnest_from};
+use crate::trace::unnest;
 
 /// Which rows a statement refreshes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub enum Fresh {
     Query,
     /// A staging table (quoted name) that was filled from the source.
     Staged(String),
+    /// There are none: what is kept for the keys goes.
+    Nothing,
 }
 
 /// Where the tables are.
@@ -34,7 +36,7 @@ pub struct Places {
     pub state_schema: String,
 }
 
-fn names(plan: &Plan) -> Vec<String> {
+pub(super) fn names(plan: &Plan) -> Vec<String> {
     plan.columns.iter().map(|column| column.name.clone()).collect()
 }
 
@@ -45,7 +47,7 @@ pub fn dirty_cte(root: &Root) -> String {
     format!("dirty AS MATERIALIZED (\n  SELECT DISTINCT {} FROM {}\n)", columns.join(", "), unnest(root.key.len()))
 }
 
-fn fresh_cte(columns: &[String], source: &str) -> String {
+pub(super) fn fresh_cte(columns: &[String], source: &str) -> String {
     let renamed: Vec<String> = columns.iter().map(|column| quote::identifier(column)).collect();
     // As it is: indenting it would change string literals that span lines.
     format!("fresh ({}) AS MATERIALIZED (\n{source}\n)", renamed.join(", "))
@@ -53,6 +55,11 @@ fn fresh_cte(columns: &[String], source: &str) -> String {
 
 fn staged(table: &str, columns: &[String]) -> String {
     format!("SELECT {} FROM {table}", quote::list(columns))
+}
+
+/// No rows, with the types of a table's.
+pub(super) fn nothing(table: &str, columns: &[String]) -> String {
+    format!("{} WHERE false", staged(table, columns))
 }
 
 /// Refreshes a row projection.
@@ -63,6 +70,7 @@ pub fn row_merge(plan: &Plan, row: &Branch, places: &Places, keys: TracedKeys, f
         (Fresh::Query, TracedKeys::Bound) => row.dirty_query.clone(),
         (Fresh::Query, TracedKeys::Everything) => row.query.clone(),
         (Fresh::Staged(stage), _) => staged(stage, &columns),
+        (Fresh::Nothing, _) => nothing(&table, &columns),
     };
     // A declared key does not follow from the root's: its rows may meet.
     let check_duplicates = !plan.owner.is_empty();
@@ -88,6 +96,7 @@ pub fn whole_merge(plan: &Plan, places: &Places, fresh: &Fresh) -> Merge {
     let query = match fresh {
         Fresh::Query => plan.query.clone(),
         Fresh::Staged(stage) => staged(stage, &columns),
+        Fresh::Nothing => nothing(&table, &columns),
     };
     let target = Target {
         table: &table,
@@ -139,6 +148,7 @@ fn contributions_replaced(
         (Fresh::Query, TracedKeys::Bound) => branch.dirty_query.clone(),
         (Fresh::Query, TracedKeys::Everything) => branch.query.clone(),
         (Fresh::Staged(stage), _) => staged(stage, &state.columns),
+        (Fresh::Nothing, _) => nothing(&table, &state.columns),
     };
     let fresh = fresh_cte(&state.columns, &query);
     let key = if state.many_per_key { RowKey::Copies { within: Vec::new() } } else { RowKey::Primary(state.key.clone()) };
@@ -258,101 +268,24 @@ fn many_contributions(state: &StateTable, group_columns: &[String], table: &str)
     )
 }
 
-/// Recomputes groups from the contributions: those bound to `$1::text[]`…, or all. Where rows are found by the root's key, the root keys
-/// that were refreshed are bound after the groups.
-pub fn group_merge(plan: &Plan, grouped: &GroupedPlan, places: &Places, keys: TracedKeys) -> Merge {
-    let columns = names(plan);
-    let table = quote::qualified(&places.schema, &plan.projection);
-    let alias = crate::aggregate::CONTRIBUTION_ALIAS;
-    let group_columns = &grouped.group_columns;
-    let by_groups = keys == TracedKeys::Bound && !group_columns.is_empty();
-    let located = RowKey::Located(Vec::new());
-    let restriction = by_groups.then(|| same_key(alias, "dirty", group_columns, group_columns, &located));
-    let query = match &grouped.accumulators {
-        Some(accumulators) => accumulate::group_query(grouped, accumulators, places, restriction.as_deref()),
-        None => recomputing_query(grouped, places, restriction.as_deref()),
-    };
-    let target = Target { table: &table, columns: &columns, key: &plan.key, check_duplicates: false, report: plan.reports_keys };
-    let fresh = fresh_cte(&columns, &query);
-    if !by_groups {
-        return merge::merge(&[fresh], &target, None);
-    }
-    let typed: Vec<String> = grouped
-        .group_types()
-        .into_iter()
-        .zip(group_columns)
-        .enumerate()
-        .map(|(n, (type_name, group))| format!("d.d{}::{type_name} AS {}", n + 1, quote::identifier(group)))
-        .collect();
-    let dirty = format!("dirty AS MATERIALIZED (\n  SELECT DISTINCT {} FROM {}\n)", typed.join(", "), unnest(typed.len()));
-    if let (true, Some(branch)) = (grouped.found_by_root, grouped.branches.first()) {
-        // A row goes only with its root's contribution; the others of its group stay rows.
-        let types = branch.root.key.iter().enumerate();
-        let typed: Vec<String> = types.map(|(n, (_, type_name))| format!("d.d{0}::{type_name} AS k{0}", n + 1)).collect();
-        let rows = unnest_from(group_columns.len() + 1, typed.len());
-        let keys: Vec<String> = (1..=typed.len()).map(|n| format!("k{n}")).collect();
-        let same = same_key("c", "bound", &keys, &keys, &RowKey::Primary(Vec::new()));
-        let roots = format!(
-            "roots AS MATERIALIZED (\n  SELECT * FROM (SELECT DISTINCT {} FROM {rows}) AS bound\n  \
-             WHERE NOT EXISTS (SELECT FROM {} AS c WHERE {same})\n)",
-            typed.join(", "),
-            contributions(grouped, places),
-        );
-        let among = same_key("t", "roots", plan.key.columns(), &keys, &plan.key);
-        return merge::merge(&[dirty, roots, fresh], &target, Some(("roots", &among)));
-    }
-    let among = same_key("t", "dirty", plan.key.columns(), group_columns, &located);
-    merge::merge(&[dirty, fresh], &target, Some(("dirty", &among)))
+/// Every root key, as text columns.
+pub fn root_keys(root: &Root) -> String {
+    let texts: Vec<String> = root.key.iter().map(|(column, _)| format!("r.{}::text", quote::identifier(column))).collect();
+    format!("SELECT {} FROM {} AS r", texts.join(", "), quote::qualified(&root.schema, &root.name))
 }
 
-/// Groups from their contributions; `restriction` joins those that are to be computed.
-fn recomputing_query(grouped: &GroupedPlan, places: &Places, restriction: Option<&str>) -> String {
-    let alias = crate::aggregate::CONTRIBUTION_ALIAS;
-    let group_columns = &grouped.group_columns;
-    let distinct = match &grouped.form {
-        GroupForm::First { .. } => format!("DISTINCT ON ({}) ", quote::prefixed_list(&format!("{alias}."), group_columns)),
-        GroupForm::Aggregate { .. } | GroupForm::Rows => String::new(),
+/// The root keys that a branch's rows or contributions are kept of, as text columns.
+pub fn kept_keys(plan: &Plan, branch: &Branch, places: &Places) -> String {
+    let (table, columns) = match &branch.contributions {
+        Some(state) => (quote::qualified(&places.state_schema, &state.name), state.key.as_slice()),
+        None if plan.owner.is_empty() => (quote::qualified(&places.schema, &plan.projection), plan.key.columns()),
+        None => (quote::qualified(&places.schema, &plan.projection), plan.owner.as_slice()),
     };
-    let from = contributions(grouped, places);
-    let mut query = format!("SELECT {distinct}{}\nFROM {from} AS {alias}", grouped.select_list.join(", "));
-    if let Some(restriction) = restriction {
-        query.push_str(&format!("\nJOIN dirty ON {restriction}"));
-    }
-    match &grouped.form {
-        GroupForm::Aggregate { having } => {
-            if !group_columns.is_empty() {
-                let by: Vec<&String> = group_columns.iter().chain(&grouped.dependent_columns).collect();
-                query.push_str(&format!("\nGROUP BY {}", quote::prefixed_list(&format!("{alias}."), &by)));
-            }
-            if let Some(having) = having {
-                query.push_str(&format!("\nHAVING {having}"));
-            }
-        }
-        GroupForm::First { order } => {
-            if !order.is_empty() {
-                query.push_str(&format!("\nORDER BY {}", order.join(", ")));
-            }
-        }
-        GroupForm::Rows => {}
-    }
-    query
+    format!("SELECT DISTINCT {} FROM {table} AS t", texts("t.", columns))
 }
 
-/// The contributions of all branches as a FROM item.
-fn contributions(grouped: &GroupedPlan, places: &Places) -> String {
-    let states: Vec<&StateTable> = grouped.branches.iter().filter_map(|branch| branch.contributions.as_ref()).collect();
-    let name = |state: &StateTable| quote::qualified(&places.state_schema, &state.name);
-    match states.as_slice() {
-        [state] => name(state),
-        states => {
-            // The keys of different roots have nothing in common.
-            let select = |state: &&StateTable| {
-                let columns: Vec<String> = state.columns.iter().filter(|column| !state.key.contains(column)).cloned().collect();
-                format!("SELECT {} FROM {}", quote::list(&columns), name(state))
-            };
-            format!("(\n  {}\n)", states.iter().map(select).collect::<Vec<_>>().join("\n  UNION ALL\n  "))
-        }
-    }
+pub(super) fn texts(prefix: &str, columns: &[String]) -> String {
+    columns.iter().map(|column| format!("{prefix}{}::text", quote::identifier(column))).collect::<Vec<_>>().join(", ")
 }
 
 /// The next root keys after those bound to `$1`…, as text columns, in key order; from the start if `from_start`.

@@ -1,7 +1,10 @@
 //! One batch of a group: snapshot, fence, take, refresh, checkpoint, commit.
 
+mod build;
+mod isolate;
 mod refresh;
 mod trace;
+mod write;
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

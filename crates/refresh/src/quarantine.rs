@@ -1,0 +1,265 @@
+//! Keys whose rows cannot be computed or written: a cast that fails, a division by zero, a scalar subquery with two rows, a value
+//! that a unique index refuses. They are set aside one by one, and tried again when their row changes, and after a while.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+/// First and longest pause before a key is tried again although its row has not changed.
+const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_secs(10)..=Duration::from_mins(10);
+
+/// What becomes of the row of a key that fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnError {
+    /// The last good row stays.
+    #[default]
+    Keep,
+    /// The row goes.
+    Remove,
+    /// The whole projection is set aside.
+    Halt,
+}
+
+/// What a key is the key of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Part {
+    /// A root row of this branch.
+    Branch(usize),
+    /// A group.
+    Groups,
+}
+
+impl Part {
+    /// The number that is recorded.
+    fn number(self) -> i32 {
+        match self {
+            Self::Branch(branch) => i32::try_from(branch).unwrap_or(i32::MAX),
+            Self::Groups => -1,
+        }
+    }
+
+    fn from_number(number: i32) -> Self {
+        usize::try_from(number).map_or(Self::Groups, Self::Branch)
+    }
+}
+
+/// A key, as the texts of its columns.
+pub(crate) type Key = Vec<Option<String>>;
+
+/// Why a key failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) sqlstate: Option<String>,
+    /// PostgreSQL's own message. It may quote the row's value: it is kept beside the data and never logged.
+    pub(crate) message: String,
+}
+
+#[derive(Debug, Clone)]
+struct Entry {
+    attempts: i32,
+    retry_at: Instant,
+}
+
+/// The keys of one projection that are set aside.
+#[derive(Debug, Default)]
+pub(crate) struct Quarantine {
+    known: HashMap<(Part, Key), Entry>,
+    /// What the batch in work found: keys that failed, and keys that are good again.
+    found: HashMap<(Part, Key), Option<Failure>>,
+}
+
+/// Whether an error is about the data of some row, so that other rows can do without it.
+pub(crate) fn is_about_data(error: &tokio_postgres::Error) -> bool {
+    // Appendix A of PostgreSQL's documentation: 21 cardinality (a scalar subquery with two rows), 22 data, 23 constraints,
+    // 38 and 39 external routines, 54 limits (a value too long for an index), P0 raised by a function.
+    let class = error.code().map_or("", |state| state.code().get(..2).unwrap_or_default());
+    matches!(class, "21" | "22" | "23" | "38" | "39" | "54" | "P0")
+}
+
+/// Whether a unique index refused a row.
+pub(crate) fn is_clash(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&SqlState::UNIQUE_VIOLATION)
+}
+
+impl Quarantine {
+    /// What the target has recorded about a projection.
+    pub(crate) async fn load(target: &Client, projection: &str) -> Result<Self, tokio_postgres::Error> {
+        let rows = target
+            .query(
+                "SELECT part, key, attempts, greatest(extract(epoch FROM retry_at - clock_timestamp()), 0)::double precision
+                 FROM lockstep.quarantine WHERE projection = $1",
+                &[&projection],
+            )
+            .await?;
+        let now = Instant::now();
+        let entry = |row: &tokio_postgres::Row| {
+            let pause = Duration::try_from_secs_f64(row.get(3)).unwrap_or_default().min(*RETRY.end());
+            ((Part::from_number(row.get(0)), row.get(1)), Entry { attempts: row.get(2), retry_at: now + pause })
+        };
+        Ok(Self { known: rows.iter().map(entry).collect(), found: HashMap::new() })
+    }
+
+    /// How many keys are set aside when the batch in work commits.
+    pub(crate) fn len(&self) -> usize {
+        let released = self.found.iter().filter(|(key, failure)| failure.is_none() && self.known.contains_key(*key)).count();
+        let added = self.found.iter().filter(|(key, failure)| failure.is_some() && !self.known.contains_key(*key)).count();
+        self.known.len() + added - released
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known.is_empty() && self.found.is_empty()
+    }
+
+    pub(crate) fn contains(&self, part: Part, key: &Key) -> bool {
+        self.known.contains_key(&(part, key.clone()))
+    }
+
+    /// The keys of a part that are due to be tried again.
+    pub(crate) fn due(&self, part: Part) -> Vec<Key> {
+        let now = Instant::now();
+        let due = |((of, _), entry): &(&(Part, Key), &Entry)| *of == part && entry.retry_at <= now;
+        self.known.iter().filter(due).map(|((_, key), _)| key.clone()).collect()
+    }
+
+    /// When the next key is due.
+    pub(crate) fn next_retry(&self) -> Option<Instant> {
+        self.known.values().map(|entry| entry.retry_at).min()
+    }
+
+    /// Makes all keys due.
+    pub(crate) fn retry_now(&mut self) {
+        let now = Instant::now();
+        self.known.values_mut().for_each(|entry| entry.retry_at = now);
+    }
+
+    /// The batch in work could not refresh a key.
+    pub(crate) fn failed(&mut self, part: Part, key: Key, failure: Failure) {
+        self.found.insert((part, key), Some(failure));
+    }
+
+    /// The batch in work has refreshed a key.
+    pub(crate) fn refreshed(&mut self, part: Part, key: Key) {
+        let key = (part, key);
+        if self.known.contains_key(&key) {
+            self.found.insert(key, None);
+        } else {
+            self.found.remove(&key);
+        }
+    }
+
+    /// The batch in work has refreshed every key of a part.
+    pub(crate) fn all_refreshed(&mut self, part: Part) {
+        self.found.retain(|(of, _), _| *of != part);
+        let keys: Vec<(Part, Key)> = self.known.keys().filter(|(of, _)| *of == part).cloned().collect();
+        self.found.extend(keys.into_iter().map(|key| (key, None)));
+    }
+
+    /// Records what the batch in work found. `relation` names the table of a branch's root keys.
+    pub(crate) async fn write(
+        &self,
+        target: &Client,
+        projection: &str,
+        relation: impl Fn(usize) -> Option<String>,
+    ) -> Result<(), tokio_postgres::Error> {
+        for ((part, key), failure) in &self.found {
+            let Some(failure) = failure else {
+                target
+                    .execute(
+                        "DELETE FROM lockstep.quarantine WHERE projection = $1 AND part = $2 AND key = $3",
+                        &[&projection, &part.number(), key],
+                    )
+                    .await?;
+                continue;
+            };
+            let relation = match part {
+                Part::Branch(branch) => relation(*branch),
+                Part::Groups => None,
+            };
+            let pause = self.pause(*part, key).as_secs_f64();
+            target
+                .execute(
+                    "INSERT INTO lockstep.quarantine AS q (projection, part, relation, key, sqlstate, message, retry_at)
+                     VALUES ($1, $2, $3, $4, $5, $6, clock_timestamp() + $7::double precision * interval '1 second')
+                     ON CONFLICT (projection, part, key) DO UPDATE
+                     SET sqlstate = excluded.sqlstate, message = excluded.message, last_at = clock_timestamp(),
+                         attempts = q.attempts + 1, retry_at = excluded.retry_at",
+                    &[&projection, &part.number(), &relation, key, &failure.sqlstate, &failure.message, &pause],
+                )
+                .await?;
+        }
+        Ok(())
+    }
+
+    fn pause(&self, part: Part, key: &Key) -> Duration {
+        let attempts = self.known.get(&(part, key.clone())).map_or(0, |entry| entry.attempts);
+        (*RETRY.start() * 2_u32.saturating_pow(u32::try_from(attempts).unwrap_or(0).min(10))).min(*RETRY.end())
+    }
+
+    /// The batch has committed. Returns how many keys are newly set aside and how many are good again.
+    pub(crate) fn commit(&mut self) -> (usize, usize) {
+        let (mut added, mut released) = (0, 0);
+        for ((part, key), failure) in std::mem::take(&mut self.found) {
+            let pause = self.pause(part, &key);
+            match (failure, self.known.remove(&(part, key.clone()))) {
+                (None, Some(_)) => released += 1,
+                (None, None) => {}
+                (Some(_), earlier) => {
+                    added += usize::from(earlier.is_none());
+                    let attempts = earlier.map_or(1, |entry| entry.attempts.saturating_add(1));
+                    self.known.insert((part, key), Entry { attempts, retry_at: Instant::now() + pause });
+                }
+            }
+        }
+        (added, released)
+    }
+
+    /// The batch has not committed.
+    pub(crate) fn roll_back(&mut self) {
+        self.found.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failure, Part, Quarantine};
+
+    fn failure() -> Failure {
+        Failure { sqlstate: Some("22P02".to_owned()), message: "no".to_owned() }
+    }
+
+    #[test]
+    fn a_key_counts_from_its_batch_on_until_it_is_good() {
+        let mut quarantine = Quarantine::default();
+        let key = vec![Some("1".to_owned())];
+        quarantine.failed(Part::Branch(0), key.clone(), failure());
+        assert_eq!(quarantine.len(), 1);
+        quarantine.roll_back();
+        assert!(quarantine.is_empty());
+        quarantine.failed(Part::Branch(0), key.clone(), failure());
+        assert_eq!(quarantine.commit(), (1, 0));
+        assert!(quarantine.contains(Part::Branch(0), &key) && !quarantine.contains(Part::Groups, &key));
+        quarantine.failed(Part::Branch(0), key.clone(), failure());
+        assert_eq!(quarantine.commit(), (0, 0));
+        quarantine.refreshed(Part::Branch(0), key);
+        assert_eq!(quarantine.len(), 0);
+        assert_eq!(quarantine.commit(), (0, 1));
+        assert!(quarantine.is_empty());
+    }
+
+    #[test]
+    fn what_refreshes_all_of_a_part_leaves_the_others() {
+        let mut quarantine = Quarantine::default();
+        for part in [Part::Branch(0), Part::Branch(1), Part::Groups] {
+            quarantine.failed(part, vec![None], failure());
+        }
+        quarantine.commit();
+        quarantine.all_refreshed(Part::Branch(1));
+        assert_eq!(quarantine.commit(), (0, 1));
+        assert!(quarantine.contains(Part::Groups, &vec![None]) && !quarantine.contains(Part::Branch(1), &vec![None]));
+        assert!(quarantine.due(Part::Groups).is_empty());
+        quarantine.retry_now();
+        assert_eq!(quarantine.due(Part::Groups).len(), 1);
+    }
+}
