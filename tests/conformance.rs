@@ -392,7 +392,12 @@ const CHAINS: &[Construct] = &[
     ("over_rows_joined", Incremental, "SELECT numbered.id, m.id AS other FROM read_model.numbered JOIN read_model.numbered m ON m.customer_id = numbered.customer_id AND m.id < numbered.id", ""),
     ("over_double", Incremental, "SELECT d.id FROM read_model.over_rows d WHERE d.double > 40", ""),
     ("payments_by_method", Incremental, "SELECT p.method, sum(p.amount) AS total, count(*) AS n FROM shop.payment p GROUP BY p.method", "group = \"methods\""),
-    ("over_groups", Whole, "SELECT b.method, b.total / nullif(b.n, 0) AS mean FROM read_model.payments_by_method b", ""),
+    ("over_groups", Incremental, "SELECT b.method, b.total / nullif(b.n, 0) AS mean FROM read_model.payments_by_method b", ""),
+    ("by_customer", Incremental, "SELECT o.customer_id, o.status, count(*) AS n, sum(o.amount) AS total FROM shop.orders o GROUP BY o.customer_id, o.status", ""),
+    ("over_groups_grouped", Incremental, "SELECT c.n, count(*) AS groups, sum(c.total) AS total, string_agg(c.customer_id::text, ',' ORDER BY c.customer_id, c.status) AS who FROM read_model.by_customer c GROUP BY c.n", ""),
+    ("over_groups_joined", Incremental, "SELECT n.id, c.total, c.n FROM read_model.numbered n LEFT JOIN read_model.by_customer c ON c.customer_id = n.customer_id AND c.status = n.status", ""),
+    ("over_groups_exists", Incremental, "SELECT n.id FROM read_model.numbered n WHERE NOT EXISTS (SELECT 1 FROM read_model.by_customer c WHERE c.customer_id = n.customer_id AND c.n > 3)", ""),
+    ("over_groups_self", Incremental, "SELECT a.customer_id, a.status, b.status AS other FROM read_model.by_customer a JOIN read_model.by_customer b ON a.n = b.n AND a.status < b.status", ""),
 ];
 
 /// Commits in a run.

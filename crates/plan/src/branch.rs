@@ -44,8 +44,11 @@ impl Part {
         if let Some((index, reason)) = paths.unreached.iter().find(also_traced) {
             return Err(Obstacle::at(reason.clone(), resolved.occurrences[*index].location));
         }
-        // A key of an inheritance family may occur in several of its tables.
-        let family = relation(paths.root).is_some_and(|root| query.relations[root].kind == RelationKind::InheritanceParent);
+        // A key of an inheritance family may occur in several of its tables, and two keys may have one hash.
+        let family = relation(paths.root).is_some_and(|root| {
+            let root = &query.relations[root];
+            root.kind == RelationKind::InheritanceParent || !root.located_by.is_empty()
+        });
         let returns_set = crate::aggregate::returns_set(&resolved.select, &query.functions)?;
         let fans_out = family || returns_set || paths.fans_out(&resolved);
         let key_outputs = key_outputs(paths.root);
@@ -56,14 +59,14 @@ impl Part {
     pub(crate) fn root(&self, query: &Query) -> Root {
         let index = self.resolved.table(self.paths.root).unwrap_or_default();
         let relation = &query.relations[index];
-        let key = relation
-            .identity_columns()
-            .iter()
-            .map(|column| {
-                (column.clone(), relation.column(column).map_or_else(|| "text".to_owned(), |found| found.type_name.clone()))
-            })
-            .collect();
-        Root { relation: index, schema: relation.schema.clone(), name: relation.name.clone(), key }
+        let key = |column: &String| (column.clone(), relation.identity_type(column));
+        Root {
+            relation: index,
+            schema: relation.schema.clone(),
+            name: relation.name.clone(),
+            key: relation.identity_columns().iter().map(key).collect(),
+            located_by: relation.located_by.clone(),
+        }
     }
 
     /// The branch whose query is `select`, a form of this part's SELECT.
@@ -142,14 +145,16 @@ impl Part {
     /// to the subqueries that the root stands in.
     pub(crate) fn expose_key(&self, select: &mut SelectStmt, root: &Root) -> Outcome<Vec<Node>> {
         let alias = self.resolved.occurrences[self.paths.root].alias.clone();
-        root.key.iter().enumerate().map(|(n, (column, _))| self.expose(select, &alias, column, n + 1)).collect()
+        let values = root.values(&quote::identifier(&alias)).into_iter();
+        values.enumerate().map(|(n, value)| self.expose(select, &alias, &syntax::parse_expression(&value)?, n + 1)).collect()
     }
 
-    fn expose(&self, select: &mut SelectStmt, alias: &str, column: &str, number: usize) -> Outcome<Node> {
+    /// Makes an expression over an alias available, as `lockstep_k1` and so on where it stands in a subquery.
+    fn expose(&self, select: &mut SelectStmt, alias: &str, value: &Node, number: usize) -> Outcome<Node> {
         let mut probe = select.clone();
         let direct = syntax::select_with_alias(&mut probe, alias).is_some_and(|holder| holder.from_clause == select.from_clause);
         if direct {
-            return Ok(column_reference(alias, column));
+            return Ok(value.clone());
         }
         let enclosing = self.resolved.derived.iter().find(|derived| {
             let mut copy = select.clone();
@@ -165,7 +170,7 @@ impl Part {
         let Some(inner) = select.from_clause.iter_mut().find_map(|item| syntax::subselect_named(item, &derived.alias)) else {
             return Err(Obstacle::new(format!("{} was not found again", derived.alias)));
         };
-        let value = self.expose(inner, alias, column, number)?;
+        let value = self.expose(inner, alias, value, number)?;
         let mut name = format!("lockstep_k{number}");
         while inner.target_list.iter().any(|target| named(target, &name)) {
             name.push('_');
@@ -192,7 +197,7 @@ impl Part {
             let alias = quote::identifier(&occurrence.alias);
             let role = roles.iter().position(|role| role.alias == occurrence.alias)?;
             let keys: Vec<String> =
-                relation.identity_columns().iter().map(|column| format!("{alias}.{}::text", quote::identifier(column))).collect();
+                relation.identity_columns().iter().map(|column| format!("{}::text", relation.identity_value(&alias, column))).collect();
             let ClockComparison { side, bound, bound_before, .. } = comparison;
             // The filters keep the value from being computed for rows that it is not meant for.
             let filters: Vec<String> = occurrence
@@ -253,7 +258,7 @@ impl Part {
                     relation,
                     alias,
                     role: Role::Root,
-                    reason: format!("its key ({}) is the root key", query.relations[relation].identity_columns().join(", ")),
+                    reason: format!("its key ({}) is the root key", query.relations[relation].key_for_reader()),
                     trace: Trace::Root,
                     missing_indexes: Vec::new(),
                 },
@@ -270,8 +275,7 @@ fn named(target: &Node, name: &str) -> bool {
 
 /// `(alias.key…) IN (SELECT dirty.k1… FROM dirty)`.
 fn in_dirty(alias: &str, root: &Root) -> String {
-    let alias = quote::identifier(alias);
-    let columns: Vec<String> = root.key.iter().map(|(column, _)| format!("{alias}.{}", quote::identifier(column))).collect();
+    let columns = root.values(&quote::identifier(alias));
     let keys: Vec<String> = (1..=root.key.len()).map(|n| format!("dirty.k{n}")).collect();
     format!("({}) IN (SELECT {} FROM dirty)", columns.join(", "), keys.join(", "))
 }

@@ -1,5 +1,6 @@
 //! What the planner is told about a query: facts that PostgreSQL's catalogs gave, nothing it would have to look up itself.
 
+use crate::quote;
 use serde::Serialize;
 
 /// A defining query as PostgreSQL understood it.
@@ -56,6 +57,9 @@ pub struct View {
     pub sql: String,
 }
 
+/// The name of an identity that is the hash of columns, [`Relation::located_by`].
+pub const LOCATOR: &str = "lockstep:locator";
+
 /// A table that the query reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relation {
@@ -71,6 +75,9 @@ pub struct Relation {
     pub columns: Vec<Column>,
     /// What identifies a row in the replication stream.
     pub identity: Identity,
+    /// The columns of which the identity is the hash, where it is one: those of a group, which may be NULL. Then the identity has one
+    /// column, [`LOCATOR`], which the table does not have.
+    pub located_by: Vec<String>,
     /// The oids of its inheritance children, theirs included; they are relations of the query as well.
     pub children: Vec<u32>,
     /// The leading columns (or expressions) of its usable indexes.
@@ -86,6 +93,27 @@ impl Relation {
     /// Whether the identity's columns compare under their types' default collations.
     pub fn identity_is_plain(&self) -> bool {
         self.identity_columns().iter().all(|name| self.column(name).is_none_or(|column| !column.own_collation))
+    }
+
+    /// A column of the identity, as an expression over an alias (quoted).
+    pub fn identity_value(&self, alias: &str, column: &str) -> String {
+        if column == LOCATOR && !self.located_by.is_empty() {
+            return crate::sql::locator(&format!("{alias}."), &self.located_by);
+        }
+        format!("{alias}.{}", quote::identifier(column))
+    }
+
+    /// The identity's columns, for the reader of a plan.
+    pub fn key_for_reader(&self) -> String {
+        if self.located_by.is_empty() { self.identity_columns().join(", ") } else { self.located_by.join(", ") }
+    }
+
+    /// The type of a column of the identity.
+    pub fn identity_type(&self, column: &str) -> String {
+        if column == LOCATOR && !self.located_by.is_empty() {
+            return "bigint".to_owned();
+        }
+        self.column(column).map_or_else(|| "text".to_owned(), |found| found.type_name.clone())
     }
 
     /// The column of that name.

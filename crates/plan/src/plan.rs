@@ -148,6 +148,18 @@ pub struct Root {
     pub name: String,
     /// The identity's columns and their types, in order.
     pub key: Vec<(String, String)>,
+    /// The columns of which the identity is the hash, where it is one.
+    pub located_by: Vec<String>,
+}
+
+impl Root {
+    /// The columns of the key, as expressions over an alias (quoted).
+    pub fn values(&self, alias: &str) -> Vec<String> {
+        if !self.located_by.is_empty() {
+            return vec![crate::sql::locator(&format!("{alias}."), &self.located_by)];
+        }
+        self.key.iter().map(|(column, _)| format!("{alias}.{}", quote::identifier(column))).collect()
+    }
 }
 
 /// One place where the query reads a relation.
@@ -187,7 +199,8 @@ pub struct LinkTrace {
     pub state: StateTable,
     pub(crate) alias: String,
     pub(crate) table: String,
-    pub(crate) identity: Vec<String>,
+    /// How many of the expressions are the identity.
+    pub(crate) key_columns: usize,
     pub(crate) key_types: Vec<String>,
     /// The identity columns and the values, as expressions over the relation.
     pub(crate) expressions: Vec<String>,

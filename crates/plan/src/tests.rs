@@ -21,6 +21,7 @@ fn relation(oid: u32, name: &str, identity: Identity, columns: &[(&str, &str, bo
             .collect(),
         identity,
         children: Vec::new(),
+        located_by: Vec::new(),
         indexes: vec![vec!["id".to_owned()]],
     }
 }

@@ -75,7 +75,7 @@ impl Tracer<'_> {
         let identity = relation.identity_columns();
         let key: Vec<String> = (1..=identity.len()).map(|n| format!("k{n}")).collect();
         let link_columns: Vec<String> = (1..=hop.equalities.len()).map(|n| format!("l{n}")).collect();
-        let keys = identity.iter().map(|column| format!("{alias}.{}", quote::identifier(column)));
+        let keys = identity.iter().map(|column| relation.identity_value(&alias, column));
         let sides = hop.equalities.iter().map(|equality| equality.side_sql.clone());
         let expressions: Vec<String> = keys.chain(sides).collect();
         let filters = &self.resolved.occurrences[hop.occurrence].filters;
@@ -98,15 +98,12 @@ impl Tracer<'_> {
                 quote::qualified(&relation.schema, &relation.name)
             ),
         };
-        let key_types = identity
-            .iter()
-            .map(|column| relation.column(column).map_or_else(|| "text".to_owned(), |column| column.type_name.clone()))
-            .collect();
+        let key_types = identity.iter().map(|column| relation.identity_type(column)).collect();
         LinkTrace {
             state,
             alias,
             table: quote::qualified(&relation.schema, &relation.name),
-            identity: identity.to_vec(),
+            key_columns: identity.len(),
             key_types,
             expressions,
             filter: filters.iter().filter_map(|filter| print_expression(filter).ok()).collect(),
@@ -119,13 +116,9 @@ impl Tracer<'_> {
 
     fn root_keys(&self) -> String {
         let alias = quote::identifier(&self.resolved.occurrences[self.paths.root].alias);
-        let columns = self.relation(self.paths.root).map_or(&[][..], Relation::identity_columns);
-        let keys: Vec<String> = columns
-            .iter()
-            .enumerate()
-            .map(|(n, column)| format!("{alias}.{}::text AS k{}", quote::identifier(column), n + 1))
-            .collect();
-        keys.join(", ")
+        let Some(relation) = self.relation(self.paths.root) else { return String::new() };
+        let key = |(n, column): (usize, &String)| format!("{}::text AS k{}", relation.identity_value(&alias, column), n + 1);
+        relation.identity_columns().iter().enumerate().map(key).collect::<Vec<_>>().join(", ")
     }
 
     /// A FROM clause with the root and what leads from it to some occurrences.

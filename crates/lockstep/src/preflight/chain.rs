@@ -3,7 +3,7 @@
 
 use lockstep_connect::{ErrorClass, Session};
 use lockstep_plan::chain::{StoodFor, stand_for_projections};
-use lockstep_plan::facts::{Column, Identity, Query, Relation, RelationKind};
+use lockstep_plan::facts::{Column, Identity, LOCATOR, Query, Relation, RelationKind};
 use lockstep_plan::sql::RowKey;
 use lockstep_plan::{GroupForm, Maintenance, Plan, decompose};
 use lockstep_refresh::analysis::{self, AnalysisError, Definition, StandIn};
@@ -307,10 +307,11 @@ impl Planner<'_> {
 /// A planned projection as those see it that read it.
 fn stand_in(planned: &Planned) -> StandIn {
     let plan = &planned.plan;
-    let key = match &plan.key {
-        RowKey::Primary(columns) => columns.clone(),
-        // Their columns may be NULL.
-        RowKey::Located(_) | RowKey::SingleRow | RowKey::Copies { .. } => Vec::new(),
+    let (key, located_by) = match &plan.key {
+        RowKey::Primary(columns) => (columns.clone(), Vec::new()),
+        // Their columns may be NULL. What reads an inner projection is recomputed over it in any case: it is small.
+        RowKey::Located(columns) if planned.part_of.is_none() => (vec![LOCATOR.to_owned()], columns.clone()),
+        RowKey::Located(_) | RowKey::SingleRow | RowKey::Copies { .. } => (Vec::new(), Vec::new()),
     };
     let columns = plan
         .columns
@@ -332,6 +333,7 @@ fn stand_in(planned: &Planned) -> StandIn {
         kind: RelationKind::Projection,
         columns,
         children: Vec::new(),
+        located_by,
         indexes: if key.is_empty() { Vec::new() } else { vec![key.clone()] },
         identity: if key.is_empty() { Identity::FullRow } else { Identity::Columns { columns: key, full: false } },
     };
@@ -342,7 +344,11 @@ fn stand_in(planned: &Planned) -> StandIn {
 pub(super) fn mark_read(planned: &mut [Planned]) {
     let read: Vec<String> = planned.iter().flat_map(|planned| planned.reads.clone()).collect();
     for planned in planned {
-        let keyed = matches!(planned.plan.key, RowKey::Primary(_));
+        let keyed = match planned.plan.key {
+            RowKey::Primary(_) => true,
+            RowKey::Located(_) => planned.part_of.is_none(),
+            RowKey::SingleRow | RowKey::Copies { .. } => false,
+        };
         planned.plan.reports_keys = keyed && read.contains(&planned.plan.projection);
     }
 }

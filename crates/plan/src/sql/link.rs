@@ -44,15 +44,15 @@ impl Link {
             merge: merge(link, places),
             clear: format!("TRUNCATE {}", quote::qualified(&places.state_schema, &link.state.name)),
             trace: trace(link),
-            key_columns: link.identity.len(),
+            key_columns: link.key_columns,
             value_columns: link.values.len(),
         }
     }
 }
 
-/// The identity as columns of the relation's alias.
-fn identity(link: &LinkTrace) -> Vec<String> {
-    link.identity.iter().map(|column| format!("{}.{}", link.alias, quote::identifier(column))).collect()
+/// The identity, over the relation's alias.
+fn identity(link: &LinkTrace) -> &[String] {
+    &link.expressions[..link.key_columns]
 }
 
 fn select(link: &LinkTrace) -> String {
@@ -68,7 +68,7 @@ fn conditions(link: &LinkTrace, last: Option<String>) -> String {
 fn fetch(link: &LinkTrace) -> String {
     let typed: Vec<String> =
         link.key_types.iter().enumerate().map(|(n, type_name)| format!("d.d{}::{type_name}", n + 1)).collect();
-    let keys = format!("({}) IN (SELECT {} FROM {})", identity(link).join(", "), typed.join(", "), unnest(link.identity.len()));
+    let keys = format!("({}) IN (SELECT {} FROM {})", identity(link).join(", "), typed.join(", "), unnest(link.key_columns));
     format!("{}{}", select(link), conditions(link, Some(keys)))
 }
 
@@ -135,7 +135,7 @@ SELECT {fresh_texts} FROM fresh",
 }
 
 fn trace(link: &LinkTrace) -> String {
-    let value_types = link.state.types.iter().skip(link.identity.len());
+    let value_types = link.state.types.iter().skip(link.key_columns);
     let typed: Vec<String> = value_types.enumerate().map(|(n, type_name)| format!("d.d{}::{type_name}", n + 1)).collect();
     let from = unnest(link.values.len());
     let any_null = format!("(SELECT bool_or(d.d1 IS NULL) FROM {from})");

@@ -19,6 +19,15 @@ pub enum RowKey {
 }
 
 impl RowKey {
+    /// The number of columns of the identity by which other projections know the rows; 0 if they know none.
+    pub fn identity_columns(&self) -> usize {
+        match self {
+            Self::Primary(columns) => columns.len(),
+            Self::Located(_) => 1,
+            Self::SingleRow | Self::Copies { .. } => 0,
+        }
+    }
+
     /// The key's columns.
     pub fn columns(&self) -> &[String] {
         match self {
@@ -125,7 +134,7 @@ pub(crate) fn merge(ctes: &[String], target: &Target<'_>, gone_among: Option<(&s
     );
     let duplicates = duplicates_count(target);
     let zero = "0::bigint";
-    let reported = |parts: &[&str]| if target.report { reported(key.columns(), parts) } else { Vec::new() };
+    let reported = |parts: &[&str]| if target.report { reported(key, parts) } else { Vec::new() };
     Merge {
         in_place: statement(
             ctes,
@@ -145,14 +154,19 @@ pub(crate) fn merge(ctes: &[String], target: &Target<'_>, gone_among: Option<(&s
     }
 }
 
-/// The keys of the rows written, one array of texts for each key column.
-fn reported(key: &[String], parts: &[&str]) -> Vec<String> {
-    let column = |column: &String| {
-        let selects: Vec<String> = parts.iter().map(|part| format!("SELECT {} FROM {part}", quote::list(key))).collect();
-        let name = quote::identifier(column);
-        format!("ARRAY(SELECT written.{name}::text FROM ({}) AS written) AS {name}", selects.join(" UNION ALL "))
+/// The keys of the rows written, one array of texts for each column of the identity that readers know.
+fn reported(key: &RowKey, parts: &[&str]) -> Vec<String> {
+    let columns = key.columns();
+    let selects: Vec<String> = parts.iter().map(|part| format!("SELECT {} FROM {part}", quote::list(columns))).collect();
+    let written = format!("({}) AS written", selects.join(" UNION ALL "));
+    let array = |(n, value): (usize, String)| format!("ARRAY(SELECT {value}::text FROM {written}) AS k{}", n + 1);
+    let values = match key {
+        RowKey::Located(_) => vec![locator("written.", columns)],
+        RowKey::Primary(_) | RowKey::SingleRow | RowKey::Copies { .. } => {
+            columns.iter().map(|column| format!("written.{}", quote::identifier(column))).collect()
+        }
     };
-    key.iter().map(column).collect()
+    values.into_iter().enumerate().map(array).collect()
 }
 
 /// The text of a row, which tells apart whatever can be told apart by looking.

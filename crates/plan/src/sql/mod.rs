@@ -19,6 +19,7 @@ mod refresh;
 pub use accumulate::{accumulator_indexes, fill_accumulators};
 pub use ddl::{add_comment, create_state_table, create_table};
 pub use link::Link;
+pub(crate) use merge::locator;
 pub use merge::{Merge, RowKey};
 pub use groups::{group_keys, group_leftovers, group_merge, group_removal};
 pub use refresh::{

@@ -270,7 +270,7 @@ fn many_contributions(state: &StateTable, group_columns: &[String], table: &str)
 
 /// Every root key, as text columns.
 pub fn root_keys(root: &Root) -> String {
-    let texts: Vec<String> = root.key.iter().map(|(column, _)| format!("r.{}::text", quote::identifier(column))).collect();
+    let texts: Vec<String> = root.values("r").iter().map(|value| format!("{value}::text")).collect();
     format!("SELECT {} FROM {} AS r", texts.join(", "), quote::qualified(&root.schema, &root.name))
 }
 
@@ -290,7 +290,7 @@ pub(super) fn texts(prefix: &str, columns: &[String]) -> String {
 
 /// The next root keys after those bound to `$1`…, as text columns, in key order; from the start if `from_start`.
 pub fn next_root_keys(root: &Root, from_start: bool, limit: usize) -> String {
-    let columns: Vec<String> = root.key.iter().map(|(column, _)| format!("r.{}", quote::identifier(column))).collect();
+    let columns = root.values("r");
     let texts: Vec<String> = columns.iter().map(|column| format!("{column}::text")).collect();
     let after = if from_start {
         String::new()

@@ -129,6 +129,7 @@ async fn relation(client: &Client, row: &Row) -> Result<Relation, AnalysisError>
         kind,
         columns: columns(client, oid).await?,
         identity: identity(client, oid, row.get(5)).await?,
+        located_by: Vec::new(),
         indexes: indexes(client, oid).await?,
         children: Vec::new(),
         schema,

@@ -74,7 +74,7 @@ impl BatchRun<'_> {
     /// Notes for the projections that read this one which of its rows were written.
     fn note_written(&mut self, index: usize, row: &tokio_postgres::Row) -> Result<(), BatchError> {
         let projection = &self.projections[index];
-        let key_columns = projection.plan.key.columns().len();
+        let key_columns = projection.plan.key.identity_columns();
         let written = self.written.entry(projection.node).or_insert_with(|| DirtyKeys::Keys(KeySet::new(key_columns)));
         if !projection.plan.reports_keys {
             *written = DirtyKeys::Whole;
