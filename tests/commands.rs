@@ -271,6 +271,41 @@ async fn least_privilege_is_enough() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// With row-level security the projector must see every row, or it refuses; the one that may bypass it is exact.
+#[tokio::test(flavor = "multi_thread")]
+async fn row_level_security_must_not_hide_rows() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let session = shop(&cluster.url("postgres")).await?;
+    session
+        .batch_execute(
+            "CREATE ROLE projector LOGIN REPLICATION;
+             GRANT USAGE ON SCHEMA shop TO projector;
+             GRANT SELECT ON ALL TABLES IN SCHEMA shop TO projector;
+             CREATE SCHEMA lockstep AUTHORIZATION projector;
+             CREATE SCHEMA read_model AUTHORIZATION projector;
+             CREATE PUBLICATION lockstep FOR TABLE shop.orders WITH (publish_via_partition_root = true);
+             ALTER TABLE shop.orders ENABLE ROW LEVEL SECURITY;
+             CREATE POLICY unpaid ON shop.orders USING (status <> 'paid')",
+        )
+        .await?;
+    let url = cluster.url("postgres").replace("postgres@", "projector@");
+    let setup = Setup::new(&url, &[("orders", ORDERS, "")]);
+    let program = Program::new(&setup)?;
+    for command in [&["check"][..], &["run", "--once"]] {
+        let (status, output, errors) = program.run(command)?;
+        let said = format!("{output}{errors}");
+        assert!(status == FAILURE && said.contains("row-level security") && said.contains("BYPASSRLS"), "{said}");
+    }
+    let slots: i64 = session.query_one("SELECT count(*) FROM pg_replication_slots", &[]).await?.get(0);
+    assert_eq!(slots, 0, "nothing is set up");
+    session.batch_execute("ALTER ROLE projector BYPASSRLS").await?;
+    let (status, output, errors) = program.run(&["run", "--once"])?;
+    assert_eq!(status, GOOD, "{output}{errors}");
+    let superuser = Setup { source_url: cluster.url("postgres"), ..setup };
+    assert_equal(&superuser).await?;
+    Ok(())
+}
+
 #[test]
 fn wrong_usage_is_refused() -> anyhow::Result<()> {
     let setup = Setup::new("postgres://nobody@127.0.0.1:1/none", &[("orders", ORDERS, "")]);

@@ -16,7 +16,10 @@ const SCHEMA: &str = "CREATE SCHEMA t;
 const PROJECTIONS: &[(&str, &str)] = &[
     ("cast", "SELECT i.id, i.raw::int AS n, i.kind FROM t.item i"),
     ("scalar", "SELECT i.id, (SELECT g.name FROM t.tag g WHERE g.item_id = i.id) AS tag FROM t.item i"),
-    ("contributed", "SELECT i.kind, sum(i.raw::int) AS n, string_agg(i.code, ',' ORDER BY i.id) AS codes FROM t.item i GROUP BY i.kind"),
+    (
+        "contributed",
+        "SELECT i.kind, sum(i.raw::int) AS n, string_agg(i.code, ',' ORDER BY i.id) AS codes FROM t.item i GROUP BY i.kind",
+    ),
     ("accumulated", "SELECT i.kind, sum(i.raw::int) AS n FROM t.item i GROUP BY i.kind"),
     ("ratio", "SELECT i.kind, 100 / sum(i.weight) AS share FROM t.item i GROUP BY i.kind"),
     ("total", "SELECT 1000 / (count(*) - 40) AS ratio FROM t.item i"),
@@ -95,12 +98,20 @@ async fn break_and_mend(setup: &Setup, remove: bool) -> anyhow::Result<()> {
     // The one group of all fails, and an unknown number of rows are what is refreshed when the table is emptied.
     source.batch_execute("DELETE FROM t.item WHERE id > 40").await?;
     projector.catch_up().await?;
-    until(&target, "SELECT count(*) = 1 FROM lockstep.quarantine WHERE projection = 'total' AND key = '{}' AND sqlstate = '22012'").await?;
+    until(
+        &target,
+        "SELECT count(*) = 1 FROM lockstep.quarantine WHERE projection = 'total' AND key = '{}' AND sqlstate = '22012'",
+    )
+    .await?;
     assert_eq!(one(&target, "SELECT ratio::text FROM read_model.total").await?.as_deref(), kept("100"));
     // What fails is known to the next start, and everything can be refreshed around it.
     projector.stop().await?;
-    source.batch_execute("UPDATE t.item SET raw = '7' WHERE id = 7; UPDATE t.item SET raw = 'x' WHERE id = 21;
-                        UPDATE t.item SET weight = -7 WHERE id = 1").await?;
+    source
+        .batch_execute(
+            "UPDATE t.item SET raw = '7' WHERE id = 7; UPDATE t.item SET raw = 'x' WHERE id = 21;
+                        UPDATE t.item SET weight = -7 WHERE id = 1",
+        )
+        .await?;
     target.batch_execute("UPDATE lockstep.projection SET state = 'faulted'").await?;
     let mut projector = Projector::start(setup, None, RefreshOptions::default()).await?;
     projector.catch_up().await?;
@@ -213,13 +224,18 @@ async fn poison_among_a_hundred_thousand_while_building() -> anyhow::Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_strikes_too_many_keys_is_a_fault() -> anyhow::Result<()> {
     let cluster = cluster()?;
-    let setup = Setup::new(&cluster.url("postgres"), &[("cast", "SELECT o.id, (o.extra ->> 'n')::integer AS n FROM shop.orders o", "")]);
+    let setup =
+        Setup::new(&cluster.url("postgres"), &[("cast", "SELECT o.id, (o.extra ->> 'n')::integer AS n FROM shop.orders o", "")]);
     let session = shop(&setup.source_url).await?;
     let options = RefreshOptions { quarantined_max: 3, ..RefreshOptions::default() };
     let mut projector = Projector::start(&setup, None, options).await?;
     projector.catch_up().await?;
     session.batch_execute("UPDATE shop.orders SET extra = '{\"n\": \"abc\"}' WHERE id <= 5").await?;
-    until(&session, "SELECT state = 'faulted' AND sqlstate = '22P02' AND reason LIKE 'more than 3 keys fail%' FROM lockstep.projection").await?;
+    until(
+        &session,
+        "SELECT state = 'faulted' AND sqlstate = '22P02' AND reason LIKE 'more than 3 keys fail%' FROM lockstep.projection",
+    )
+    .await?;
     session.batch_execute("UPDATE shop.orders SET extra = '{}' WHERE id <= 5").await?;
     until(&session, "SELECT state = 'live' FROM lockstep.projection").await?;
     projector.catch_up().await?;

@@ -27,7 +27,12 @@ fn queries() -> anyhow::Result<Vec<(String, String, String)>> {
     for entry in std::fs::read_dir(folder())? {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if let Some(query) = name.strip_suffix(".sql").filter(|query| query.starts_with('q')) {
-            found.push((query.to_owned(), file(&name)?, String::new()));
+            let sql = file(&name)?;
+            if sql.contains("\nLIMIT") {
+                let all = sql.rsplit_once("\nORDER BY").map_or(sql.as_str(), |(all, _)| all);
+                found.push((format!("{query}_all"), all.to_owned(), String::new()));
+            }
+            found.push((query.to_owned(), sql, String::new()));
         }
     }
     found.sort();

@@ -33,9 +33,7 @@ impl Request {
 /// # Errors
 /// The statement failed.
 pub(crate) async fn ask(target: &Session, request: Request, projection: Option<&str>) -> Result<(), tokio_postgres::Error> {
-    target
-        .execute("INSERT INTO lockstep.request (kind, projection) VALUES ($1, $2)", &[&request.name(), &projection])
-        .await?;
+    target.execute("INSERT INTO lockstep.request (kind, projection) VALUES ($1, $2)", &[&request.name(), &projection]).await?;
     Ok(())
 }
 

@@ -196,8 +196,11 @@ impl Part {
             let relation = &query.relations[self.resolved.table(comparison.occurrence)?];
             let alias = quote::identifier(&occurrence.alias);
             let role = roles.iter().position(|role| role.alias == occurrence.alias)?;
-            let keys: Vec<String> =
-                relation.identity_columns().iter().map(|column| format!("{}::text", relation.identity_value(&alias, column))).collect();
+            let keys: Vec<String> = relation
+                .identity_columns()
+                .iter()
+                .map(|column| format!("{}::text", relation.identity_value(&alias, column)))
+                .collect();
             let ClockComparison { side, bound, bound_before, .. } = comparison;
             // The filters keep the value from being computed for rows that it is not meant for.
             let filters: Vec<String> = occurrence

@@ -125,7 +125,9 @@ pub(crate) async fn write_projections(
         }
     }
     for projection in projections {
-        let root = |branch: usize| projection.plan.branches().get(branch).map(|branch| format!("{}.{}", branch.root.schema, branch.root.name));
+        let root = |branch: usize| {
+            projection.plan.branches().get(branch).map(|branch| format!("{}.{}", branch.root.schema, branch.root.name))
+        };
         projection.quarantine.write(target, projection.name(), root).await?;
     }
     for projection in projections.iter().filter(|projection| projection.has_unsaved_progress()) {

@@ -137,6 +137,15 @@ fn links(branch: &Branch, places: &Places) -> Links {
     branch.roles.iter().map(|role| link(&role.trace)).collect()
 }
 
+/// How the keys of a batch are refreshed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attempts {
+    /// All at once: the usual way.
+    AtOnce,
+    /// So that those that fail are told apart: some row failed in the batch before.
+    OneByOne,
+}
+
 /// Whether changes are traced to root keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tracing {
@@ -160,10 +169,12 @@ pub struct Projection {
     pub(crate) rows_at_batch_start: i64,
     pub(crate) built_roots: u64,
     pub(crate) reason: Option<String>,
+    /// Groups' rows come with the last batch of a build: what was analysed before it was empty.
+    pub(crate) wants_analysis: bool,
     /// Write the next batch by deleting first.
     pub(crate) delete_first: bool,
-    /// Tell the keys that fail apart in the next batch.
-    pub(crate) one_by_one: bool,
+    /// How the next batch is done.
+    pub(crate) attempts: Attempts,
     pub(crate) on_error: OnError,
     pub(crate) quarantine: Quarantine,
     pub(crate) tracing: Tracing,
@@ -210,8 +221,9 @@ impl Projection {
             rows_at_batch_start: registered.rows,
             built_roots: 0,
             reason: None,
+            wants_analysis: false,
             delete_first: false,
-            one_by_one: false,
+            attempts: Attempts::AtOnce,
             on_error,
             quarantine: Quarantine::default(),
             tracing: Tracing::Works,
@@ -311,7 +323,7 @@ impl Projection {
 
     /// Whether keys that fail are to be told apart from those that do not.
     pub(crate) fn isolates(&self) -> bool {
-        self.one_by_one || !self.quarantine.is_empty()
+        self.attempts == Attempts::OneByOne || !self.quarantine.is_empty()
     }
 
     /// Whether telling keys apart is still to be tried after a row failed.
@@ -411,12 +423,13 @@ impl Projection {
             self.saved = self.unsaved();
         }
         if let Some((phase, rows)) = self.pending.take() {
+            self.wants_analysis |= self.is_building() && matches!(phase, Phase::Live);
             self.phase = phase;
             self.rows = rows;
             self.rows_at_batch_start = rows;
             self.reason = None;
             self.delete_first = false;
-            self.one_by_one = false;
+            self.attempts = Attempts::AtOnce;
             let (added, released) = self.quarantine.commit();
             if added > 0 {
                 tracing::warn!(projection = self.name(), keys = added, "keys that fail were set aside: lockstep quarantine");
@@ -452,7 +465,7 @@ impl Projection {
         self.fault = Some(record.clone());
         self.unrecorded_fault = Some(record);
         self.delete_first = false;
-        self.one_by_one = false;
+        self.attempts = Attempts::AtOnce;
         self.pending = None;
     }
 

@@ -43,7 +43,10 @@ pub async fn quarantine_retry(config: &Config, name: Option<&str>, timeout: Dura
     let target = super::installed_target(config, name).await?;
     let asked_at: String = target.query_one("SELECT clock_timestamp()::text", &[]).await?.get(0);
     target
-        .execute("UPDATE lockstep.quarantine SET retry_at = clock_timestamp() WHERE $1::text IS NULL OR projection = $1", &[&name])
+        .execute(
+            "UPDATE lockstep.quarantine SET retry_at = clock_timestamp() WHERE $1::text IS NULL OR projection = $1",
+            &[&name],
+        )
         .await?;
     if !requests::is_running(&target).await? {
         eprintln!("no projector runs: they are tried again when it starts");

@@ -193,8 +193,11 @@ fn copies(ctes: &[String], target: &Target<'_>, among: Option<(&str, &str)>) -> 
         "have AS MATERIALIZED (\n  SELECT t.ctid AS \"lockstep:row\", {} FROM {table} AS t{among}\n)",
         numbered("t.", columns)
     );
+    // By their position, because a column may have any name, also one of ours.
+    let positions: Vec<String> = (1..=columns.len()).map(|n| format!("c{n}")).collect();
     let want = format!(
-        "want AS MATERIALIZED (\n  SELECT {}, {} FROM fresh\n)",
+        "want ({}, \"lockstep:image\", \"lockstep:copy\") AS MATERIALIZED (\n  SELECT {}, {} FROM fresh\n)",
+        positions.join(", "),
         quote::prefixed_list("fresh.", columns),
         numbered("fresh.", columns)
     );
@@ -204,7 +207,7 @@ fn copies(ctes: &[String], target: &Target<'_>, among: Option<(&str, &str)>) -> 
     let added = format!(
         "added AS (\n  INSERT INTO {table} ({})\n  SELECT {} FROM want WHERE NOT EXISTS (SELECT FROM have WHERE {same})\n  RETURNING 1\n)",
         quote::list(columns),
-        quote::prefixed_list("want.", columns)
+        quote::prefixed_list("want.", &positions)
     );
     let zero = || "0::bigint".to_owned();
     Merge {

@@ -18,13 +18,13 @@ mod refresh;
 
 pub use accumulate::{accumulator_indexes, fill_accumulators};
 pub use ddl::{add_comment, create_state_table, create_table};
+pub use groups::{group_keys, group_leftovers, group_merge, group_removal};
 pub use link::Link;
 pub(crate) use merge::locator;
 pub use merge::{Merge, RowKey};
-pub use groups::{group_keys, group_leftovers, group_merge, group_removal};
 pub use refresh::{
-    Fresh, Places, TracedKeys, contribution_merge, contribution_merge_accumulating, defining_query_duplicates, dirty_cte, kept_keys,
-    next_root_keys, root_keys, row_merge, whole_merge,
+    Fresh, Places, TracedKeys, contribution_merge, contribution_merge_accumulating, defining_query_duplicates, dirty_cte,
+    kept_keys, next_root_keys, root_keys, row_merge, whole_merge,
 };
 
 /// A table of hidden state in schema `lockstep`.

@@ -71,7 +71,9 @@ impl BatchRun<'_> {
         match if keys.len() > 1 { Some(self.attempt(index, part, &keys, roots, building).await?) } else { None } {
             Some(Ok(refreshed)) => {
                 done.add(refreshed);
-                keys.into_iter().for_each(|key| self.projections[index].quarantine.refreshed(part, key));
+                for key in keys {
+                    self.projections[index].quarantine.refreshed(part, key);
+                }
             }
             Some(Err(_)) | None => failed.extend(clashing),
         }
@@ -96,10 +98,8 @@ impl BatchRun<'_> {
             return Ok(counts);
         }
         let mut counts = Counts::default();
-        let places = lockstep_plan::sql::Places {
-            schema: self.projections[index].schema.clone(),
-            state_schema: "lockstep".to_owned(),
-        };
+        let places =
+            lockstep_plan::sql::Places { schema: self.projections[index].schema.clone(), state_schema: "lockstep".to_owned() };
         for (number, branch) in branches.iter().enumerate() {
             let part = Part::Branch(number);
             // First what is kept: its root may be gone. Then all roots.
@@ -263,8 +263,9 @@ impl BatchRun<'_> {
             let columns = columns_of([key.clone()], key.len());
             let bound: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
             match (&self.sql[index], part) {
-                (Statements::Row { removal, .. }, _) => done.counts = self.merge(index, removal, &bound).await?,
-                (Statements::Grouped { removal, .. }, Part::Groups) => done.counts = self.merge(index, removal, &bound).await?,
+                (Statements::Row { removal, .. }, _) | (Statements::Grouped { removal, .. }, Part::Groups) => {
+                    done.counts = self.merge(index, removal, &bound).await?;
+                }
                 (Statements::Grouped { branches, .. }, Part::Branch(branch)) => {
                     let statements = &branches[branch];
                     let sql = if building { &statements.removal } else { &statements.live_removal };

@@ -143,9 +143,7 @@ impl BatchRun<'_> {
                 let sql = if building { &statements.contributions } else { &statements.live_contributions };
                 Ok(Refreshed { counts: Counts::default(), groups: self.query_target(index, sql, bound).await? })
             }
-            Statements::Whole { .. } => {
-                Ok(Refreshed { counts: self.everything_at_once(index).await?, groups: Vec::new() })
-            }
+            Statements::Whole { .. } => Ok(Refreshed { counts: self.everything_at_once(index).await?, groups: Vec::new() }),
         }
     }
 

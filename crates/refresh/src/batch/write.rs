@@ -33,7 +33,12 @@ impl Counts {
 
 impl BatchRun<'_> {
     /// With two databases: brings the fresh rows of the bound keys (or all) into a branch's stage.
-    pub(super) async fn stage(&mut self, index: usize, branch: usize, bound: Option<&[&(dyn ToSql + Sync)]>) -> Result<(), BatchError> {
+    pub(super) async fn stage(
+        &mut self,
+        index: usize,
+        branch: usize,
+        bound: Option<&[&(dyn ToSql + Sync)]>,
+    ) -> Result<(), BatchError> {
         let projection = &self.projections[index];
         let Some(stage) = projection.stages.as_ref().and_then(|stages| stages.get(branch)) else { return Ok(()) };
         let (query, root) = match (projection.plan.branches().get(branch), bound) {
@@ -52,7 +57,12 @@ impl BatchRun<'_> {
         stage.fill(source, &statement, parameters, self.sessions.target(), index).await
     }
 
-    pub(super) async fn merge(&mut self, index: usize, merge: &Merge, bound: &[&(dyn ToSql + Sync)]) -> Result<Counts, BatchError> {
+    pub(super) async fn merge(
+        &mut self,
+        index: usize,
+        merge: &Merge,
+        bound: &[&(dyn ToSql + Sync)],
+    ) -> Result<Counts, BatchError> {
         if !self.projections[index].delete_first {
             return self.merge_statement(index, &merge.in_place, bound).await;
         }

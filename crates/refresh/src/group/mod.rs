@@ -1,124 +1,37 @@
 //! The life of a group: connect, batch after batch, and what to do when one fails.
 
+mod aside;
+mod prepare;
+mod settings;
+mod upkeep;
+
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lockstep_capture::Capture;
 use lockstep_connect::Session;
-use lockstep_plan::sql::Places;
-use lockstep_plan::{Trace, quote};
 use lockstep_wal::Lsn;
 use tokio::sync::{mpsc, watch};
 
 use crate::batch::{BatchEnd, BatchRun, Committed};
 use crate::checkpoint;
 use crate::error::{BatchError, Remedy, Side, Untried};
-use crate::observer::BatchObserver;
-use crate::projection::{FaultRecord, Projection, Statements as ProjectionStatements, Tracing};
+use crate::projection::{Attempts, Projection, Statements as ProjectionStatements, Tracing};
 use crate::quarantine::Quarantine;
-use crate::sessions::{Endpoints, Sessions};
+use crate::sessions::Sessions;
 use crate::statements::Statements;
 use crate::status::GroupStatus;
-use crate::transfer::{Stage, stages_of};
 
 /// First and longest pause after a batch that failed for a transient reason.
 const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(5);
 
-/// How often an idle group looks whether somebody waits for its position.
-const IDLE_TICK: Duration = Duration::from_millis(100);
-
-/// How often the position of an idle group is written although nobody waits, so that it shows when the group was last current.
-const ADVANCE_INTERVAL: Duration = Duration::from_secs(10);
-
 /// First and longest pause before another look when commits have arrived that no snapshot sees yet.
 const INVISIBLE_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(100);
-
-/// A stream that was at the source's position so recently makes an idle group current.
-const CURRENT_WITHIN: Duration = Duration::from_secs(3);
 
 /// Root keys in a build's first page.
 const FIRST_PAGE_ROWS: usize = 1_000;
 
-/// Whether batches wait for the fence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FencePolicy {
-    /// Always, in production.
-    Wait,
-    /// Never: only for the test that shows what the fence is for.
-    SkipForNegativeControl,
-}
-
-/// Tuning of batches. The defaults are meant to be left alone.
-#[derive(Debug, Clone)]
-pub struct RefreshOptions {
-    /// Keys bound to one statement.
-    pub statement_keys_max: usize,
-    /// Root keys named in one batch of a projection; more refresh everything.
-    pub root_keys_max: usize,
-    /// Groups recomputed by name in one batch; more recompute all.
-    pub groups_max: usize,
-    /// Root keys in a build's page at most.
-    pub page_rows_max: usize,
-    /// Keys of one projection that are set aside one by one; if more fail, the projection is.
-    pub quarantined_max: usize,
-    /// Share of the time that whole recomputation may take.
-    pub whole_share: f64,
-    /// How often projections that depend on the time as a whole are recomputed.
-    pub schedule: Duration,
-    /// How often to look for rows that come or go with the time.
-    pub time_resolution: Duration,
-    /// See [`FencePolicy`].
-    pub fence: FencePolicy,
-}
-
-impl Default for RefreshOptions {
-    fn default() -> Self {
-        Self {
-            statement_keys_max: 10_000,
-            root_keys_max: 250_000,
-            groups_max: 100_000,
-            page_rows_max: 20_000,
-            quarantined_max: 1_000,
-            whole_share: 0.2,
-            schedule: Duration::from_mins(1),
-            time_resolution: Duration::from_secs(1),
-            fence: FencePolicy::Wait,
-        }
-    }
-}
-
-/// What a group is made of.
-pub struct GroupSettings {
-    /// Its name.
-    pub name: String,
-    /// Its index in capture.
-    pub index: usize,
-    /// How long to gather more changes after the first.
-    pub linger: Duration,
-    /// Its projections, in the order in which they are refreshed.
-    pub projections: Vec<Projection>,
-    /// Where source and target are.
-    pub endpoints: Endpoints,
-    /// Where the tables are.
-    pub places: Places,
-    /// Tuning.
-    pub options: RefreshOptions,
-    /// Our turn as writer; see [`crate::claim_group`].
-    pub leader_epoch: i64,
-    /// Told about every batch.
-    pub observer: Option<Arc<dyn BatchObserver>>,
-}
-
-/// What a running group can be asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GroupCommand {
-    /// Try the keys in quarantine again now.
-    RetryQuarantine {
-        /// Of this projection; of all if `None`.
-        projection: Option<String>,
-    },
-}
+pub use settings::{FencePolicy, GroupCommand, GroupSettings, RefreshOptions};
 
 /// How a group's run ended.
 #[derive(Debug)]
@@ -148,7 +61,7 @@ pub struct Group {
     batches: u64,
 }
 
-struct Connected {
+pub(crate) struct Connected {
     sessions: Sessions,
     nudge: Session,
     prepared: Statements,
@@ -247,7 +160,7 @@ impl Group {
                 Remedy::OneByOne(index) => {
                     let projection = &mut self.settings.projections[index];
                     tracing::warn!(projection = projection.name(), error = %error, "some row fails; looking for it");
-                    projection.one_by_one = true;
+                    projection.attempts = Attempts::OneByOne;
                 }
                 Remedy::SkipTraces(index) => {
                     tracing::warn!(projection = self.settings.projections[index].name(), error = %error, "refreshing everything instead");
@@ -313,67 +226,13 @@ impl Group {
         Ok(Connected { sessions, nudge, prepared: Statements::default() })
     }
 
-    /// Looks for links that an earlier run gave up, because reading them failed on some row: their tables are empty.
-    async fn find_missing_links(&mut self, sessions: &Sessions) -> Result<(), BatchError> {
-        for projection in &mut self.settings.projections {
-            if !projection.is_live() || projection.tracing == Tracing::GivenUp {
-                continue;
-            }
-            for branch in projection.plan.branches() {
-                for role in &branch.roles {
-                    let Trace::Link(link) = &role.trace else { continue };
-                    let table = quote::qualified(&self.settings.places.state_schema, &link.state.name);
-                    let found = sessions.target().query_opt(&format!("SELECT FROM {table} LIMIT 1"), &[]).await;
-                    let found = found.map_err(|error| BatchError::Sql { side: Side::Target, error, projection: None })?;
-                    if found.is_none() {
-                        projection.tracing = Tracing::LinksMissing;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Describes the stages that are missing and creates their temporary tables. A projection whose stage cannot be made is set
-    /// aside alone.
-    async fn make_stages(&mut self, sessions: &Sessions, new_session: bool) -> Result<(), BatchError> {
-        for index in 0..self.settings.projections.len() {
-            let projection = &self.settings.projections[index];
-            let known = projection.stages.is_some();
-            if !projection.takes_part() || (known && !new_session) || projection.plan.reads_projections_only() {
-                continue;
-            }
-            let made = match &projection.stages {
-                Some(stages) => Ok(stages.clone()),
-                None => stages_of(projection, index, &self.settings.places, sessions).await,
-            };
-            match made {
-                Ok(stages) => {
-                    let create: Vec<String> = stages.iter().map(Stage::create_statement).collect();
-                    let create = create.join("; ");
-                    self.settings.projections[index].stages = Some(stages);
-                    sessions.target().batch_execute(&create).await.map_err(|error| BatchError::Sql {
-                        side: Side::Target,
-                        error,
-                        projection: None,
-                    })?;
-                }
-                Err(error) => match error.remedy(|_| Untried { delete_first: false, one_by_one: false }) {
-                    Remedy::Fault(index) => self.fault(index, &error, None).await,
-                    Remedy::Retry | Remedy::DeleteFirst(_) | Remedy::OneByOne(_) | Remedy::SkipTraces(_) | Remedy::Stop => {
-                        return Err(error);
-                    }
-                },
-            }
-        }
-        self.sql = self.settings.projections.iter().map(|projection| projection.statements(&self.settings.places)).collect();
-        Ok(())
-    }
-
     /// Waits for something to do and does it.
     async fn step(&mut self, connected: &mut Connected) -> Result<(), BatchError> {
         if let Some(index) = self.settings.projections.iter().position(|p| p.is_exhausted() && !p.indexes_built) {
             return self.build_indexes(index, connected).await;
+        }
+        if let Some(index) = self.settings.projections.iter().position(|projection| projection.wants_analysis) {
+            return self.analyse(index, connected).await;
         }
         if !self.has_work() {
             return self.idle(connected).await;
@@ -476,137 +335,6 @@ impl Group {
         let goal = if live { Duration::from_millis(50) } else { Duration::from_millis(500) };
         let next = if elapsed < goal { self.page_rows * 2 } else { self.page_rows / 2 };
         self.page_rows = next.clamp(FIRST_PAGE_ROWS / 4, self.settings.options.page_rows_max);
-    }
-
-    /// Nothing to do: wait for an arrival, and meanwhile keep the position and the slot up to date.
-    async fn idle(&mut self, connected: &Connected) -> Result<(), BatchError> {
-        let until = self
-            .settings
-            .projections
-            .iter()
-            .filter_map(Projection::next_wake)
-            .min()
-            .map_or(IDLE_TICK, |wake| wake.saturating_duration_since(Instant::now()).min(IDLE_TICK));
-        tokio::select! {
-            () = self.capture.arrival(self.settings.index) => return Ok(()),
-            changed = self.stop.changed() => {
-                drop(changed);
-                return Ok(());
-            }
-            () = tokio::time::sleep(until) => {}
-        }
-        let sql_error = |error| BatchError::Sql { side: Side::Target, error, projection: None };
-        let target = connected.sessions.target();
-        self.note_flushed(connected).await?;
-        // First the position, then whether anything waits: in this order nothing can slip in between.
-        let received = self.capture.received();
-        let dirty = self.capture.with_group(self.settings.index, |dirty| !dirty.is_empty());
-        let live = self.status.borrow().is_settled();
-        if dirty || !live || self.contained_lsn.is_some_and(|contained| received <= contained) || received == Lsn::ZERO {
-            self.publish_status();
-            return Ok(());
-        }
-        let due = self.advanced_at.elapsed() >= ADVANCE_INTERVAL;
-        if due || checkpoint::somebody_waits(target).await.map_err(sql_error)? {
-            let current = self.capture.current_as_of().is_some_and(|as_of| as_of.elapsed() < CURRENT_WITHIN);
-            let epoch = self.settings.leader_epoch;
-            if !checkpoint::advance(target, &self.settings.name, epoch, received, current).await.map_err(sql_error)? {
-                return Err(BatchError::Fenced);
-            }
-            self.contained_lsn = Some(received);
-            self.advanced_at = Instant::now();
-        }
-        self.publish_status();
-        Ok(())
-    }
-
-    /// Lets the slot move on once the target has made our batches durable.
-    async fn note_flushed(&self, connected: &Connected) -> Result<(), BatchError> {
-        if self.capture.with_group(self.settings.index, |dirty| dirty.awaits_flush_of()).is_none() {
-            return Ok(());
-        }
-        let row = connected
-            .sessions
-            .target()
-            .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
-            .await
-            .map_err(|error| BatchError::Sql { side: Side::Target, error, projection: None })?;
-        let flushed = row.get::<_, &str>(0).parse().unwrap_or_default();
-        self.capture.with_group(self.settings.index, |dirty| dirty.flushed(flushed));
-        Ok(())
-    }
-
-    /// The configured indexes, once the rows are there: building an index beats maintaining it through the build.
-    async fn build_indexes(&mut self, index: usize, connected: &Connected) -> Result<(), BatchError> {
-        let projection = &mut self.settings.projections[index];
-        let target = connected.sessions.target();
-        let name = projection.name().to_owned();
-        // A predecessor that was cut off may have finished them.
-        let built = target
-            .query_opt("SELECT FROM lockstep.projection WHERE name = $1 AND indexes_built", &[&name])
-            .await
-            .map_err(|error| BatchError::Sql { side: Side::Target, error, projection: None })?;
-        if built.is_some() {
-            projection.indexes_built = true;
-            return Ok(());
-        }
-        let table = quote::qualified(&projection.schema, &name);
-        let schema = quote::literal(&quote::identifier(&projection.schema));
-        let mut script =
-            format!("BEGIN; SELECT set_config('search_path', {schema} || ', ' || current_setting('search_path'), true);\n");
-        if let Some(indexes) = &projection.indexes {
-            script.push_str(indexes.trim_end().trim_end_matches(';'));
-            script.push_str(";\n");
-        }
-        script.push_str(&format!(
-            "UPDATE lockstep.projection SET indexes_built = true WHERE name = {}; COMMIT;\nANALYZE {table};",
-            quote::literal(&name)
-        ));
-        for state in projection.plan.state_tables() {
-            script.push_str(&format!("ANALYZE {};", quote::qualified("lockstep", &state.name)));
-        }
-        if let Err(error) = target.batch_execute(&script).await {
-            connected.sessions.rollback().await;
-            return Err(BatchError::Sql { side: Side::Target, error, projection: Some(index) });
-        }
-        projection.indexes_built = true;
-        Ok(())
-    }
-
-    /// Sets a projection aside, and those that read it.
-    async fn fault(&mut self, index: usize, error: &BatchError, connected: Option<&Connected>) {
-        let record = error.record();
-        self.set_aside(index, record.clone(), connected).await;
-        let mut stale = vec![index];
-        for reader in index + 1..self.settings.projections.len() {
-            let Some(&read) = self.settings.projections[reader].reads.iter().find(|read| stale.contains(read)) else { continue };
-            stale.push(reader);
-            let name = self.settings.projections[read].name().to_owned();
-            let hint = Some(format!("it comes back by itself when {name} does"));
-            self.set_aside(reader, (None, format!("it reads {name}, which is set aside: {}", record.1), hint), connected).await;
-        }
-        self.publish_status();
-    }
-
-    async fn set_aside(&mut self, index: usize, record: FaultRecord, connected: Option<&Connected>) {
-        let projection = &mut self.settings.projections[index];
-        tracing::error!(
-            projection = projection.name(),
-            reason = record.1,
-            hint = record.2,
-            "projection faulted; the others go on"
-        );
-        projection.fault(record.clone());
-        if let Some(connected) = connected {
-            let name = projection.name();
-            match checkpoint::write_fault(connected.sessions.target(), name, self.settings.leader_epoch, &record).await {
-                Ok(()) => projection.fault_recorded(),
-                // The group's next batch records it, or does not commit.
-                Err(error) => {
-                    tracing::warn!(projection = name, error = %lockstep_connect::describe(&error), "recording the fault");
-                }
-            }
-        }
     }
 
     fn publish_status(&self) {
