@@ -14,7 +14,7 @@ CREATE TABLE lockstep.quarantine (
     PRIMARY KEY (projection, part, key)
 );
 
--- What commands ask of the projector that runs. It looks every second.
+-- What commands ask of the projector that runs. It looks four times a second.
 CREATE TABLE lockstep.request (
     id           bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind         text        NOT NULL,

@@ -16,3 +16,4 @@ mod shipped;
 mod time;
 mod tls;
 mod tpch;
+mod verify;

@@ -11,6 +11,10 @@
 
 mod compare;
 mod pair;
+mod rows;
+mod verify;
 
 pub use compare::{Comparison, Subject, compare, compare_in_one_session};
 pub use pair::{PairError, SnapshotPair};
+pub use rows::Sample;
+pub use verify::{Claim, Difference, DifferenceKind, Verdict, verify};

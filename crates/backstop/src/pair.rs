@@ -4,6 +4,8 @@ use lockstep_connect::{ConnectError, Session, Settings};
 use tokio_postgres::Client;
 
 use crate::compare::{Comparison, Subject, compare};
+use crate::rows::Sample;
+use crate::verify::{Claim, Verdict, verify};
 
 /// A pair could not be opened or used.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +56,20 @@ impl SnapshotPair {
     pub async fn take_target(&self) -> Result<(), PairError> {
         self.target.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1").await?;
         Ok(())
+    }
+
+    /// Verifies a claim; see [`verify`].
+    ///
+    /// # Errors
+    /// See [`PairError`].
+    pub async fn verify(
+        &self,
+        claim: &Claim,
+        sample: Option<&Sample>,
+        differences_max: usize,
+        progress: &(dyn Fn(u64) + Sync),
+    ) -> Result<Verdict, PairError> {
+        Ok(verify(&self.source, &self.target, claim, sample, differences_max, progress).await?)
     }
 
     /// Compares one projection.

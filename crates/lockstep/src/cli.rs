@@ -61,6 +61,25 @@ pub enum Command {
         #[arg(long, value_parser = parse_duration, default_value = "30s", value_name = "TIME")]
         timeout: Duration,
     },
+    /// Compare every row with the defining query at an equal snapshot, while the projector runs or stands still.
+    Verify {
+        /// Only these projections.
+        names: Vec<String>,
+        /// Only a part of the rows, for example 1%.
+        #[arg(long, value_parser = parse_share, value_name = "SHARE")]
+        sample: Option<u32>,
+        /// Show the values of rows that differ.
+        #[arg(long)]
+        show_values: bool,
+    },
+    /// Verify, and refresh what differs.
+    Repair {
+        /// Only these projections.
+        names: Vec<String>,
+        /// Show the values of rows that differed.
+        #[arg(long)]
+        show_values: bool,
+    },
     /// Show the keys that fail and are set aside, or try them again.
     Quarantine {
         /// What to do; list if left out.
@@ -133,6 +152,18 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
+/// `1%` or `0.5%`: rows of ten thousand.
+fn parse_share(text: &str) -> Result<u32, String> {
+    let wrong = || format!("\"{text}\" is not a share from 0.01% to 100%; for example 1%");
+    let percent: f64 = text.strip_suffix('%').ok_or_else(wrong)?.trim().parse().map_err(|_| wrong())?;
+    let share = (percent * 100.0).round();
+    if !(1.0..=10_000.0).contains(&share) {
+        return Err(wrong());
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Ok(share as u32)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +175,15 @@ mod tests {
         assert_eq!(parse_duration("2m"), Ok(Duration::from_mins(2)));
         for bad in ["", "x", "5 parsecs", "-1s", "nan"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn shares() {
+        assert_eq!(parse_share("1%"), Ok(100));
+        assert_eq!(parse_share("0.5%"), Ok(50));
+        for bad in ["1", "0%", "101%", "x%", "-1%", "nan%"] {
+            assert!(parse_share(bad).is_err(), "{bad}");
         }
     }
 

@@ -9,6 +9,7 @@
 //!
 //! Only this crate knows TOML, HTTP and the command line.
 
+mod boundaries;
 pub mod cli;
 pub mod commands;
 pub mod config;
@@ -22,6 +23,7 @@ mod requests;
 mod setup;
 pub mod supervisor;
 pub mod telemetry;
+mod verification;
 
 /// How the program ends. The numbers are a promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -45,6 +45,8 @@ async fn run(cli: Cli) -> Exit {
         Command::Run { once } => supervisor::run(&config, once).await,
         Command::Status => commands::status(&config, cli.json).await,
         Command::Wait { lsn, timeout } => commands::wait(&config, lsn, timeout, cli.json).await,
+        Command::Verify { names, sample, show_values } => commands::verify(&config, names, sample, show_values, cli.json).await,
+        Command::Repair { names, show_values } => commands::repair(&config, names, show_values, cli.json).await,
         Command::Quarantine { action } => match action.unwrap_or(QuarantineAction::List { name: None }) {
             QuarantineAction::List { name } => commands::quarantine_list(&config, name.as_deref(), cli.json).await,
             QuarantineAction::Retry { name, timeout } => {

@@ -6,35 +6,50 @@ use lockstep_connect::Session;
 use lockstep_refresh::GroupCommand;
 use tokio::sync::mpsc;
 
+use crate::verification::{GroupHandle, Verifier, Wish};
+
 /// How often the running projector looks.
-const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_millis(250);
 
 /// What can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
     /// Try the keys in quarantine again.
     RetryQuarantine,
+    /// Verify projections, and perhaps repair them.
+    Verify,
 }
 
 impl Request {
     fn name(self) -> &'static str {
         match self {
             Self::RetryQuarantine => "retry_quarantine",
+            Self::Verify => "verify",
         }
     }
 
     fn from_name(name: &str) -> Option<Self> {
-        [Self::RetryQuarantine].into_iter().find(|request| request.name() == name)
+        [Self::RetryQuarantine, Self::Verify].into_iter().find(|request| request.name() == name)
     }
 }
 
-/// Asks the projector that runs, or the next one that starts.
+/// Asks the projector that runs, or the next one that starts. Returns the request's number.
 ///
 /// # Errors
 /// The statement failed.
-pub(crate) async fn ask(target: &Session, request: Request, projection: Option<&str>) -> Result<(), tokio_postgres::Error> {
-    target.execute("INSERT INTO lockstep.request (kind, projection) VALUES ($1, $2)", &[&request.name(), &projection]).await?;
-    Ok(())
+pub(crate) async fn ask(
+    target: &Session,
+    request: Request,
+    projection: Option<&str>,
+    arguments: &serde_json::Value,
+) -> Result<i64, tokio_postgres::Error> {
+    let row = target
+        .query_one(
+            "INSERT INTO lockstep.request (kind, projection, arguments) VALUES ($1, $2, $3) RETURNING id",
+            &[&request.name(), &projection, arguments],
+        )
+        .await?;
+    Ok(row.get(0))
 }
 
 /// Whether a projector runs: it holds the writer's lock.
@@ -55,37 +70,70 @@ pub(crate) async fn is_running(target: &Session) -> Result<bool, tokio_postgres:
     Ok(row.get(0))
 }
 
-/// Hands requests to the groups; never returns. Whatever ails the session, others notice.
-pub(crate) async fn follow(target: &Session, groups: &[mpsc::UnboundedSender<GroupCommand>]) {
-    loop {
-        tokio::time::sleep(INTERVAL).await;
-        let taken = target
-            .query(
-                "WITH old AS (DELETE FROM lockstep.request WHERE taken_at < clock_timestamp() - interval '1 day')
-                 UPDATE lockstep.request SET taken_at = clock_timestamp() WHERE taken_at IS NULL RETURNING kind, projection",
-                &[],
-            )
-            .await;
-        let rows = match taken {
-            Ok(rows) => rows,
-            Err(error) => {
+/// Carries requests out; never returns. Whatever ails the session, others notice.
+pub(crate) async fn follow(target: &Session, verifier: &Verifier) {
+    // Verifications wait for each other, so that they do not compete for the servers.
+    let (queue, queued) = mpsc::unbounded_channel();
+    let verifying = verify_in_turn(queued, verifier);
+    let looking = async {
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            if let Err(error) = look(target, &verifier.groups, &queue).await {
                 tracing::debug!(error = %lockstep_connect::describe(&error), "requests");
-                continue;
             }
+        }
+    };
+    tokio::join!(verifying, looking);
+}
+
+async fn look(
+    target: &Session,
+    groups: &[GroupHandle],
+    verifications: &mpsc::UnboundedSender<(i64, Wish)>,
+) -> Result<(), tokio_postgres::Error> {
+    let rows = target
+        .query(
+            "WITH old AS (DELETE FROM lockstep.request WHERE taken_at < clock_timestamp() - interval '1 day')
+             UPDATE lockstep.request SET taken_at = clock_timestamp() WHERE taken_at IS NULL RETURNING id, kind, projection, arguments",
+            &[],
+        )
+        .await?;
+    for row in rows {
+        let (id, kind, projection): (i64, &str, Option<String>) = (row.get(0), row.get(1), row.get(2));
+        match Request::from_name(kind) {
+            None => tracing::warn!(kind, "a request that this version does not know"),
+            Some(Request::RetryQuarantine) => {
+                for group in groups {
+                    // A group that has ended is noticed by the supervisor.
+                    drop(group.commands.send(GroupCommand::RetryQuarantine { projection: projection.clone() }));
+                }
+            }
+            Some(Request::Verify) => {
+                let wish = serde_json::from_value(row.get(3)).unwrap_or_default();
+                drop(verifications.send((id, wish)));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn verify_in_turn(mut queue: mpsc::UnboundedReceiver<(i64, Wish)>, verifier: &Verifier) {
+    while let Some((id, wish)) = queue.recv().await {
+        let result = verifier.run(&wish, Some(id)).await;
+        let error = result.err().map(|error| format!("{error:#}"));
+        if let Some(error) = &error {
+            tracing::error!(error, "verification");
+        }
+        let recorded = match Session::open(verifier.config.target_settings(), "lockstep verify").await {
+            Ok(session) => session
+                .execute("UPDATE lockstep.request SET done_at = clock_timestamp(), error = $2 WHERE id = $1", &[&id, &error])
+                .await
+                .map(drop)
+                .map_err(|error| lockstep_connect::describe(&error)),
+            Err(error) => Err(error.to_string()),
         };
-        for row in rows {
-            let (kind, projection): (&str, Option<String>) = (row.get(0), row.get(1));
-            let Some(request) = Request::from_name(kind) else {
-                tracing::warn!(kind, "a request that this version does not know");
-                continue;
-            };
-            for group in groups {
-                let command = match request {
-                    Request::RetryQuarantine => GroupCommand::RetryQuarantine { projection: projection.clone() },
-                };
-                // A group that has ended is noticed by the supervisor.
-                drop(group.send(command));
-            }
+        if let Err(error) = recorded {
+            tracing::warn!(error, "recording that a request was carried out");
         }
     }
 }

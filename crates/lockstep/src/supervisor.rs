@@ -10,13 +10,15 @@ use lockstep_plan::facts::RelationKind;
 use lockstep_plan::sql::Places;
 use lockstep_plan::{RelationRole, Role};
 use lockstep_refresh::{
-    BatchObserver, Endpoints, Group, GroupCommand, GroupEnd, GroupSettings, GroupStatus, Projection, RefreshOptions, Registered,
+    BatchObserver, Endpoints, Group, GroupEnd, GroupSettings, GroupStatus, Projection, RefreshOptions, Registered,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::boundaries::Boundaries;
 use crate::config::Config;
 use crate::preflight::{self, Depth, Planned, Preflight};
+use crate::verification::{GroupHandle, Verifier};
 use crate::{Exit, http, monitor, progress, requests, setup, telemetry};
 
 /// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
@@ -169,7 +171,7 @@ struct Running {
     /// Holds the writer's lock.
     target: Session,
     statuses: Vec<watch::Receiver<GroupStatus>>,
-    commands: Vec<mpsc::UnboundedSender<GroupCommand>>,
+    verifier: Verifier,
     groups: JoinSet<GroupEnd>,
     stop_groups: watch::Sender<bool>,
     monitor: tokio::task::JoinHandle<()>,
@@ -191,9 +193,12 @@ async fn start(config: &Config, checked: &Preflight, hooks: &Hooks, new_slot: bo
     let mut groups = JoinSet::new();
     let mut statuses = Vec::new();
     let mut names = Vec::new();
-    let mut senders = Vec::new();
+    let mut handles = Vec::new();
+    let boundaries = Boundaries::new(hooks.observer.clone());
     for (index, group) in grouped.into_iter().enumerate() {
         names.push(group.name.clone());
+        let public = group.members.iter().filter(|(planned, _)| planned.part_of.is_none());
+        let public: Vec<String> = public.map(|(planned, _)| planned.plan.projection.clone()).collect();
         let settings = GroupSettings {
             name: group.name,
             index,
@@ -221,17 +226,18 @@ async fn start(config: &Config, checked: &Preflight, hooks: &Hooks, new_slot: bo
                 ..hooks.options.clone()
             },
             leader_epoch: installed.leader_epoch,
-            observer: hooks.observer.clone(),
+            observer: Some(boundaries.clone()),
         };
         let (command, commands) = mpsc::unbounded_channel();
-        senders.push(command);
+        handles.push(GroupHandle { name: settings.name.clone(), projections: public, commands: command });
         let (group, status) = Group::new(settings, capture.clone(), commands, stop.clone());
         statuses.push(status);
         groups.spawn(group.run());
     }
+    let verifier = Verifier { config: config.clone(), boundaries, groups: handles };
     let relations = checked.tracked.iter().map(|tracked| (tracked.oid, tracked.label())).collect();
     let monitor = tokio::spawn(monitor::run(config.clone(), capture.clone(), names, statuses.clone(), relations));
-    Ok(Running { capture, target: installed.target, statuses, commands: senders, groups, stop_groups, monitor })
+    Ok(Running { capture, target: installed.target, statuses, verifier, groups, stop_groups, monitor })
 }
 
 struct Grouped<'a> {
@@ -281,7 +287,7 @@ impl Running {
     async fn watch(mut self, config: &Config, once: bool, mut stop: watch::Receiver<bool>, hooks: &Hooks) -> RoundEnd {
         let mut capture_status = self.capture.status();
         let progress = tokio::spawn(progress::show(config.clone(), self.statuses.clone(), hooks.quiet));
-        let requests = requests::follow(&self.target, &self.commands);
+        let requests = requests::follow(&self.target, &self.verifier);
         let catching_up = catch_up(config, once, &self.target, self.statuses.clone());
         let end = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => RoundEnd::Stopped,

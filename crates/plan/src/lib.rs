@@ -36,4 +36,4 @@ pub use decompose::{Decomposition, decompose};
 pub use plan::{
     Branch, Clock, GroupForm, GroupedPlan, LinkTrace, Maintenance, Plan, PlanError, RelationRole, Role, Root, Trace, WholePlan,
 };
-pub use planner::{plan, plan_whole};
+pub use planner::{at_time, plan, plan_whole};

@@ -134,6 +134,19 @@ fn definition_at(query: &Query) -> Outcome<Option<String>> {
     Ok(if asks { Some(syntax::print_select_pretty(&select)?) } else { None })
 }
 
+/// A query with a time in the place of `now()` and its like. As it is if it asks for the time nowhere, or in a way that cannot be replaced.
+pub fn at_time(sql: &str, time: &str) -> String {
+    let replaced = || -> Outcome<Option<String>> {
+        let mut select = syntax::parse_select(sql)?;
+        let asks = crate::resolve::fix_time(&mut select)?;
+        Ok(if asks { Some(syntax::print_select_pretty(&select)?) } else { None })
+    };
+    match with_large_stack(replaced) {
+        Ok(Ok(Some(template))) => template.replace("$1", &crate::quote::literal(time)),
+        Ok(Ok(None) | Err(_)) | Err(_) => sql.to_owned(),
+    }
+}
+
 /// Finds out what kind of SELECT it is.
 fn by_form(query: &Query, select: SelectStmt) -> Outcome<Plan> {
     let (arms, combination) = normalise::arms(select)?;

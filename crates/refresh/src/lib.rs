@@ -13,6 +13,7 @@
 pub mod analysis;
 mod batch;
 mod checkpoint;
+mod claims;
 mod error;
 mod group;
 mod observer;
@@ -25,11 +26,12 @@ mod tables;
 mod transfer;
 
 pub use checkpoint::claim_group;
+pub use claims::{LiveClaim, SuspectKind, Suspects};
 pub use error::{BatchError, Side};
 pub use group::{FencePolicy, Group, GroupCommand, GroupEnd, GroupSettings, RefreshOptions};
 pub use observer::{BatchObserver, BatchView, LiveProjection};
 pub use projection::{Progress, Projection};
-pub use quarantine::OnError;
+pub use quarantine::{Key, OnError};
 pub use sessions::Endpoints;
 pub use status::{GroupStatus, ProjectionState, ProjectionStatus};
 pub use tables::{Registered, drop_projection, grant, load_registered, register};

@@ -4,6 +4,8 @@ use futures_util::future::BoxFuture;
 use lockstep_plan::facts::OutputColumn;
 use tokio_postgres::Client;
 
+use crate::claims::LiveClaim;
+
 /// A projection that is live in the batch.
 #[derive(Debug, Clone)]
 pub struct LiveProjection {
@@ -25,10 +27,15 @@ pub struct LiveProjection {
     pub depends_on_time: bool,
     /// Keys that are set aside; if there are any, its table is not equal to its query, which itself may fail.
     pub quarantined: usize,
+    /// What its tables claim to hold: its rows, then its hidden state.
+    pub claims: Vec<LiveClaim>,
+    /// The projection that it is a hidden part of.
+    pub part_of: Option<String>,
 }
 
 /// A batch, all written and not yet committed. The source session's snapshot is the batch's; the target session sees the batch's
 /// writes. With one database both are the same session.
+#[derive(Clone, Copy)]
 pub struct BatchView<'a> {
     /// The group.
     pub group: &'a str,
@@ -40,12 +47,19 @@ pub struct BatchView<'a> {
     pub one_database: bool,
     /// The group's live projections.
     pub live: &'a [LiveProjection],
+    /// Whether they were asked for; `live` is empty otherwise.
+    pub viewed: bool,
     /// After the commit: for each transaction of the batch, seconds from its commit in the source to its visibility here.
     pub freshness_seconds: &'a [f64],
 }
 
 /// Told about every batch.
 pub trait BatchObserver: Send + Sync {
+    /// Whether it wants to see this group's batch: a view is not made for nobody.
+    fn wants(&self, _group: &str) -> bool {
+        true
+    }
+
     /// Before the commit. An error refuses the batch and stops the group.
     fn before_commit<'a>(&'a self, batch: BatchView<'a>) -> BoxFuture<'a, Result<(), String>>;
 

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 use lockstep_plan::facts::{OutputColumn, RelationKind};
 use lockstep_plan::sql::{self, Fresh, Link, Merge, Places, TracedKeys};
 use lockstep_plan::{Branch, GroupedPlan, Maintenance, Plan, Trace};
 
+use crate::claims::{Repair, Suspects, claims};
 use crate::observer::LiveProjection;
 use crate::quarantine::{OnError, Part, Quarantine};
 use crate::status::{ProjectionState, ProjectionStatus};
@@ -177,6 +180,11 @@ pub struct Projection {
     pub(crate) attempts: Attempts,
     pub(crate) on_error: OnError,
     pub(crate) quarantine: Quarantine,
+    /// Rows that were found to differ.
+    pub(crate) repair: Option<Repair>,
+    /// Rows that the batch in work repaired.
+    pub(crate) repaired: Option<i64>,
+    part_of: Option<String>,
     pub(crate) tracing: Tracing,
     /// When it will be due after the batch in work.
     pub(crate) due_after_batch: Option<Instant>,
@@ -226,6 +234,9 @@ impl Projection {
             attempts: Attempts::AtOnce,
             on_error,
             quarantine: Quarantine::default(),
+            repair: None,
+            repaired: None,
+            part_of: registered.part_of.clone(),
             tracing: Tracing::Works,
             due_after_batch: None,
             due_at: on_schedule.then(Instant::now),
@@ -362,7 +373,7 @@ impl Projection {
 
     /// The same, apart from looking for rows that came or went with the time.
     pub(crate) fn wants_more_than_a_tick(&self) -> bool {
-        let retry = self.quarantine.next_retry().is_some_and(|retry| retry <= Instant::now());
+        let retry = self.quarantine.next_retry().is_some_and(|retry| retry <= Instant::now()) || self.repair.is_some();
         self.is_building() || self.is_due() || !self.is_live() || self.tracing == Tracing::LinksMissing || retry
     }
 
@@ -442,14 +453,33 @@ impl Projection {
             }
         }
         self.due_at = self.due_after_batch.take().or(self.due_at);
+        if let Some(rows) = self.repaired.take()
+            && let Some(repair) = self.repair.take()
+        {
+            // Who has gone does not want to know.
+            for reply in repair.replies {
+                let _ = reply.send(rows);
+            }
+        }
     }
 
     /// The batch has not committed.
     pub(crate) fn roll_back(&mut self) {
         self.pending = None;
         self.quarantine.roll_back();
+        self.repaired = None;
         self.due_after_batch = None;
         self.rows_at_batch_start = self.rows;
+    }
+
+    /// Wants rows refreshed that were found to differ; a projection that is not live is refreshed in any case.
+    pub(crate) fn suspect(&mut self, suspects: Suspects, reply: Option<oneshot::Sender<i64>>) {
+        if !self.is_live() {
+            return;
+        }
+        let repair = self.repair.get_or_insert_default();
+        repair.suspects.absorb(suspects);
+        repair.replies.extend(reply);
     }
 
     /// Sets the projection aside.
@@ -466,6 +496,7 @@ impl Projection {
         self.unrecorded_fault = Some(record);
         self.delete_first = false;
         self.attempts = Attempts::AtOnce;
+        self.repair = None;
         self.pending = None;
     }
 
@@ -493,17 +524,20 @@ impl Projection {
 
     pub(crate) fn live_view(&self, time: &str) -> LiveProjection {
         let columns: Vec<OutputColumn> = self.plan.columns.clone();
+        let on_target = self.plan.relations.iter().any(|relation| relation.kind == RelationKind::Projection)
+            && self.plan.definition == self.plan.query;
         LiveProjection {
             name: self.name().to_owned(),
             query: self.plan.definition.clone(),
             query_at: self.plan.definition_at(time),
             columns,
-            on_target: self.plan.relations.iter().any(|relation| relation.kind == RelationKind::Projection)
-                && self.plan.definition == self.plan.query,
+            on_target,
             schema: self.schema.clone(),
             time_zone: self.time_zone.clone(),
             depends_on_time: self.due_at.is_some(),
             quarantined: self.quarantine.len(),
+            claims: claims(self, on_target, time),
+            part_of: self.part_of.clone(),
         }
     }
 }

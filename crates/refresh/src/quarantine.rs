@@ -46,7 +46,7 @@ impl Part {
 }
 
 /// A key, as the texts of its columns.
-pub(crate) type Key = Vec<Option<String>>;
+pub type Key = Vec<Option<String>>;
 
 /// Why a key failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +114,16 @@ impl Quarantine {
 
     pub(crate) fn contains(&self, part: Part, key: &Key) -> bool {
         self.known.contains_key(&(part, key.clone()))
+    }
+
+    /// The keys of a part.
+    pub(crate) fn keys(&self, part: Part) -> Vec<Key> {
+        self.known.keys().filter(|(of, _)| *of == part).map(|(_, key)| key.clone()).collect()
+    }
+
+    /// Whether keys of another part are in it.
+    pub(crate) fn has_other_than(&self, part: Part) -> bool {
+        self.known.keys().any(|(of, _)| *of != part)
     }
 
     /// The keys of a part that are due to be tried again.

@@ -5,6 +5,7 @@ mod plan;
 mod quarantine;
 mod status;
 mod teardown;
+mod verify;
 mod wait;
 
 pub use check::check;
@@ -12,6 +13,7 @@ pub use plan::plan;
 pub use quarantine::{quarantine_list, quarantine_retry};
 pub use status::status;
 pub use teardown::teardown;
+pub use verify::{repair, verify};
 pub use wait::wait;
 
 use anyhow::{Context as _, bail};

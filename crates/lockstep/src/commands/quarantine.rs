@@ -52,7 +52,7 @@ pub async fn quarantine_retry(config: &Config, name: Option<&str>, timeout: Dura
         eprintln!("no projector runs: they are tried again when it starts");
         return Ok(Exit::Failure);
     }
-    requests::ask(&target, Request::RetryQuarantine, name).await?;
+    requests::ask(&target, Request::RetryQuarantine, name, &serde_json::json!({})).await?;
     let deadline = tokio::time::Instant::now() + timeout;
     loop {
         let waiting: bool = target

@@ -128,10 +128,9 @@ pub fn fill_accumulators(grouped: &GroupedPlan, accumulators: &Accumulators, pla
         .collect();
     // One statement serves both: everything that is, is new.
     let moved = format!("WITH moved AS (\n  SELECT 1 AS sign, t.* FROM {source} AS t\n)");
-    vec![
-        format!("TRUNCATE {}", tables.join(", ")),
-        format!("{moved}, {}\nSELECT 1", move_accumulators(grouped, accumulators, places)),
-    ]
+    // TRUNCATE would wait for whoever reads them, and show them empty to earlier snapshots: a verification does both.
+    let emptied = tables.iter().map(|table| format!("DELETE FROM {table}"));
+    emptied.chain([format!("{moved}, {}\nSELECT 1", move_accumulators(grouped, accumulators, places))]).collect()
 }
 
 /// The indexes by which the first and the last value of a group are found.

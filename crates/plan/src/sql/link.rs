@@ -42,7 +42,7 @@ impl Link {
             next_page: page(link, false, page_rows),
             first_page: page(link, true, page_rows),
             merge: merge(link, places),
-            clear: format!("TRUNCATE {}", quote::qualified(&places.state_schema, &link.state.name)),
+            clear: format!("DELETE FROM {}", quote::qualified(&places.state_schema, &link.state.name)),
             trace: trace(link),
             key_columns: link.key_columns,
             value_columns: link.values.len(),

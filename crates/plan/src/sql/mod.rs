@@ -10,6 +10,7 @@
 //! types without equality (json), and it sees that 1.0 and 1.00 differ.
 
 mod accumulate;
+mod claims;
 mod ddl;
 mod groups;
 mod link;
@@ -17,6 +18,7 @@ mod merge;
 mod refresh;
 
 pub use accumulate::{accumulator_indexes, fill_accumulators};
+pub use claims::{HiddenClaim, accumulator_claims, contribution_claim, link_claim};
 pub use ddl::{add_comment, create_state_table, create_table};
 pub use groups::{group_keys, group_leftovers, group_merge, group_removal};
 pub use link::Link;

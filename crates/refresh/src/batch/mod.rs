@@ -3,6 +3,7 @@
 mod build;
 mod isolate;
 mod refresh;
+mod repair;
 mod trace;
 mod write;
 
@@ -43,6 +44,8 @@ pub(crate) struct BatchRun<'a> {
     pub(crate) written: HashMap<u32, DirtyKeys>,
     /// Root keys that a build reads in this batch, for each projection that is building.
     pub(crate) page_rows: usize,
+    /// Commit even if there is nothing to do: somebody waits for a batch's boundary.
+    pub(crate) forced: bool,
 }
 
 /// A committed batch.
@@ -103,13 +106,15 @@ impl BatchRun<'_> {
             let contained = dirty.oldest_waiting_lsn().map_or(snapshot.fence_lsn, |waiting| waiting.min(snapshot.fence_lsn));
             (batch, contained)
         });
-        let nothing_else = !self.projections.iter().any(|projection| projection.takes_part() && projection.wants_batch());
+        let nothing_else =
+            !self.forced && !self.projections.iter().any(|projection| projection.takes_part() && projection.wants_batch());
         if batch.is_empty() && nothing_else {
             self.capture.with_group(self.index, |dirty| dirty.give_back(batch));
             self.sessions.rollback().await;
             return Ok(BatchEnd::NothingVisible);
         }
         if batch.is_empty()
+            && !self.forced
             && !self.projections.iter().any(|projection| projection.takes_part() && projection.wants_more_than_a_tick())
         {
             let nothing_flipped = self.nothing_flipped().await;
@@ -238,9 +243,10 @@ impl BatchRun<'_> {
             return Err(BatchError::Fenced);
         }
         checkpoint::write_projections(target, self.leader_epoch, self.projections).await.map_err(sql_error(Side::Target))?;
-        let live = self.live_projections(&snapshot.clock);
+        let viewed = self.observer.is_some_and(|observer| observer.wants(self.group));
+        let live = if viewed { self.live_projections(&snapshot.clock) } else { Vec::new() };
         if let Some(observer) = self.observer {
-            observer.before_commit(self.view(&live, &[])).await.map_err(BatchError::Refused)?;
+            observer.before_commit(self.view(&live, viewed, &[])).await.map_err(BatchError::Refused)?;
         }
         let durable_at = commit_and_position(target).await.map_err(sql_error(Side::Target))?;
         let freshness = self.freshness(batch, snapshot);
@@ -258,7 +264,7 @@ impl BatchRun<'_> {
         });
         self.measure_phase("commit", committing);
         if let Some(observer) = self.observer {
-            observer.after_commit(self.view(&live, &freshness)).await;
+            observer.after_commit(self.view(&live, viewed, &freshness)).await;
         }
         Ok(())
     }
@@ -300,20 +306,18 @@ impl BatchRun<'_> {
     }
 
     fn live_projections(&self, time: &str) -> Vec<LiveProjection> {
-        if self.observer.is_none() {
-            return Vec::new();
-        }
         let live = |projection: &&Projection| matches!(projection.phase_after_batch(), crate::projection::Phase::Live);
         self.projections.iter().filter(live).map(|projection| projection.live_view(time)).collect()
     }
 
-    fn view<'b>(&'b self, live: &'b [LiveProjection], freshness_seconds: &'b [f64]) -> BatchView<'b> {
+    fn view<'b>(&'b self, live: &'b [LiveProjection], viewed: bool, freshness_seconds: &'b [f64]) -> BatchView<'b> {
         BatchView {
             group: self.group,
             source: self.sessions.source(),
             target: self.sessions.target(),
             one_database: self.sessions.is_one(),
             live,
+            viewed,
             freshness_seconds,
         }
     }

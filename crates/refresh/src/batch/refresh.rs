@@ -36,8 +36,13 @@ impl BatchRun<'_> {
         let work = self.trace(index, batch).await?;
         self.measure_phase("trace", tracing_began);
         let (work, phase) = self.work_by_phase(index, work).await?;
-        let (work, due_groups) = self.with_due_keys(index, work);
+        let (mut work, due_groups) = self.with_due_keys(index, work);
         let began = Instant::now();
+        let repaired = if matches!(phase, Phase::Live) && self.projections[index].is_live() {
+            self.repair(index, &mut work).await?
+        } else {
+            Counts::default()
+        };
         // While an aggregate is built its groups are not kept; the batch that ends the build makes them all, once.
         let was_building = self.projections[index].is_building();
         let mut counts = match work {
@@ -49,6 +54,7 @@ impl BatchRun<'_> {
             self.fill_accumulators(index).await?;
             counts = counts.plus(self.recompute_groups(index, Groups::All).await?);
         }
+        counts = counts.plus(repaired);
         if counts.duplicates > 0 {
             return Err(BatchError::DuplicateKey { projection: index, duplicates: counts.duplicates });
         }
@@ -83,7 +89,7 @@ impl BatchRun<'_> {
         (Work::Keys(keys), groups)
     }
 
-    async fn refresh_keys(
+    pub(super) async fn refresh_keys(
         &mut self,
         index: usize,
         keys: &[KeySet],
@@ -151,7 +157,7 @@ impl BatchRun<'_> {
         matches!(&self.projections[index].plan.maintenance, Maintenance::Grouped(grouped) if grouped.found_by_root)
     }
 
-    async fn refresh_everything(&mut self, index: usize) -> Result<Counts, BatchError> {
+    pub(super) async fn refresh_everything(&mut self, index: usize) -> Result<Counts, BatchError> {
         match self.projections[index].tracing {
             Tracing::Works | Tracing::LinksMissing => self.fill_links(index).await?,
             Tracing::GivenUp => self.clear_links(index).await?,

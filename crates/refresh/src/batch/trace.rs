@@ -193,6 +193,18 @@ impl BatchRun<'_> {
         Ok(room)
     }
 
+    /// [`Self::trace_link`], for a repair; false if there is no room for the roots.
+    pub(super) async fn link_traced(
+        &mut self,
+        index: usize,
+        branch: usize,
+        role: usize,
+        keys: &KeySet,
+        roots: &mut KeySet,
+    ) -> Result<bool, BatchError> {
+        Ok(self.trace_link(index, branch, role, keys, roots).await? == Room::Left)
+    }
+
     /// Writes fetched rows to a link's table; returns the values before and now.
     async fn keep_link(
         &mut self,

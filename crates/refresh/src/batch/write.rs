@@ -26,6 +26,11 @@ impl Counts {
         }
     }
 
+    /// Rows written.
+    pub(crate) fn written(self) -> i64 {
+        self.added + self.changed + self.gone
+    }
+
     pub(crate) fn row_delta(self) -> i64 {
         self.added - self.gone
     }

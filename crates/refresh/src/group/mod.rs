@@ -59,6 +59,8 @@ pub struct Group {
     not_before: Instant,
     invisible_pause: Duration,
     batches: u64,
+    /// Somebody waits for a batch.
+    boundary_wanted: bool,
 }
 
 pub(crate) struct Connected {
@@ -98,6 +100,7 @@ impl Group {
             not_before: Instant::now(),
             invisible_pause: *INVISIBLE_PAUSE.start(),
             batches: 0,
+            boundary_wanted: false,
         };
         (group, receiver)
     }
@@ -111,7 +114,7 @@ impl Group {
                 return GroupEnd::Stopped;
             }
             while let Ok(command) = self.commands.try_recv() {
-                self.obey(&command);
+                self.obey(command);
             }
             let step = match &mut connected {
                 Some(connection) => self.step(connection).await,
@@ -175,11 +178,22 @@ impl Group {
         }
     }
 
-    fn obey(&mut self, command: &GroupCommand) {
+    fn obey(&mut self, command: GroupCommand) {
         let named = |projection: &Projection, name: &Option<String>| name.as_ref().is_none_or(|name| name == projection.name());
         match command {
+            GroupCommand::Boundary => {
+                self.boundary_wanted = true;
+                for projection in &mut self.settings.projections {
+                    projection.due_at = projection.due_at.map(|_| Instant::now());
+                }
+            }
+            GroupCommand::Repair { projection: name, suspects, reply } => {
+                if let Some(projection) = self.settings.projections.iter_mut().find(|projection| projection.name() == name) {
+                    projection.suspect(suspects, reply);
+                }
+            }
             GroupCommand::RetryQuarantine { projection: name } => {
-                for projection in self.settings.projections.iter_mut().filter(|projection| named(projection, name)) {
+                for projection in self.settings.projections.iter_mut().filter(|projection| named(projection, &name)) {
                     projection.quarantine.retry_now();
                 }
             }
@@ -268,10 +282,12 @@ impl Group {
             zone: "UTC".to_owned(),
             written: HashMap::new(),
             page_rows: self.page_rows,
+            forced: self.boundary_wanted,
         };
         match run.run().await? {
             BatchEnd::Committed(committed) => {
                 self.invisible_pause = *INVISIBLE_PAUSE.start();
+                self.boundary_wanted = false;
                 self.committed(&committed);
             }
             BatchEnd::NothingFlipped(clock) => {
@@ -292,7 +308,9 @@ impl Group {
 
     fn has_work(&self) -> bool {
         let dirty = self.capture.with_group(self.settings.index, |dirty| !dirty.is_empty());
-        dirty || self.settings.projections.iter().any(|projection| projection.takes_part() && projection.wants_batch())
+        dirty
+            || self.boundary_wanted
+            || self.settings.projections.iter().any(|projection| projection.takes_part() && projection.wants_batch())
     }
 
     /// Puts off the next look for what came or went with the time.

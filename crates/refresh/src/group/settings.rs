@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+
 use lockstep_plan::sql::Places;
 
+use crate::claims::Suspects;
 use crate::observer::BatchObserver;
 use crate::projection::Projection;
 use crate::sessions::Endpoints;
@@ -80,8 +83,19 @@ pub struct GroupSettings {
 }
 
 /// What a running group can be asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum GroupCommand {
+    /// Commit a batch soon, even if there is nothing to do, with everything that depends on the time computed anew.
+    Boundary,
+    /// Refresh rows that were found to differ.
+    Repair {
+        /// Of this projection.
+        projection: String,
+        /// Which.
+        suspects: Suspects,
+        /// Told how many rows changed without a change in the source to explain it; dropped if nothing is done.
+        reply: Option<oneshot::Sender<i64>>,
+    },
     /// Try the keys in quarantine again now.
     RetryQuarantine {
         /// Of this projection; of all if `None`.

@@ -1,0 +1,229 @@
+//! `lockstep verify` and `lockstep repair`.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use lockstep_connect::Session;
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::Exit;
+use crate::config::Config;
+use crate::requests::{self, Request};
+use crate::supervisor::{self, Hooks};
+use crate::verification::{Wish, shown};
+
+/// How often the outcome is looked for.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+#[derive(Serialize)]
+struct VerificationView {
+    projection: String,
+    sample: Option<String>,
+    seconds: Option<f64>,
+    compared: i64,
+    differing: i64,
+    hidden_differing: i64,
+    repaired: Option<i64>,
+    outcome: String,
+    message: Option<String>,
+    differences: Vec<DifferenceView>,
+}
+
+#[derive(Serialize)]
+struct DifferenceView {
+    part: String,
+    kind: String,
+    key: Vec<Option<String>>,
+    columns: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected: Option<Vec<Option<String>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actual: Option<Vec<Option<String>>>,
+}
+
+/// Compares projections with their defining queries.
+///
+/// # Errors
+/// A server cannot be reached, nothing is set up, or there is no such projection.
+pub async fn verify(
+    config: &Config,
+    names: Vec<String>,
+    sample: Option<u32>,
+    show_values: bool,
+    json: bool,
+) -> anyhow::Result<Exit> {
+    run(config, Wish { names, sample, show_values, repair: false }, json).await
+}
+
+/// Compares projections with their defining queries and refreshes what differs.
+///
+/// # Errors
+/// As [`verify`].
+pub async fn repair(config: &Config, names: Vec<String>, show_values: bool, json: bool) -> anyhow::Result<Exit> {
+    run(config, Wish { names, sample: None, show_values, repair: true }, json).await
+}
+
+async fn run(config: &Config, wish: Wish, json: bool) -> anyhow::Result<Exit> {
+    let target = super::installed_target(config, None).await?;
+    for name in &wish.names {
+        if !config.projections.iter().any(|projection| &projection.name == name) {
+            bail!("there is no projection {name} in {}", config.path.display());
+        }
+    }
+    let own = if requests::is_running(&target).await? { None } else { Some(Own::start(config)) };
+    let request = requests::ask(&target, Request::Verify, None, &serde_json::to_value(&wish)?).await?;
+    let result = outcome(&target, request, own.as_ref(), json).await;
+    if let Some(own) = own {
+        own.stop().await?;
+    }
+    let views = result?;
+    if json {
+        super::print_json(&views)?;
+    } else {
+        print(&views);
+    }
+    let good = |view: &VerificationView| view.outcome == "equal" || view.outcome == "repaired";
+    Ok(if !views.is_empty() && views.iter().all(good) { Exit::Good } else { Exit::Failure })
+}
+
+/// A projector of our own, where none runs: it catches up, and verifies at a boundary as any other.
+struct Own {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<anyhow::Result<Exit>>,
+}
+
+impl Own {
+    fn start(config: &Config) -> Self {
+        eprintln!("no projector runs: one is started for this; it catches up first");
+        let (stop, stopped) = watch::channel(false);
+        let mut config = config.clone();
+        config.metrics = None;
+        let hooks = Hooks { quiet: true, ..Hooks::default() };
+        let task = tokio::spawn(async move { supervisor::run_until(&config, false, stopped, hooks).await });
+        Self { stop, task }
+    }
+
+    async fn stop(self) -> anyhow::Result<()> {
+        self.stop.send_replace(true);
+        self.task.await??;
+        Ok(())
+    }
+}
+
+async fn outcome(target: &Session, request: i64, own: Option<&Own>, json: bool) -> anyhow::Result<Vec<VerificationView>> {
+    let bar = indicatif::ProgressBar::new_spinner();
+    bar.set_style(indicatif::ProgressStyle::with_template("{spinner} {msg}")?);
+    if json {
+        bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
+    }
+    loop {
+        let row = target.query_one("SELECT done_at IS NOT NULL, error FROM lockstep.request WHERE id = $1", &[&request]).await?;
+        if row.get(0) {
+            bar.finish_and_clear();
+            if let Some(error) = row.get::<_, Option<String>>(1) {
+                bail!("{error}");
+            }
+            return views(target, request).await;
+        }
+        if own.is_some_and(|own| own.task.is_finished()) {
+            bail!("the projector that was started for it has ended; see its messages above");
+        }
+        if own.is_none() && !requests::is_running(target).await? {
+            bail!("the projector that ran has ended");
+        }
+        let now = target
+            .query_opt(
+                "SELECT projection || ': ' || compared || ' rows compared' FROM lockstep.verification
+                 WHERE request = $1 AND finished_at IS NULL ORDER BY id DESC LIMIT 1",
+                &[&request],
+            )
+            .await?;
+        bar.set_message(now.map_or_else(|| "waiting for a batch".to_owned(), |row| row.get(0)));
+        bar.tick();
+        tokio::time::sleep(INTERVAL).await;
+    }
+}
+
+async fn views(target: &Session, request: i64) -> anyhow::Result<Vec<VerificationView>> {
+    let rows = target
+        .query(
+            "SELECT id, projection, sample, extract(epoch FROM finished_at - started_at)::float8, compared, differing, hidden_differing,
+                    repaired, outcome, message
+             FROM lockstep.verification WHERE request = $1 ORDER BY id",
+            &[&request],
+        )
+        .await?;
+    let mut views = Vec::with_capacity(rows.len());
+    for row in rows {
+        views.push(VerificationView {
+            projection: row.get(1),
+            sample: row.get(2),
+            seconds: row.get(3),
+            compared: row.get(4),
+            differing: row.get(5),
+            hidden_differing: row.get(6),
+            repaired: row.get(7),
+            outcome: row.get(8),
+            message: row.get(9),
+            differences: differences(target, row.get(0)).await?,
+        });
+    }
+    Ok(views)
+}
+
+async fn differences(target: &Session, verification: i64) -> Result<Vec<DifferenceView>, tokio_postgres::Error> {
+    let rows = target
+        .query(
+            "SELECT part, kind, key, columns, expected, actual FROM lockstep.difference WHERE verification = $1 ORDER BY part, key",
+            &[&verification],
+        )
+        .await?;
+    let view = |row: &tokio_postgres::Row| DifferenceView {
+        part: row.get(0),
+        kind: row.get(1),
+        key: row.get(2),
+        columns: row.get(3),
+        expected: row.get(4),
+        actual: row.get(5),
+    };
+    Ok(rows.iter().map(view).collect())
+}
+
+fn print(views: &[VerificationView]) {
+    let mut table = super::table(&["PROJECTION", "COMPARED", "DIFFERING", "HIDDEN", "REPAIRED", "SECONDS", "OUTCOME"]);
+    for view in views {
+        table.add_row([
+            view.projection.clone(),
+            view.sample.as_ref().map_or_else(|| view.compared.to_string(), |sample| format!("{} ({sample})", view.compared)),
+            view.differing.to_string(),
+            view.hidden_differing.to_string(),
+            view.repaired.map_or("-".to_owned(), |rows| rows.to_string()),
+            view.seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.1}")),
+            view.outcome.clone(),
+        ]);
+    }
+    println!("{table}");
+    views.iter().for_each(print_differences);
+}
+
+fn print_differences(view: &VerificationView) {
+    if let Some(message) = &view.message {
+        println!("\n{}: {message}", view.projection);
+    }
+    for difference in &view.differences {
+        let key = if difference.key.is_empty() { "-".to_owned() } else { shown(&difference.key) };
+        let columns = difference.columns.join(", ");
+        println!("{}: {} {}: key {key}: {columns}", view.projection, difference.part, difference.kind);
+        for (what, values) in [("expected", &difference.expected), ("actual", &difference.actual)] {
+            if let Some(values) = values {
+                println!("  {what}: {}", shown(values));
+            }
+        }
+    }
+    let recorded = i64::try_from(view.differences.len()).unwrap_or(i64::MAX);
+    if recorded < view.differing + view.hidden_differing {
+        println!("{}: … and {} more", view.projection, view.differing + view.hidden_differing - recorded);
+    }
+}

@@ -1,0 +1,329 @@
+//! Verification of projections at batch boundaries, and repair of what differs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use lockstep_backstop::{Claim, Difference, Sample, SnapshotPair, Verdict};
+use lockstep_connect::Session;
+use lockstep_refresh::{GroupCommand, LiveClaim, LiveProjection, Suspects};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::boundaries::{Boundaries, Boundary};
+use crate::config::Config;
+
+/// Rows that differ are kept in memory up to this number a table; beyond it everything is refreshed.
+const DIFFERENCES_MAX: usize = 10_000;
+
+/// … and recorded up to this number.
+const RECORDED_MAX: usize = 200;
+
+/// … and logged up to this number.
+const LOGGED_MAX: usize = 20;
+
+/// How long a repair may take to be committed.
+const REPAIR_MAX: Duration = Duration::from_mins(30);
+
+/// How often progress is recorded.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How much is verified, and what is done about differences.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Wish {
+    /// Only these projections; all if empty.
+    #[serde(default)]
+    pub(crate) names: Vec<String>,
+    /// Only so many rows of ten thousand.
+    pub(crate) sample: Option<u32>,
+    /// Refresh what differs.
+    #[serde(default)]
+    pub(crate) repair: bool,
+    /// Record the values of rows that differ.
+    #[serde(default)]
+    pub(crate) show_values: bool,
+}
+
+/// A group, and the way to it.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupHandle {
+    pub(crate) name: String,
+    /// Its projections, hidden ones apart.
+    pub(crate) projections: Vec<String>,
+    pub(crate) commands: mpsc::UnboundedSender<GroupCommand>,
+}
+
+/// What verification needs.
+#[derive(Clone)]
+pub(crate) struct Verifier {
+    pub(crate) config: Config,
+    pub(crate) boundaries: Arc<Boundaries>,
+    pub(crate) groups: Vec<GroupHandle>,
+}
+
+impl Verifier {
+    /// Verifies what is wished for, group by group. The pipeline goes on meanwhile.
+    ///
+    /// # Errors
+    /// A server cannot be reached, or a group does not come to a boundary. What a single projection's comparison says is recorded.
+    pub(crate) async fn run(&self, wish: &Wish, request: Option<i64>) -> anyhow::Result<()> {
+        let record = Session::open(self.config.target_settings(), "lockstep verify").await.context("target")?;
+        for group in &self.groups {
+            let names: Vec<&String> =
+                group.projections.iter().filter(|name| wish.names.is_empty() || wish.names.contains(name)).collect();
+            if names.is_empty() {
+                continue;
+            }
+            let boundary = self.boundaries.next(&self.config, &group.name, &group.commands).await?;
+            let mut verified = Vec::with_capacity(names.len());
+            for name in names {
+                verified.push(projection(&record, &boundary, name, wish, request).await?);
+            }
+            // Nothing must be repaired while the snapshots stand: they would keep what is removed.
+            boundary.pair.release().await?;
+            for (mut run, suspects) in verified {
+                if wish.repair && !suspects.is_empty() {
+                    run.outcome.repaired = Some(repair(group, suspects).await);
+                }
+                run.finish().await?;
+            }
+        }
+        record
+            .execute("DELETE FROM lockstep.verification WHERE started_at < clock_timestamp() - interval '90 days'", &[])
+            .await?;
+        Ok(())
+    }
+}
+
+/// What is to be refreshed, by projection.
+type Found = Vec<(String, Suspects)>;
+
+/// Verifies a projection with its hidden parts.
+async fn projection<'a>(
+    record: &'a Session,
+    boundary: &Boundary,
+    name: &'a str,
+    wish: &'a Wish,
+    request: Option<i64>,
+) -> anyhow::Result<(Run<'a>, Found)> {
+    let sample = wish.sample.map(|per_ten_thousand| Sample { per_ten_thousand, seed: rand::random::<u64>().to_string() });
+    let shown = wish.sample.map(|share| format!("{}%", f64::from(share) / 100.0));
+    let row = record
+        .query_one(
+            "INSERT INTO lockstep.verification (request, projection, sample) VALUES ($1, $2, $3) RETURNING id",
+            &[&request, &name, &shown],
+        )
+        .await?;
+    let mut run = Run { record, id: row.get(0), name, wish, outcome: Outcome::default() };
+    let parts: Vec<&LiveProjection> = boundary
+        .live
+        .iter()
+        .filter(|projection| projection.name == name || projection.part_of.as_deref() == Some(name))
+        .collect();
+    if !parts.iter().any(|projection| projection.name == name) {
+        run.outcome.obstacles.push("it is not live".to_owned());
+    }
+    let mut suspects = Vec::new();
+    for part in parts {
+        let found = run.part(&boundary.pair, part, sample.as_ref()).await?;
+        if !found.is_empty() {
+            suspects.push((part.name.clone(), found));
+        }
+    }
+    Ok((run, suspects))
+}
+
+/// Hands suspects to the group; returns how many rows changed, or nothing if the group did not get to it.
+async fn repair(group: &GroupHandle, suspects: Vec<(String, Suspects)>) -> Option<i64> {
+    let mut waiting = Vec::new();
+    for (projection, suspects) in suspects {
+        let (reply, answer) = oneshot::channel();
+        group.commands.send(GroupCommand::Repair { projection, suspects, reply: Some(reply) }).ok()?;
+        waiting.push(answer);
+    }
+    let mut rows = 0;
+    for answer in waiting {
+        rows += tokio::time::timeout(REPAIR_MAX, answer).await.ok()?.ok()?;
+    }
+    Some(rows)
+}
+
+#[derive(Default)]
+struct Outcome {
+    compared: u64,
+    differing: u64,
+    hidden_differing: u64,
+    obstacles: Vec<String>,
+    failures: Vec<String>,
+    /// `Some(None)`: a repair was asked for and not done.
+    repaired: Option<Option<i64>>,
+}
+
+struct Run<'a> {
+    record: &'a Session,
+    id: i64,
+    name: &'a str,
+    wish: &'a Wish,
+    outcome: Outcome,
+}
+
+impl Run<'_> {
+    /// Verifies one projection's table and its hidden tables; returns what is to be refreshed.
+    async fn part(
+        &mut self,
+        pair: &SnapshotPair,
+        projection: &LiveProjection,
+        sample: Option<&Sample>,
+    ) -> anyhow::Result<Suspects> {
+        let mut suspects = Suspects::default();
+        for claim in &projection.claims {
+            let inner = projection.name != self.name;
+            let own = claim.part == "rows" && !inner;
+            let label = if inner { format!("{} {}", projection.name, claim.part) } else { claim.part.clone() };
+            if let Some(obstacle) = &claim.obstacle {
+                self.outcome.obstacles.push(obstacle.clone());
+                continue;
+            }
+            let verdict = match self.verdict(pair, projection, claim, sample).await? {
+                Ok(verdict) => verdict,
+                Err(failure) => {
+                    self.outcome.failures.push(format!("{label}: {failure}"));
+                    continue;
+                }
+            };
+            self.outcome.compared += verdict.rows;
+            let differing = if own { &mut self.outcome.differing } else { &mut self.outcome.hidden_differing };
+            *differing += verdict.differing;
+            if verdict.differing > verdict.differences.len() as u64 {
+                suspects = Suspects::everything();
+            }
+            for difference in &verdict.differences {
+                for row in difference.rows() {
+                    suspects.add(claim.suspect, columns_of(row, &claim.columns, &claim.suspect_columns));
+                }
+            }
+            self.record_differences(&label, claim, &verdict.differences).await?;
+        }
+        Ok(suspects)
+    }
+
+    /// Compares, recording progress meanwhile. The inner error is the comparison's.
+    async fn verdict(
+        &self,
+        pair: &SnapshotPair,
+        projection: &LiveProjection,
+        claim: &LiveClaim,
+        sample: Option<&Sample>,
+    ) -> anyhow::Result<Result<Verdict, String>> {
+        let read = AtomicU64::new(0);
+        let progress = |rows| read.store(rows, Ordering::Relaxed);
+        let claimed = Claim {
+            table: claim.table.clone(),
+            definition: claim.definition.clone(),
+            on_target: claim.on_target,
+            columns: claim.columns.clone(),
+            key: claim.key.clone(),
+            without: claim.without.clone(),
+            time_zone: projection.time_zone.clone(),
+        };
+        let comparing = pair.verify(&claimed, sample, DIFFERENCES_MAX, &progress);
+        let recording = async {
+            loop {
+                tokio::time::sleep(PROGRESS_INTERVAL).await;
+                let rows = i64::try_from(self.outcome.compared + read.load(Ordering::Relaxed)).unwrap_or(i64::MAX);
+                // Progress is for the onlooker: a failure to record it shows elsewhere.
+                drop(
+                    self.record.execute("UPDATE lockstep.verification SET compared = $2 WHERE id = $1", &[&self.id, &rows]).await,
+                );
+            }
+        };
+        tokio::select! {
+            verdict = comparing => Ok(verdict.map_err(|error| error.to_string())),
+            () = recording => Ok(Err("its progress ended".to_owned())),
+        }
+    }
+
+    async fn record_differences(&self, label: &str, claim: &LiveClaim, differences: &[Difference]) -> anyhow::Result<()> {
+        for (number, difference) in differences.iter().take(RECORDED_MAX).enumerate() {
+            let Some(row) = difference.rows().next() else { continue };
+            let key = columns_of(row, &claim.columns, &claim.key);
+            let differ: Vec<&String> = difference.columns().into_iter().map(|position| &claim.columns[position]).collect();
+            if number < LOGGED_MAX {
+                let shown = if claim.key.len() == claim.columns.len() { "(a row without a key)".to_owned() } else { shown(&key) };
+                tracing::warn!(projection = self.name, part = label, kind = difference.kind.name(), key = shown, "a row differs");
+            }
+            // Where a row has no key, its key is all of its values.
+            let key = if claim.key.len() == claim.columns.len() && !self.wish.show_values { Vec::new() } else { key };
+            let values = |row: &Option<Vec<Option<String>>>| row.clone().filter(|_| self.wish.show_values);
+            self.record
+                .execute(
+                    "INSERT INTO lockstep.difference (verification, part, kind, key, columns, expected, actual)
+                     VALUES ($1, $2, $3, $4, $5, $6, $7)",
+                    &[
+                        &self.id,
+                        &label,
+                        &difference.kind.name(),
+                        &key,
+                        &differ,
+                        &values(&difference.expected),
+                        &values(&difference.actual),
+                    ],
+                )
+                .await?;
+        }
+        Ok(())
+    }
+
+    async fn finish(self) -> anyhow::Result<()> {
+        let Outcome { compared, differing, hidden_differing, mut obstacles, failures, repaired } = self.outcome;
+        obstacles.dedup();
+        let different = differing + hidden_differing > 0;
+        let (outcome, message) = match repaired {
+            _ if !failures.is_empty() => ("failed", failures.join("; ")),
+            Some(Some(_)) => ("repaired", obstacles.join("; ")),
+            Some(None) => ("different", "the repair was not done".to_owned()),
+            None if different => ("different", obstacles.join("; ")),
+            None if !obstacles.is_empty() => ("not comparable", obstacles.join("; ")),
+            None => ("equal", String::new()),
+        };
+        let count = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.record
+            .execute(
+                "UPDATE lockstep.verification
+                 SET finished_at = clock_timestamp(), compared = $2, differing = $3, hidden_differing = $4, repaired = $5, outcome = $6,
+                     message = nullif($7, '')
+                 WHERE id = $1",
+                &[&self.id, &count(compared), &count(differing), &count(hidden_differing), &repaired.flatten(), &outcome, &message],
+            )
+            .await?;
+        measure(self.name, outcome, compared, differing + hidden_differing, repaired.flatten());
+        match outcome {
+            "equal" => tracing::info!(projection = self.name, rows = compared, "verified: equal"),
+            _ => tracing::warn!(projection = self.name, differing, hidden_differing, outcome, message, "verified"),
+        }
+        Ok(())
+    }
+}
+
+fn measure(projection: &str, outcome: &'static str, compared: u64, differing: u64, repaired: Option<i64>) {
+    let labels = [("projection", projection.to_owned())];
+    metrics::counter!("lockstep_verifications_total", "projection" => projection.to_owned(), "outcome" => outcome).increment(1);
+    metrics::counter!("lockstep_verified_rows_total", &labels).increment(compared);
+    // What a verification at an equal snapshot finds, no change explains.
+    metrics::counter!("lockstep_drift_rows_total", &labels).increment(differing);
+    metrics::counter!("lockstep_repaired_rows_total", &labels)
+        .increment(repaired.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0));
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    metrics::gauge!("lockstep_last_verification_timestamp_seconds", &labels).set(now.as_secs_f64());
+}
+
+/// The values of some of a row's columns.
+fn columns_of(row: &[Option<String>], columns: &[String], wanted: &[String]) -> Vec<Option<String>> {
+    wanted.iter().filter_map(|name| columns.iter().position(|column| column == name)).map(|n| row[n].clone()).collect()
+}
+
+/// A key for people.
+pub(crate) fn shown(key: &[Option<String>]) -> String {
+    key.iter().map(|value| value.as_deref().unwrap_or("NULL")).collect::<Vec<_>>().join(", ")
+}

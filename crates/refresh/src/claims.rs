@@ -1,0 +1,211 @@
+//! What the tables of a projection claim to hold, for verification; and what is done about rows that do not.
+
+use lockstep_plan::sql::{self, HiddenClaim, Places, RowKey};
+use lockstep_plan::{Maintenance, Trace, at_time, quote};
+use tokio::sync::oneshot;
+
+use crate::projection::{Projection, Tracing};
+use crate::quarantine::{Key, Part};
+
+/// How a row that differs is refreshed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SuspectKind {
+    /// As the rows, or the contributions, of a root key of this branch.
+    Root(usize),
+    /// As a group.
+    Group,
+    /// With all groups.
+    AllGroups,
+    /// As a row of a relation that this link follows: branch and role.
+    Link(usize, usize),
+    /// By making the accumulators anew.
+    Accumulator,
+    /// With everything.
+    Everything,
+}
+
+/// A table and the query that it must equal at a batch's snapshot.
+#[derive(Debug, Clone)]
+pub struct LiveClaim {
+    /// `rows`, or the name of a hidden table.
+    pub part: String,
+    /// A FROM item: the table.
+    pub table: String,
+    /// The query.
+    pub definition: String,
+    /// Whether the query runs on the target.
+    pub on_target: bool,
+    /// All columns.
+    pub columns: Vec<String>,
+    /// The columns that identify a row; all, if nothing does.
+    pub key: Vec<String>,
+    /// The columns that say what is to be refreshed if a row differs.
+    pub suspect_columns: Vec<String>,
+    /// How.
+    pub suspect: SuspectKind,
+    /// Keys in quarantine, of these columns: their rows may differ.
+    pub without: (Vec<String>, Vec<Key>),
+    /// Why it cannot be compared now.
+    pub obstacle: Option<String>,
+}
+
+/// Rows that differ from their definition, to be refreshed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Suspects {
+    pub(crate) everything: bool,
+    pub(crate) all_groups: bool,
+    pub(crate) accumulators: bool,
+    pub(crate) roots: Vec<(usize, Key)>,
+    pub(crate) groups: Vec<Key>,
+    pub(crate) links: Vec<(usize, usize, Key)>,
+}
+
+/// More suspects than this are not named: everything is refreshed.
+const SUSPECTS_MAX: usize = 100_000;
+
+impl Suspects {
+    /// All of a projection.
+    pub fn everything() -> Self {
+        Self { everything: true, ..Self::default() }
+    }
+
+    /// Whether there is nothing to refresh.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Adds what a row that differs asks for.
+    pub fn add(&mut self, kind: SuspectKind, key: Key) {
+        if self.roots.len() + self.groups.len() + self.links.len() > SUSPECTS_MAX {
+            self.everything = true;
+        }
+        match kind {
+            // A key that cannot be: somebody wrote it by hand.
+            SuspectKind::Root(_) | SuspectKind::Link(..) if key.iter().any(Option::is_none) => self.everything = true,
+            SuspectKind::Root(branch) => self.roots.push((branch, key)),
+            SuspectKind::Group => self.groups.push(key),
+            SuspectKind::AllGroups => self.all_groups = true,
+            SuspectKind::Link(branch, role) => self.links.push((branch, role, key)),
+            SuspectKind::Accumulator => self.accumulators = true,
+            SuspectKind::Everything => self.everything = true,
+        }
+    }
+
+    pub(crate) fn absorb(&mut self, other: Self) {
+        self.everything |= other.everything;
+        self.all_groups |= other.all_groups;
+        self.accumulators |= other.accumulators;
+        self.roots.extend(other.roots);
+        self.groups.extend(other.groups);
+        self.links.extend(other.links);
+    }
+}
+
+/// Suspects on their way into a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Repair {
+    pub(crate) suspects: Suspects,
+    /// Told how many rows the repair changed without a change in the source to explain it.
+    pub(crate) replies: Vec<oneshot::Sender<i64>>,
+}
+
+/// The claims of a live projection, at a batch's time.
+pub(crate) fn claims(projection: &Projection, on_target: bool, time: &str) -> Vec<LiveClaim> {
+    let plan = &projection.plan;
+    let places = Places { schema: projection.schema.clone(), state_schema: "lockstep".to_owned() };
+    let (suspect, suspect_columns) = rows_refreshed(projection);
+    let columns: Vec<String> = plan.columns.iter().map(|column| column.name.clone()).collect();
+    let key = match &plan.key {
+        RowKey::Primary(key) | RowKey::Located(key) => key.clone(),
+        RowKey::SingleRow => Vec::new(),
+        RowKey::Copies { .. } => columns.clone(),
+    };
+    let part = match suspect {
+        SuspectKind::Root(branch) => Part::Branch(branch),
+        SuspectKind::Group
+        | SuspectKind::AllGroups
+        | SuspectKind::Link(..)
+        | SuspectKind::Accumulator
+        | SuspectKind::Everything => Part::Groups,
+    };
+    let rows = LiveClaim {
+        part: "rows".to_owned(),
+        table: quote::qualified(&projection.schema, projection.name()),
+        definition: plan.definition_at(time),
+        on_target,
+        without: (suspect_columns.clone(), projection.quarantine.keys(part)),
+        obstacle: projection.quarantine.has_other_than(part).then(|| {
+            format!("{} of its keys are in quarantine, and groups hold their last good values", projection.quarantine.len())
+        }),
+        columns,
+        key,
+        suspect_columns,
+        suspect,
+    };
+    let hidden_on_target = plan.reads_projections_only();
+    let mut all = vec![rows];
+    for (number, branch) in plan.branches().iter().enumerate() {
+        let quarantined = projection.quarantine.keys(Part::Branch(number));
+        if let Some(state) = &branch.contributions {
+            let claim = sql::contribution_claim(state, &at_time(&branch.query, time), &places);
+            let key = if state.many_per_key { state.columns.clone() } else { state.key.clone() };
+            let without = (state.key.clone(), quarantined);
+            all.push(hidden(&state.name, claim, hidden_on_target, key, SuspectKind::Root(number), without));
+        }
+        for (index, role) in branch.roles.iter().enumerate() {
+            let Trace::Link(link) = &role.trace else { continue };
+            if projection.tracing == Tracing::GivenUp {
+                continue;
+            }
+            let claim = sql::link_claim(link, &places);
+            let key = link.state.key.clone();
+            let nothing = (Vec::new(), Vec::new());
+            all.push(hidden(&link.state.name, claim, hidden_on_target, key, SuspectKind::Link(number, index), nothing));
+        }
+    }
+    if let Maintenance::Grouped(grouped) = &plan.maintenance
+        && let Some(accumulators) = &grouped.accumulators
+    {
+        for claim in sql::accumulator_claims(grouped, accumulators, &places) {
+            let key = claim.columns[..claim.identity].to_vec();
+            all.push(hidden("accumulators", claim, true, key, SuspectKind::Accumulator, (Vec::new(), Vec::new())));
+        }
+    }
+    all
+}
+
+fn hidden(
+    name: &str,
+    claim: HiddenClaim,
+    on_target: bool,
+    key: Vec<String>,
+    suspect: SuspectKind,
+    without: (Vec<String>, Vec<Key>),
+) -> LiveClaim {
+    LiveClaim {
+        part: name.to_owned(),
+        table: claim.held,
+        definition: claim.definition,
+        on_target,
+        suspect_columns: claim.columns[..claim.identity].to_vec(),
+        columns: claim.columns,
+        key,
+        suspect,
+        without,
+        obstacle: None,
+    }
+}
+
+/// What a row of the projection's own table that differs asks for, and the columns that tell it.
+fn rows_refreshed(projection: &Projection) -> (SuspectKind, Vec<String>) {
+    let plan = &projection.plan;
+    match &plan.maintenance {
+        Maintenance::Row(_) if plan.owner.is_empty() => (SuspectKind::Root(0), plan.key.columns().to_vec()),
+        Maintenance::Row(_) => (SuspectKind::Root(0), plan.owner.clone()),
+        Maintenance::Grouped(grouped) if grouped.found_by_root || grouped.group_columns.is_empty() => {
+            (SuspectKind::AllGroups, Vec::new())
+        }
+        Maintenance::Grouped(_) => (SuspectKind::Group, plan.key.columns().to_vec()),
+        Maintenance::Whole(_) => (SuspectKind::Everything, Vec::new()),
+    }
+}

@@ -1,0 +1,36 @@
+-- Verification: what was compared with its definition, and what differed.
+
+ALTER TABLE lockstep.request ADD COLUMN arguments jsonb NOT NULL DEFAULT '{}';
+ALTER TABLE lockstep.request ADD COLUMN done_at timestamptz;
+ALTER TABLE lockstep.request ADD COLUMN error text;
+
+CREATE TABLE lockstep.verification (
+    id               bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    request          bigint,                -- what asked for it; NULL: the schedule
+    projection       text        NOT NULL,
+    sample           text,                  -- NULL: every row
+    started_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at      timestamptz,
+    compared         bigint      NOT NULL DEFAULT 0,  -- rows of the definition, and of those of hidden tables
+    differing        bigint      NOT NULL DEFAULT 0,  -- rows of the projection's table that differ
+    hidden_differing bigint      NOT NULL DEFAULT 0,  -- rows of hidden tables that differ
+    repaired         bigint,                -- rows that the repair changed; NULL: none was asked for
+    outcome          text        NOT NULL DEFAULT 'running'
+                     CHECK (outcome IN ('running', 'equal', 'different', 'repaired', 'not comparable', 'failed')),
+    message          text
+);
+
+CREATE INDEX ON lockstep.verification (projection, started_at);
+
+-- The first rows that differ. Values only if they were asked for.
+CREATE TABLE lockstep.difference (
+    verification bigint NOT NULL REFERENCES lockstep.verification (id) ON DELETE CASCADE,
+    part         text   NOT NULL,  -- rows, or the name of a hidden table
+    kind         text   NOT NULL CHECK (kind IN ('missing', 'unexpected', 'changed')),
+    key          text[] NOT NULL,
+    columns      text[] NOT NULL,  -- those that differ
+    expected     text[],
+    actual       text[]
+);
+
+CREATE INDEX ON lockstep.difference (verification);
