@@ -34,3 +34,10 @@ CREATE TABLE lockstep.difference (
 );
 
 CREATE INDEX ON lockstep.difference (verification);
+
+-- Which source position a group's tables durably contain, as far as they are built. The slot is confirmed no further, so a slot that is
+-- further is not the one that we follow: it was made anew, or moved.
+ALTER TABLE lockstep.checkpoint ADD COLUMN recorded_lsn pg_lsn;
+
+-- Grows when the source fails over or is restored to a point in time.
+ALTER TABLE lockstep.installation ADD COLUMN timeline bigint;

@@ -145,13 +145,13 @@ pub async fn verify(
 
 /// NULLs last, as in the ORDER BY.
 fn compare_keys(a: &[Option<&[u8]>], b: &[Option<&[u8]>]) -> Ordering {
-    let one = |(a, b): (&Option<&[u8]>, &Option<&[u8]>)| match (a, b) {
+    let one = |a: Option<&[u8]>, b: Option<&[u8]>| match (a, b) {
         (Some(a), Some(b)) => a.cmp(b),
         (Some(_), None) => Ordering::Less,
         (None, Some(_)) => Ordering::Greater,
         (None, None) => Ordering::Equal,
     };
-    a.iter().zip(b).map(one).find(|order| *order != Ordering::Equal).unwrap_or(Ordering::Equal)
+    a.iter().zip(b).map(|(a, b)| one(*a, *b)).find(|order| *order != Ordering::Equal).unwrap_or(Ordering::Equal)
 }
 
 /// What differs among the rows of one key, as multisets.

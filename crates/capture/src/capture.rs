@@ -101,6 +101,8 @@ struct SourcePosition {
 struct Received {
     stream: u64,
     lsn: Lsn,
+    /// The furthest position that any stream has reached.
+    furthest: Lsn,
 }
 
 impl Shared {
@@ -125,7 +127,7 @@ impl Shared {
 
     /// A new stream begins; the position starts again. Returns the stream's number.
     pub(crate) fn begin_stream(&self) -> u64 {
-        self.received.send_modify(|received| *received = Received { stream: received.stream + 1, lsn: Lsn::ZERO });
+        self.received.send_modify(|received| *received = Received { stream: received.stream + 1, lsn: Lsn::ZERO, ..*received });
         self.received.borrow().stream
     }
 
@@ -135,6 +137,7 @@ impl Shared {
             let forward = received.stream == stream && lsn > received.lsn;
             if forward {
                 received.lsn = lsn;
+                received.furthest = received.furthest.max(lsn);
             }
             forward
         });
@@ -159,6 +162,11 @@ impl Shared {
         let confirmable = self.groups().iter().map(|group| group.confirmable(received)).min().unwrap_or(received);
         let confirmed = confirmable.max(*self.confirmed.borrow());
         (received, confirmed)
+    }
+
+    /// The furthest position that any stream has delivered, and the one that was confirmed last.
+    pub(crate) fn positions(&self) -> (Lsn, Lsn) {
+        (self.received.borrow().furthest, *self.confirmed.borrow())
     }
 
     pub(crate) fn set_confirmed(&self, lsn: Lsn) {

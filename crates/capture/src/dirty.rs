@@ -191,6 +191,10 @@ pub struct DirtySet {
     /// Batches committed to the target but perhaps not yet durable there: the oldest commit record of each, and the target's
     /// position that must be flushed.
     volatile: VecDeque<(Lsn, Lsn)>,
+    /// The source position that the target durably records for this group.
+    recorded: Lsn,
+    /// Records that are perhaps not yet durable: the source position, and the target's that must be flushed.
+    recording: VecDeque<(Lsn, Lsn)>,
 }
 
 impl DirtySet {
@@ -204,6 +208,8 @@ impl DirtySet {
             in_flight: None,
             in_flight_since: None,
             volatile: VecDeque::new(),
+            recorded: Lsn::ZERO,
+            recording: VecDeque::new(),
         }
     }
 
@@ -301,15 +307,38 @@ impl DirtySet {
         }
     }
 
+    /// The target records, with what it writes up to `target_lsn`, that the group contains everything before `source_lsn`. The slot is
+    /// confirmed no further than what is recorded: by that a slot that is not ours is known.
+    pub fn record_until_durable(&mut self, source_lsn: Lsn, target_lsn: Lsn) {
+        let is_full = self.recording.len() >= VOLATILE_BATCHES_MAX;
+        match self.recording.back_mut() {
+            Some(last) if is_full => *last = (source_lsn, target_lsn),
+            Some(_) | None => self.recording.push_back((source_lsn, target_lsn)),
+        }
+    }
+
+    /// What the target recorded in an earlier life.
+    pub fn recorded(&mut self, source_lsn: Lsn) {
+        self.recorded = source_lsn;
+        self.recording.clear();
+    }
+
     /// The target's position that must be flushed before the slot may be confirmed further, if any.
     pub fn awaits_flush_of(&self) -> Option<Lsn> {
-        self.volatile.front().map(|&(_, target_lsn)| target_lsn)
+        let volatile = self.volatile.front().map(|&(_, target_lsn)| target_lsn);
+        volatile.or_else(|| self.recording.front().map(|&(_, target_lsn)| target_lsn))
     }
 
     /// The target has flushed up to `flushed`.
     pub fn flushed(&mut self, flushed: Lsn) {
         while self.volatile.front().is_some_and(|&(_, target_lsn)| target_lsn <= flushed) {
             self.volatile.pop_front();
+        }
+        while let Some(&(source_lsn, target_lsn)) = self.recording.front()
+            && target_lsn <= flushed
+        {
+            self.recorded = self.recorded.max(source_lsn);
+            self.recording.pop_front();
         }
     }
 
@@ -350,7 +379,7 @@ impl DirtySet {
     /// Up to where the slot may be confirmed as far as this group is concerned, given what was received.
     pub(crate) fn confirmable(&self, received: Lsn) -> Lsn {
         let volatile = self.volatile.iter().map(|&(oldest, _)| oldest).min();
-        [self.oldest_waiting_lsn(), self.in_flight, volatile].into_iter().flatten().fold(received, Lsn::min)
+        [self.oldest_waiting_lsn(), self.in_flight, volatile, Some(self.recorded)].into_iter().flatten().fold(received, Lsn::min)
     }
 }
 
@@ -361,7 +390,9 @@ mod tests {
     const ORDERS: u32 = 1;
 
     fn set() -> DirtySet {
-        DirtySet::new(vec![Interest { oid: ORDERS, keys_wanted: true }], 3)
+        let mut set = DirtySet::new(vec![Interest { oid: ORDERS, keys_wanted: true }], 3);
+        set.recorded(Lsn(10_000));
+        set
     }
 
     fn keys(keys: &[&str]) -> DirtyRelations {
@@ -390,6 +421,17 @@ mod tests {
         assert_eq!(dirty.confirmable(Lsn(300)), Lsn(100), "a batch in work holds the slot");
         dirty.done();
         assert_eq!(dirty.confirmable(Lsn(300)), Lsn(300));
+    }
+
+    #[test]
+    fn the_slot_is_confirmed_no_further_than_what_is_recorded() {
+        let mut dirty = DirtySet::new(Vec::new(), 3);
+        assert_eq!(dirty.confirmable(Lsn(300)), Lsn::ZERO);
+        dirty.record_until_durable(Lsn(200), Lsn(900));
+        assert_eq!((dirty.awaits_flush_of(), dirty.confirmable(Lsn(300))), (Some(Lsn(900)), Lsn::ZERO));
+        dirty.flushed(Lsn(900));
+        assert_eq!((dirty.awaits_flush_of(), dirty.confirmable(Lsn(300))), (None, Lsn(200)));
+        assert_eq!(dirty.confirmable(Lsn(100)), Lsn(100));
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct StreamSettings {
     pub publication: String,
     /// The relations to follow.
     pub tracked: Vec<Tracked>,
+    /// The source's identifier and timeline.
+    pub identity: (String, u32),
 }
 
 /// Runs until the task is aborted or capture cannot go on.
@@ -70,7 +72,7 @@ pub(crate) async fn run(settings: StreamSettings, shared: Arc<Shared>) {
 fn class(error: &StreamError) -> ErrorClass {
     match error {
         StreamError::Replication(error) => error.class(),
-        StreamError::Decode(_) => ErrorClass::Definite,
+        StreamError::Decode(_) | StreamError::AnotherSource(_) | StreamError::AnotherSlot(_) => ErrorClass::Definite,
         StreamError::Restart | StreamError::Silent => ErrorClass::Transient,
     }
 }
@@ -83,12 +85,17 @@ enum StreamError {
     Restart,
     #[error("nothing was heard from the server for {SILENCE_MAX:?}")]
     Silent,
+    #[error("the source is not what it was: {0}")]
+    AnotherSource(String),
+    #[error("the replication slot is not ours: {0}")]
+    AnotherSlot(String),
     #[error("the stream cannot be decoded: {0}")]
     Decode(#[from] pgoutput::DecodeError),
 }
 
 async fn stream_once(settings: &StreamSettings, shared: &Shared) -> Result<std::convert::Infallible, StreamError> {
-    let connection = ReplicationConnection::open(&settings.source).await?;
+    let mut connection = ReplicationConnection::open(&settings.source).await?;
+    refuse_another_source(settings, shared, &mut connection).await?;
     // Position 0: the server starts at the slot's confirmed position, which it alone knows for sure.
     let mut stream = connection.start(&settings.slot, &settings.publication, Lsn::ZERO).await?;
     let number = shared.begin_stream();
@@ -116,6 +123,36 @@ async fn stream_once(settings: &StreamSettings, shared: &Shared) -> Result<std::
             _ = ticker.tick() => send_status(&mut stream, shared, true).await?,
             () = shared.restart_wanted() => return Err(StreamError::Restart),
         }
+    }
+}
+
+/// A source that was restored, or a slot that was made anew under our name, goes on where we have not been: what lies between would be
+/// missing for ever.
+async fn refuse_another_source(
+    settings: &StreamSettings,
+    shared: &Shared,
+    connection: &mut ReplicationConnection,
+) -> Result<(), StreamError> {
+    let found = connection.identify_system().await?;
+    let (system_identifier, timeline) = &settings.identity;
+    if (&found.system_identifier, &found.timeline) != (system_identifier, timeline) {
+        return Err(StreamError::AnotherSource(format!(
+            "it was system {system_identifier} on timeline {timeline}, and is system {} on timeline {}",
+            found.system_identifier, found.timeline
+        )));
+    }
+    let (received, ours) = shared.positions();
+    if found.flushed_lsn < received {
+        return Err(StreamError::AnotherSource(format!(
+            "its position {} is before {received}, which it sent us",
+            found.flushed_lsn
+        )));
+    }
+    match connection.confirmed_position(&settings.slot).await? {
+        Some(confirmed) if confirmed > ours && ours > Lsn::ZERO => {
+            Err(StreamError::AnotherSlot(format!("{} is at {confirmed}, and we have confirmed {ours}", settings.slot)))
+        }
+        Some(_) | None => Ok(()),
     }
 }
 

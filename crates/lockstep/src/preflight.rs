@@ -78,6 +78,10 @@ pub struct Preflight {
     pub major: u32,
     /// The source cluster's identifier.
     pub system_identifier: String,
+    /// Its timeline, which grows with every failover and point-in-time recovery.
+    pub timeline: u32,
+    /// Up to where it has flushed its WAL.
+    pub flushed_lsn: lockstep_wal::Lsn,
 }
 
 impl Preflight {

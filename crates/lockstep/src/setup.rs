@@ -95,25 +95,31 @@ async fn migrate(target: &mut Session) -> anyhow::Result<()> {
 }
 
 async fn claim(config: &Config, preflight: &Preflight, target: &Session) -> anyhow::Result<i64> {
-    let found = target.query_opt("SELECT system_identifier, source_database FROM lockstep.installation", &[]).await?;
-    if let Some(row) = found {
-        let (identifier, database): (&str, &str) = (row.get(0), row.get(1));
-        if identifier != preflight.system_identifier || database != config.source.database() {
+    let found = target.query_opt("SELECT source_database, system_identifier, timeline FROM lockstep.installation", &[]).await?;
+    if let Some(row) = &found {
+        let database: &str = row.get(0);
+        if database != config.source.database() {
             bail!(
-                "this target follows another source (cluster {identifier}, database {database}); \
+                "this target follows another source (database {database}); \
                  run lockstep teardown with the old configuration first, or use another target database"
             );
+        }
+        if let Some(how) = restored(preflight, row.get(1), row.get(2), target).await? {
+            tracing::warn!(
+                "the source is not what it was: {how}; everything is compared and repaired, readers are served meanwhile"
+            );
+            target.execute("UPDATE lockstep.installation SET slot_created_lsn = NULL", &[]).await?;
         }
     }
     let row = target
         .query_one(
-            "INSERT INTO lockstep.installation (system_identifier, source_database, slot, leader_epoch) VALUES ($1, $2, $3, 1)
+            "INSERT INTO lockstep.installation (system_identifier, source_database, slot, leader_epoch, timeline) VALUES ($1, $2, $3, 1, $4)
              ON CONFLICT (single_row) DO UPDATE
              SET leader_epoch = installation.leader_epoch + 1, started_at = now(),
                  slot_created_lsn = CASE WHEN installation.slot = excluded.slot THEN installation.slot_created_lsn END,
-                 slot = excluded.slot
+                 slot = excluded.slot, system_identifier = excluded.system_identifier, timeline = excluded.timeline
              RETURNING leader_epoch",
-            &[&preflight.system_identifier, &config.source.database(), &config.slot],
+            &[&preflight.system_identifier, &config.source.database(), &config.slot, &i64::from(preflight.timeline)],
         )
         .await?;
     let leader_epoch = row.get(0);
@@ -125,6 +131,26 @@ async fn claim(config: &Config, preflight: &Preflight, target: &Session) -> anyh
     }
     target.execute("DELETE FROM lockstep.checkpoint WHERE group_name <> ALL ($1)", &[&groups]).await?;
     Ok(leader_epoch)
+}
+
+/// How the source differs from the one that the read models were made from, though its database has the same name.
+async fn restored(
+    preflight: &Preflight,
+    system_identifier: &str,
+    timeline: Option<i64>,
+    target: &Session,
+) -> anyhow::Result<Option<String>> {
+    if system_identifier != preflight.system_identifier {
+        return Ok(Some(format!("its cluster was {system_identifier} and is {}", preflight.system_identifier)));
+    }
+    if let Some(timeline) = timeline.filter(|timeline| *timeline != i64::from(preflight.timeline)) {
+        return Ok(Some(format!("its timeline was {timeline} and is {}: a failover, or a restore", preflight.timeline)));
+    }
+    let furthest: Option<String> = target.query_one("SELECT max(recorded_lsn)::text FROM lockstep.checkpoint", &[]).await?.get(0);
+    let furthest: Option<lockstep_wal::Lsn> = furthest.and_then(|text| text.parse().ok());
+    Ok(furthest
+        .filter(|furthest| *furthest > preflight.flushed_lsn)
+        .map(|furthest| format!("its position {} is before {furthest}, which it sent us: a restore", preflight.flushed_lsn)))
 }
 
 async fn register_all(config: &Config, preflight: &Preflight, target: &mut Session) -> anyhow::Result<Vec<Registered>> {
@@ -258,10 +284,19 @@ async fn ensure_slot(config: &Config, source: &Session, target: &Session, new_sl
     let recorded: Option<String> =
         target.query_one("SELECT slot_created_lsn::text FROM lockstep.installation", &[]).await?.get(0);
     let state = slot_state(source, slot).await?;
+    let contained: Option<String> =
+        target.query_one("SELECT min(recorded_lsn)::text FROM lockstep.checkpoint", &[]).await?.get(0);
+    let contained: Option<lockstep_wal::Lsn> = contained.and_then(|text| text.parse().ok());
     if let (Some(state), Some(_), false) = (&state, &recorded, new_slot)
         && state.wal_status != "lost"
     {
-        return Ok(());
+        match (state.confirmed_lsn, contained) {
+            (Some(confirmed), Some(contained)) if confirmed > contained => tracing::warn!(
+                slot,
+                "the slot is at {confirmed}, and the read models are at {contained}: it was made anew or moved by somebody else"
+            ),
+            (Some(_) | None, Some(_) | None) => return Ok(()),
+        }
     }
     if recorded.is_some() {
         tracing::warn!(
@@ -323,7 +358,7 @@ async fn record_slot(target: &Session, consistent_lsn: &str) -> anyhow::Result<(
              UPDATE lockstep.projection SET state = 'faulted', changed_at = now(),
                     reason = 'the replication slot was lost; all rows are being compared and repaired'
              WHERE built_at IS NOT NULL;
-             UPDATE lockstep.checkpoint SET lsn = NULL",
+             UPDATE lockstep.checkpoint SET lsn = NULL, recorded_lsn = NULL",
         )
         .await?;
     target.execute("UPDATE lockstep.installation SET slot_created_lsn = $1::text::pg_lsn", &[&consistent_lsn]).await?;

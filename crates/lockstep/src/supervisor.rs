@@ -186,6 +186,7 @@ async fn start(config: &Config, checked: &Preflight, hooks: &Hooks, new_slot: bo
         slot: config.slot.clone(),
         publication: config.publication.clone(),
         tracked: checked.tracked.clone(),
+        identity: (checked.system_identifier.clone(), checked.timeline),
     };
     let interests = grouped.iter().map(|group| interests(&group.members)).collect();
     let capture = Capture::start(stream, interests, Limits { keys_max: DIRTY_KEYS_MAX });
@@ -287,7 +288,7 @@ impl Running {
     async fn watch(mut self, config: &Config, once: bool, mut stop: watch::Receiver<bool>, hooks: &Hooks) -> RoundEnd {
         let mut capture_status = self.capture.status();
         let progress = tokio::spawn(progress::show(config.clone(), self.statuses.clone(), hooks.quiet));
-        let requests = requests::follow(&self.target, &self.verifier);
+        let requests = Box::pin(requests::follow(&self.target, &self.verifier));
         let catching_up = catch_up(config, once, &self.target, self.statuses.clone());
         let end = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => RoundEnd::Stopped,

@@ -84,7 +84,7 @@ impl Verifier {
             boundary.pair.release().await?;
             for (mut run, suspects) in verified {
                 if wish.repair && !suspects.is_empty() {
-                    run.outcome.repaired = Some(repair(group, suspects).await);
+                    run.outcome.repair = repair(group, suspects).await;
                 }
                 run.finish().await?;
             }
@@ -134,8 +134,13 @@ async fn projection<'a>(
     Ok((run, suspects))
 }
 
-/// Hands suspects to the group; returns how many rows changed, or nothing if the group did not get to it.
-async fn repair(group: &GroupHandle, suspects: Vec<(String, Suspects)>) -> Option<i64> {
+/// Hands suspects to the group.
+async fn repair(group: &GroupHandle, suspects: Found) -> Repair {
+    repaired_rows(group, suspects).await.map_or(Repair::NotDone, Repair::Done)
+}
+
+/// How many rows changed; nothing if the group did not get to it.
+async fn repaired_rows(group: &GroupHandle, suspects: Found) -> Option<i64> {
     let mut waiting = Vec::new();
     for (projection, suspects) in suspects {
         let (reply, answer) = oneshot::channel();
@@ -156,8 +161,19 @@ struct Outcome {
     hidden_differing: u64,
     obstacles: Vec<String>,
     failures: Vec<String>,
-    /// `Some(None)`: a repair was asked for and not done.
-    repaired: Option<Option<i64>>,
+    repair: Repair,
+}
+
+/// What became of the repair.
+#[derive(Clone, Copy, Default)]
+enum Repair {
+    /// None was asked for, or nothing differed.
+    #[default]
+    None,
+    /// The group did not get to it.
+    NotDone,
+    /// So many rows changed.
+    Done(i64),
 }
 
 struct Run<'a> {
@@ -276,16 +292,20 @@ impl Run<'_> {
     }
 
     async fn finish(self) -> anyhow::Result<()> {
-        let Outcome { compared, differing, hidden_differing, mut obstacles, failures, repaired } = self.outcome;
+        let Outcome { compared, differing, hidden_differing, mut obstacles, failures, repair } = self.outcome;
         obstacles.dedup();
         let different = differing + hidden_differing > 0;
-        let (outcome, message) = match repaired {
+        let (outcome, message) = match repair {
             _ if !failures.is_empty() => ("failed", failures.join("; ")),
-            Some(Some(_)) => ("repaired", obstacles.join("; ")),
-            Some(None) => ("different", "the repair was not done".to_owned()),
-            None if different => ("different", obstacles.join("; ")),
-            None if !obstacles.is_empty() => ("not comparable", obstacles.join("; ")),
-            None => ("equal", String::new()),
+            Repair::Done(_) => ("repaired", obstacles.join("; ")),
+            Repair::NotDone => ("different", "the repair was not done".to_owned()),
+            Repair::None if different => ("different", obstacles.join("; ")),
+            Repair::None if !obstacles.is_empty() => ("not comparable", obstacles.join("; ")),
+            Repair::None => ("equal", String::new()),
+        };
+        let repaired = match repair {
+            Repair::Done(rows) => Some(rows),
+            Repair::None | Repair::NotDone => None,
         };
         let count = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.record
@@ -294,10 +314,10 @@ impl Run<'_> {
                  SET finished_at = clock_timestamp(), compared = $2, differing = $3, hidden_differing = $4, repaired = $5, outcome = $6,
                      message = nullif($7, '')
                  WHERE id = $1",
-                &[&self.id, &count(compared), &count(differing), &count(hidden_differing), &repaired.flatten(), &outcome, &message],
+                &[&self.id, &count(compared), &count(differing), &count(hidden_differing), &repaired, &outcome, &message],
             )
             .await?;
-        measure(self.name, outcome, compared, differing + hidden_differing, repaired.flatten());
+        measure(self.name, outcome, compared, differing + hidden_differing, repaired);
         match outcome {
             "equal" => tracing::info!(projection = self.name, rows = compared, "verified: equal"),
             _ => tracing::warn!(projection = self.name, differing, hidden_differing, outcome, message, "verified"),

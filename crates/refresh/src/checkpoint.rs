@@ -15,6 +15,8 @@ pub(crate) struct Checkpoint<'a> {
     pub(crate) clock: &'a str,
     /// `None` while something is still being built.
     pub(crate) lsn: Option<Lsn>,
+    /// Everything before it is contained, as far as it is built.
+    pub(crate) recorded_lsn: Lsn,
     pub(crate) source_time_microseconds: i64,
     pub(crate) batch_ms: f64,
     pub(crate) fence_ms: f64,
@@ -46,7 +48,7 @@ pub(crate) async fn write(target: &Client, checkpoint: &Checkpoint<'_>) -> Resul
              SET snapshot = $3::text::pg_snapshot, lsn = $4::text::pg_lsn,
                  current_as_of = timestamptz '2000-01-01 00:00:00+00' + $5::bigint * interval '1 microsecond',
                  committed_at = clock_timestamp(), batches = batches + 1, batch_ms = $6, fence_ms = $7, keys = $8, transactions = $9,
-                 clock = $10::text::timestamptz
+                 clock = $10::text::timestamptz, recorded_lsn = $11::text::pg_lsn
              WHERE group_name = $1 AND leader_epoch = $2",
             &[
                 &checkpoint.group,
@@ -59,6 +61,7 @@ pub(crate) async fn write(target: &Client, checkpoint: &Checkpoint<'_>) -> Resul
                 &checkpoint.keys,
                 &checkpoint.transactions,
                 &checkpoint.clock,
+                &checkpoint.recorded_lsn.to_string(),
             ],
         )
         .await?;
@@ -77,7 +80,7 @@ pub(crate) async fn advance(
     let updated = target
         .execute(
             "UPDATE lockstep.checkpoint
-             SET lsn = $3::text::pg_lsn, current_as_of = CASE WHEN $4 THEN clock_timestamp() ELSE current_as_of END,
+             SET lsn = $3::text::pg_lsn, recorded_lsn = $3::text::pg_lsn, current_as_of = CASE WHEN $4 THEN clock_timestamp() ELSE current_as_of END,
                  committed_at = clock_timestamp()
              WHERE group_name = $1 AND leader_epoch = $2",
             &[&group, &leader_epoch, &lsn.to_string(), &current],
@@ -89,6 +92,12 @@ pub(crate) async fn advance(
 /// The position of a group, as committed.
 pub(crate) async fn position(target: &Client, group: &str) -> Result<Option<Lsn>, tokio_postgres::Error> {
     let row = target.query_opt("SELECT lsn::text FROM lockstep.checkpoint WHERE group_name = $1", &[&group]).await?;
+    Ok(row.and_then(|row| row.get::<_, Option<String>>(0)).and_then(|text| text.parse().ok()))
+}
+
+/// The position that the target records for a group, whether its projections are built or not.
+pub(crate) async fn recorded(target: &Client, group: &str) -> Result<Option<Lsn>, tokio_postgres::Error> {
+    let row = target.query_opt("SELECT recorded_lsn::text FROM lockstep.checkpoint WHERE group_name = $1", &[&group]).await?;
     Ok(row.and_then(|row| row.get::<_, Option<String>>(0)).and_then(|text| text.parse().ok()))
 }
 

@@ -90,6 +90,8 @@ async fn replication(config: &Config, has_attribute: bool, preflight: &mut Prefl
     match identified {
         Ok(identity) => {
             preflight.system_identifier = identity.system_identifier;
+            preflight.timeline = identity.timeline;
+            preflight.flushed_lsn = identity.flushed_lsn;
             preflight.ok("source", "replication connections are accepted");
         }
         Err(error) => preflight.error(

@@ -209,6 +209,7 @@ impl BatchRun<'_> {
         let live = self.projections.iter().all(|projection| {
             matches!(projection.phase_after_batch(), crate::projection::Phase::Live | crate::projection::Phase::Faulted { .. })
         });
+        let recorded_lsn = contained_lsn;
         let contained_lsn = live.then_some(contained_lsn);
         let checkpoint = Checkpoint {
             group: self.group,
@@ -216,6 +217,7 @@ impl BatchRun<'_> {
             snapshot: &snapshot.text,
             clock: &snapshot.clock,
             lsn: contained_lsn,
+            recorded_lsn,
             source_time_microseconds: snapshot.source_microseconds,
             batch_ms: began.elapsed().as_secs_f64() * 1000.0,
             fence_ms: fence_time.as_secs_f64() * 1000.0,
@@ -260,6 +262,7 @@ impl BatchRun<'_> {
         self.projections.iter_mut().for_each(Projection::commit);
         self.capture.with_group(self.index, |dirty| {
             dirty.done_until_durable(durable_at.inserted);
+            dirty.record_until_durable(checkpoint.recorded_lsn, durable_at.inserted);
             dirty.flushed(durable_at.flushed);
         });
         self.measure_phase("commit", committing);

@@ -236,6 +236,8 @@ impl Group {
         self.clock = checkpoint::clock(sessions.target(), &self.settings.name).await.map_err(sql_error(Side::Target))?;
         self.contained_lsn =
             checkpoint::position(sessions.target(), &self.settings.name).await.map_err(sql_error(Side::Target))?;
+        let recorded = checkpoint::recorded(sessions.target(), &self.settings.name).await.map_err(sql_error(Side::Target))?;
+        self.capture.with_group(self.settings.index, |dirty| dirty.recorded(recorded.unwrap_or_default()));
         self.publish_status();
         Ok(Connected { sessions, nudge, prepared: Statements::default() })
     }

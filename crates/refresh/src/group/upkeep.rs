@@ -55,6 +55,9 @@ impl Group {
             if !checkpoint::advance(target, &self.settings.name, epoch, received, current).await.map_err(sql_error)? {
                 return Err(BatchError::Fenced);
             }
+            let row = target.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.map_err(sql_error)?;
+            let inserted = row.get::<_, &str>(0).parse().unwrap_or_default();
+            self.capture.with_group(self.settings.index, |dirty| dirty.record_until_durable(received, inserted));
             self.contained_lsn = Some(received);
             self.advanced_at = Instant::now();
         }

@@ -68,6 +68,18 @@ impl ReplicationConnection {
         })
     }
 
+    /// Everything before this position is confirmed to a slot; `None` if there is no such slot, or it has no position.
+    ///
+    /// # Errors
+    /// See [`ReplicationError`].
+    pub async fn confirmed_position(&mut self, slot: &str) -> Result<Option<Lsn>, ReplicationError> {
+        let name = slot.replace('\'', "''");
+        let command =
+            format!("SELECT (SELECT confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE slot_name = '{name}')");
+        let row = self.single_row(&command).await?;
+        Ok(row.first().cloned().flatten().and_then(|text| text.parse().ok()))
+    }
+
     /// Creates a permanent logical slot for pgoutput. Waits for the transactions that run on the server now.
     ///
     /// The unparenthesised options are the form that PostgreSQL 14 understands, and 15–18 still do.
