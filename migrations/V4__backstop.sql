@@ -41,3 +41,6 @@ ALTER TABLE lockstep.checkpoint ADD COLUMN recorded_lsn pg_lsn;
 
 -- Grows when the source fails over or is restored to a point in time.
 ALTER TABLE lockstep.installation ADD COLUMN timeline bigint;
+
+-- The instance that writes renews it; when it has run out another one takes over.
+ALTER TABLE lockstep.installation ADD COLUMN lease_until timestamptz;

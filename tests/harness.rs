@@ -250,6 +250,17 @@ impl Program {
         Ok(self.command(&["run"]).env("FAILPOINTS", failpoints).stdout(Stdio::null()).stderr(log).spawn()?)
     }
 
+    /// Whether the last thing that it said of itself is that it writes.
+    pub(crate) fn log_ends_with_leadership(&self) -> bool {
+        let log = self.log();
+        let last = |words: &str| log.rfind(words);
+        match (last("standing by"), last("this instance writes now")) {
+            (None, _) => log.contains("streaming"),
+            (Some(waiting), Some(writing)) => writing > waiting,
+            (Some(_), None) => false,
+        }
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default()
     }

@@ -8,6 +8,7 @@ mod edges;
 mod faults;
 mod harness;
 mod large;
+mod leaders;
 mod lost;
 mod oracle;
 mod pace;

@@ -16,6 +16,7 @@ pub mod config;
 pub mod demo;
 pub mod diagnostic;
 mod http;
+mod lease;
 mod monitor;
 pub mod preflight;
 mod progress;

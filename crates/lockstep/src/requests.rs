@@ -64,7 +64,7 @@ pub(crate) async fn is_running(target: &Session) -> Result<bool, tokio_postgres:
                  WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND objsubid = 1
                    AND (classid::bigint << 32 | objid::bigint) = $1
                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
-            &[&crate::setup::WRITER_LOCK],
+            &[&crate::lease::WRITER_LOCK],
         )
         .await?;
     Ok(row.get(0))

@@ -18,10 +18,7 @@ mod migrations {
     refinery::embed_migrations!("../../migrations");
 }
 
-/// The session-level advisory lock of the instance that writes: "lockstep" with the top bit set.
-pub(crate) const WRITER_LOCK: i64 = i64::MIN | 0x6C6F_636B_7374_6570;
-
-/// How long to wait for a predecessor to let go of the target or the slot.
+/// How long to wait for a predecessor to let go of the slot.
 const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
 
 /// Part of every fingerprint: raise it when the same plan would make different tables.
@@ -35,22 +32,6 @@ pub(crate) struct Installed {
     pub(crate) leader_epoch: i64,
     /// Each planned projection as registered, in the same order.
     pub(crate) registered: Vec<Registered>,
-}
-
-/// Connects to the target and becomes its writer.
-pub(crate) async fn become_writer(config: &Config) -> anyhow::Result<Session> {
-    let target = Session::open(config.target_settings(), "lockstep").await.context("target")?;
-    let deadline = tokio::time::Instant::now() + TAKE_OVER_MAX;
-    loop {
-        let locked: bool = target.query_one("SELECT pg_try_advisory_lock($1)", &[&WRITER_LOCK]).await?.get(0);
-        if locked {
-            return Ok(target);
-        }
-        if tokio::time::Instant::now() >= deadline {
-            bail!("another lockstep writes to this target; stop it first (it holds an advisory lock, see pg_locks)");
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
 }
 
 /// Sets everything up. `new_slot` makes a new slot even if ours exists: it cannot be used any more.

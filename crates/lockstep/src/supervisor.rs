@@ -19,7 +19,7 @@ use crate::boundaries::Boundaries;
 use crate::config::Config;
 use crate::preflight::{self, Depth, Planned, Preflight};
 use crate::verification::{GroupHandle, Verifier};
-use crate::{Exit, http, monitor, progress, requests, setup, telemetry};
+use crate::{Exit, http, lease, monitor, progress, requests, setup, telemetry};
 
 /// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
 /// cost memory.
@@ -150,7 +150,7 @@ async fn round(
     has_run: &mut bool,
 ) -> RoundEnd {
     let started = tokio::select! {
-        started = start(config, checked, hooks, new_slot) => started,
+        started = start(config, checked, once, hooks, new_slot, has_run) => started,
         _ = stop.wait_for(|stop| *stop) => return RoundEnd::Stopped,
     };
     match started {
@@ -170,6 +170,7 @@ struct Running {
     capture: Capture,
     /// Holds the writer's lock.
     target: Session,
+    leader_epoch: i64,
     statuses: Vec<watch::Receiver<GroupStatus>>,
     verifier: Verifier,
     groups: JoinSet<GroupEnd>,
@@ -177,9 +178,32 @@ struct Running {
     monitor: tokio::task::JoinHandle<()>,
 }
 
-async fn start(config: &Config, checked: &Preflight, hooks: &Hooks, new_slot: bool) -> anyhow::Result<Running> {
-    let target = setup::become_writer(config).await?;
-    let installed = setup::install(config, checked, target, new_slot).await?;
+async fn start(
+    config: &Config,
+    checked: &Preflight,
+    once: bool,
+    hooks: &Hooks,
+    new_slot: bool,
+    has_run: &mut bool,
+) -> anyhow::Result<Running> {
+    let lease::Leadership { target, waited } = if once {
+        lease::Leadership { target: lease::lock_out_others(config).await?, waited: false }
+    } else {
+        lease::become_leader(config).await?
+    };
+    let looked_again;
+    let checked = if waited {
+        looked_again = preflight::run(config, Depth::Start).await;
+        if !looked_again.passed() && !looked_again.only_queries_fail() {
+            bail!("{}", looked_again.errors(false).join("; "));
+        }
+        if looked_again.passed() { &looked_again } else { checked }
+    } else {
+        checked
+    };
+    // From here on a failure is no reason to end: another instance may have ended our sessions.
+    *has_run |= waited;
+    let installed = lease::kept_during(config, setup::install(config, checked, target, new_slot)).await?;
     let grouped = by_group(config, checked, &installed.registered);
     let stream = StreamSettings {
         source: config.source.clone(),
@@ -238,7 +262,16 @@ async fn start(config: &Config, checked: &Preflight, hooks: &Hooks, new_slot: bo
     let verifier = Verifier { config: config.clone(), boundaries, groups: handles };
     let relations = checked.tracked.iter().map(|tracked| (tracked.oid, tracked.label())).collect();
     let monitor = tokio::spawn(monitor::run(config.clone(), capture.clone(), names, statuses.clone(), relations));
-    Ok(Running { capture, target: installed.target, statuses, verifier, groups, stop_groups, monitor })
+    Ok(Running {
+        capture,
+        target: installed.target,
+        leader_epoch: installed.leader_epoch,
+        statuses,
+        verifier,
+        groups,
+        stop_groups,
+        monitor,
+    })
 }
 
 struct Grouped<'a> {
@@ -293,6 +326,7 @@ impl Running {
         let end = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => RoundEnd::Stopped,
             () = requests => RoundEnd::Again("requests are followed no more".to_owned()),
+            reason = lease::keep(&self.target, self.leader_epoch, config.lease) => RoundEnd::Again(reason),
             () = closed(&self.target) => RoundEnd::Again("the session that holds the writer's lock ended".to_owned()),
             caught_up = catching_up => match caught_up {
                 Ok(()) => RoundEnd::CaughtUp,
@@ -306,6 +340,7 @@ impl Running {
             },
             Some(ended) = self.groups.join_next() => match ended {
                 Ok(GroupEnd::Failed(lockstep_refresh::BatchError::Capture(error))) => RoundEnd::Again(error.to_string()),
+                Ok(GroupEnd::Failed(error @ lockstep_refresh::BatchError::Fenced)) => RoundEnd::Again(error.to_string()),
                 Ok(GroupEnd::Failed(error)) => RoundEnd::Failed(error.into()),
                 Ok(GroupEnd::Stopped) => RoundEnd::Stopped,
                 Err(error) => RoundEnd::Failed(anyhow::anyhow!("a group's task ended: {error}")),

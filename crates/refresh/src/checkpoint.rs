@@ -39,6 +39,12 @@ pub async fn claim_group(target: &Client, group: &str, leader_epoch: i64) -> Res
     Ok(())
 }
 
+/// Whether nobody has taken the group over. Inside a transaction nobody can until it ends.
+pub(crate) async fn still_leads(target: &Client, group: &str, leader_epoch: i64) -> Result<bool, tokio_postgres::Error> {
+    let mine = "SELECT FROM lockstep.checkpoint WHERE group_name = $1 AND leader_epoch = $2 FOR SHARE";
+    Ok(target.query_opt(mine, &[&group, &leader_epoch]).await?.is_some())
+}
+
 /// Writes a checkpoint; false if another instance has taken the group over.
 pub(crate) async fn write(target: &Client, checkpoint: &Checkpoint<'_>) -> Result<bool, tokio_postgres::Error> {
     let lsn = checkpoint.lsn.map(|lsn| lsn.to_string());

@@ -9,7 +9,7 @@ use lockstep_plan::quote;
 use lockstep_refresh::{drop_projection, load_registered};
 
 use crate::config::Config;
-use crate::{Exit, setup};
+use crate::{Exit, lease, setup};
 
 /// Drops slot, publication, hidden state and, unless they are kept, the read models.
 ///
@@ -29,7 +29,7 @@ pub async fn teardown(config: &Config, yes: bool, keep_tables: bool, json: bool)
         eprintln!("nothing is set up in {}", config.target_settings().summary());
         return Ok(Exit::Good);
     }
-    let _writer = setup::become_writer(config).await?;
+    let _writer = lease::lock_out_others(config).await?;
     if slot_state(&source, &config.slot).await?.is_some() {
         setup::drop_slot(&source, &config.slot).await.context("dropping the slot")?;
     }

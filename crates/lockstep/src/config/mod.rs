@@ -16,6 +16,9 @@ use crate::diagnostic::Diagnostic;
 /// The group of every projection that names none and is not recomputed as a whole.
 pub const DEFAULT_GROUP: &str = "default";
 
+/// A leader that is silent for so long has lost its place.
+const DEFAULT_LEASE: Duration = Duration::from_secs(5);
+
 /// Hidden state is named after the projection, and PostgreSQL's names have at most 63 bytes.
 const NAME_BYTES_MAX: usize = 40;
 
@@ -36,6 +39,8 @@ pub struct Config {
     pub schema: String,
     /// Roles that may read them.
     pub readers: Vec<String>,
+    /// How long the instance that writes may be silent before another one takes over.
+    pub lease: Duration,
     /// The groups that are configured.
     pub groups: Vec<GroupConfig>,
     /// The projections.
@@ -179,6 +184,9 @@ impl Reader<'_> {
             target,
             schema,
             readers,
+            lease: self
+                .duration(file.target.as_ref().and_then(|target| target.lease_ms.as_ref()), 1, 500..=60_000, "lease_ms")?
+                .unwrap_or(DEFAULT_LEASE),
             groups,
             projections,
             metrics,

@@ -39,6 +39,7 @@ pub(super) struct Target {
     pub(super) schema: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) readers: Vec<Spanned<String>>,
+    pub(super) lease_ms: Option<Spanned<Number>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -96,8 +96,13 @@ impl Group {
             return Ok(());
         }
         let schema = quote::literal(&quote::identifier(&projection.schema));
-        let mut script =
-            format!("BEGIN; SELECT set_config('search_path', {schema} || ', ' || current_setting('search_path'), true);\n");
+        let at = |error| BatchError::Sql { side: Side::Target, error, projection: None };
+        target.batch_execute("BEGIN").await.map_err(at)?;
+        if !checkpoint::still_leads(target, &self.settings.name, self.settings.leader_epoch).await.map_err(at)? {
+            connected.sessions.rollback().await;
+            return Err(BatchError::Fenced);
+        }
+        let mut script = format!("SELECT set_config('search_path', {schema} || ', ' || current_setting('search_path'), true);\n");
         if let Some(indexes) = &projection.indexes {
             script.push_str(indexes.trim_end().trim_end_matches(';'));
             script.push_str(";\n");
