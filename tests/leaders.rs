@@ -2,14 +2,22 @@
 
 use std::process::Child;
 
+use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Workload, cluster, connect, seed_from_environment};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::harness::{PATIENCE, PROJECTIONS, Program, Setup, assert_equal, catch_up, shop, until};
+use crate::harness::{PATIENCE, PROJECTIONS, Program, Projector, Setup, assert_equal, catch_up, shop, until};
 
 /// Rounds in an ordinary run; `LOCKSTEP_ROUNDS` asks for more.
 const ROUNDS: u32 = 10;
+
+/// Notes every batch, with the epoch that it was written in.
+const NOTE: &str = "CREATE TABLE public.written (n bigserial, epoch bigint);
+    CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS
+       'BEGIN INSERT INTO public.written (epoch) VALUES (NEW.leader_epoch); RETURN NULL; END';
+    CREATE TRIGGER note AFTER UPDATE ON lockstep.checkpoint FOR EACH ROW
+       WHEN (NEW.batches > OLD.batches) EXECUTE FUNCTION public.note()";
 
 fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
     Ok(kill(Pid::from_raw(i32::try_from(child.id())?), signal)?)
@@ -30,16 +38,7 @@ async fn one_writes_and_the_other_takes_over() -> anyhow::Result<()> {
     let programs = [Program::new(&setup)?, Program::new(&setup)?];
     let mut children = [programs[0].start("")?, programs[1].start("")?];
     until(&target, "SELECT bool_and(state = 'live') FROM lockstep.projection").await?;
-    // Every batch, with the epoch that it was written in.
-    target
-        .batch_execute(
-            "CREATE TABLE public.written (n bigserial, epoch bigint);
-             CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS
-                'BEGIN INSERT INTO public.written (epoch) VALUES (NEW.leader_epoch); RETURN NULL; END';
-             CREATE TRIGGER note AFTER UPDATE ON lockstep.checkpoint FOR EACH ROW
-                WHEN (NEW.batches > OLD.batches) EXECUTE FUNCTION public.note()",
-        )
-        .await?;
+    target.batch_execute(NOTE).await?;
     let mut workload = Workload::start(&setup.source_url, 2, seed);
     for round in 0..rounds {
         workload.reach(workload.commits() + 20).await?;
@@ -94,5 +93,28 @@ async fn one_writes_and_the_other_takes_over() -> anyhow::Result<()> {
     result?;
     assert_eq!(interleaved, 0, "seed {seed}");
     assert!(epochs >= i64::from(rounds), "{epochs} leaders wrote in {rounds} rounds");
+    Ok(())
+}
+
+/// A leader that finds another's epoch in its checkpoint commits nothing more before it has taken its place again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_epoch_is_gone_writes_nothing() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let setup = Setup::new(&cluster.url("postgres"), PROJECTIONS);
+    let session = shop(&setup.source_url).await?;
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    session.batch_execute(NOTE).await?;
+    session
+        .batch_execute(
+            "UPDATE lockstep.checkpoint SET leader_epoch = 1000000; UPDATE shop.orders SET status = 'late' WHERE id = 5",
+        )
+        .await?;
+    until(&session, "SELECT status = 'late' FROM read_model.order_row WHERE id = 5").await?;
+    let of_nobody: i64 = session.query_one("SELECT count(*) FROM public.written WHERE epoch = 1000000", &[]).await?.get(0);
+    assert_eq!(of_nobody, 0);
+    projector.catch_up().await?;
+    assert_equal(&setup).await?;
+    projector.stop().await?;
     Ok(())
 }
