@@ -44,3 +44,19 @@ ALTER TABLE lockstep.installation ADD COLUMN timeline bigint;
 
 -- The instance that writes renews it; when it has run out another one takes over.
 ALTER TABLE lockstep.installation ADD COLUMN lease_until timestamptz;
+
+-- Every refresh of a materialized view of the backstop.
+CREATE TABLE lockstep.mv_refresh_log (
+    id              bigint           GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    view            text             NOT NULL,
+    projection      text             NOT NULL,
+    last_refresh_at timestamptz      NOT NULL,   -- when it began
+    duration_ms     double precision NOT NULL,
+    row_count       bigint,
+    success         boolean          NOT NULL,
+    error           text,
+    suspects        bigint,                      -- rows that differed from the projection, which may have gone on meanwhile
+    drift           bigint                       -- of those, rows that were wrong
+);
+
+CREATE INDEX ON lockstep.mv_refresh_log (view, last_refresh_at);

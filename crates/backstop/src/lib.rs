@@ -13,8 +13,10 @@ mod compare;
 mod pair;
 mod rows;
 mod verify;
+mod view;
 
 pub use compare::{Comparison, Subject, compare, compare_in_one_session};
 pub use pair::{PairError, SnapshotPair};
 pub use rows::Sample;
 pub use verify::{Claim, Difference, DifferenceKind, Verdict, verify};
+pub use view::{Refreshed, View};

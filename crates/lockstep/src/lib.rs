@@ -9,6 +9,7 @@
 //!
 //! Only this crate knows TOML, HTTP and the command line.
 
+mod backstop;
 mod boundaries;
 pub mod cli;
 pub mod commands;

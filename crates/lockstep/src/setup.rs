@@ -225,7 +225,7 @@ async fn mark_stale(target: &Session, name: Option<&str>, reason: &str) -> anyho
 }
 
 /// Everything that, when it changes, makes the tables' contents or form wrong.
-fn fingerprint(planned: &Planned, all: &[Planned]) -> String {
+pub(crate) fn fingerprint(planned: &Planned, all: &[Planned]) -> String {
     let plan = &planned.plan;
     let read = all.iter().filter(|other| planned.reads.contains(&other.plan.projection));
     let read: Vec<String> = read.map(|other| fingerprint(other, all)).collect();

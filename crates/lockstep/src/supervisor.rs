@@ -19,7 +19,7 @@ use crate::boundaries::Boundaries;
 use crate::config::Config;
 use crate::preflight::{self, Depth, Planned, Preflight};
 use crate::verification::{GroupHandle, Verifier};
-use crate::{Exit, http, lease, monitor, progress, requests, setup, telemetry};
+use crate::{Exit, backstop, http, lease, monitor, progress, requests, setup, telemetry};
 
 /// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
 /// cost memory.
@@ -173,6 +173,7 @@ struct Running {
     leader_epoch: i64,
     statuses: Vec<watch::Receiver<GroupStatus>>,
     verifier: Verifier,
+    backed: Arc<Vec<backstop::Backed>>,
     groups: JoinSet<GroupEnd>,
     stop_groups: watch::Sender<bool>,
     monitor: tokio::task::JoinHandle<()>,
@@ -260,6 +261,7 @@ async fn start(
         groups.spawn(group.run());
     }
     let verifier = Verifier { config: config.clone(), boundaries, groups: handles };
+    let backed = backstop::backed(config, &checked.planned, |planned| setup::fingerprint(planned, &checked.planned));
     let relations = checked.tracked.iter().map(|tracked| (tracked.oid, tracked.label())).collect();
     let monitor = tokio::spawn(monitor::run(config.clone(), capture.clone(), names, statuses.clone(), relations));
     Ok(Running {
@@ -268,6 +270,7 @@ async fn start(
         leader_epoch: installed.leader_epoch,
         statuses,
         verifier,
+        backed: Arc::new(backed),
         groups,
         stop_groups,
         monitor,
@@ -322,9 +325,11 @@ impl Running {
         let mut capture_status = self.capture.status();
         let progress = tokio::spawn(progress::show(config.clone(), self.statuses.clone(), hooks.quiet));
         let requests = Box::pin(requests::follow(&self.target, &self.verifier));
+        let schedule = Box::pin(backstop::follow(&self.verifier, self.backed.clone()));
         let catching_up = catch_up(config, once, &self.target, self.statuses.clone());
         let end = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => RoundEnd::Stopped,
+            () = schedule => RoundEnd::Again("schedules are followed no more".to_owned()),
             () = requests => RoundEnd::Again("requests are followed no more".to_owned()),
             reason = lease::keep(&self.target, self.leader_epoch, config.lease) => RoundEnd::Again(reason),
             () = closed(&self.target) => RoundEnd::Again("the session that holds the writer's lock ended".to_owned()),

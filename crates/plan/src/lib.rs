@@ -18,6 +18,7 @@ pub mod chain;
 mod decompose;
 pub mod facts;
 mod grouped;
+mod indexes;
 mod normalise;
 mod obstacle;
 mod plan;
@@ -33,6 +34,7 @@ mod trace;
 
 pub use accumulate::{Accumulators, Input, Sum, Values, accumulate};
 pub use decompose::{Decomposition, decompose};
+pub use indexes::indexes_for;
 pub use plan::{
     Branch, Clock, GroupForm, GroupedPlan, LinkTrace, Maintenance, Plan, PlanError, RelationRole, Role, Root, Trace, WholePlan,
 };

@@ -1,7 +1,7 @@
 //! What the tables of a projection claim to hold, for verification; and what is done about rows that do not.
 
 use lockstep_plan::sql::{self, HiddenClaim, Places, RowKey};
-use lockstep_plan::{Maintenance, Trace, at_time, quote};
+use lockstep_plan::{Maintenance, Plan, Trace, at_time, quote};
 use tokio::sync::oneshot;
 
 use crate::projection::{Projection, Tracing};
@@ -113,7 +113,7 @@ pub(crate) struct Repair {
 pub(crate) fn claims(projection: &Projection, on_target: bool, time: &str) -> Vec<LiveClaim> {
     let plan = &projection.plan;
     let places = Places { schema: projection.schema.clone(), state_schema: "lockstep".to_owned() };
-    let (suspect, suspect_columns) = rows_refreshed(projection);
+    let (suspect, suspect_columns) = rows_refreshed(plan);
     let columns: Vec<String> = plan.columns.iter().map(|column| column.name.clone()).collect();
     let key = match &plan.key {
         RowKey::Primary(key) | RowKey::Located(key) => key.clone(),
@@ -197,8 +197,7 @@ fn hidden(
 }
 
 /// What a row of the projection's own table that differs asks for, and the columns that tell it.
-fn rows_refreshed(projection: &Projection) -> (SuspectKind, Vec<String>) {
-    let plan = &projection.plan;
+pub fn rows_refreshed(plan: &Plan) -> (SuspectKind, Vec<String>) {
     match &plan.maintenance {
         Maintenance::Row(_) if plan.owner.is_empty() => (SuspectKind::Root(0), plan.key.columns().to_vec()),
         Maintenance::Row(_) => (SuspectKind::Root(0), plan.owner.clone()),

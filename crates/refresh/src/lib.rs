@@ -26,7 +26,7 @@ mod tables;
 mod transfer;
 
 pub use checkpoint::claim_group;
-pub use claims::{LiveClaim, SuspectKind, Suspects};
+pub use claims::{LiveClaim, SuspectKind, Suspects, rows_refreshed};
 pub use error::{BatchError, Side};
 pub use group::{FencePolicy, Group, GroupCommand, GroupEnd, GroupSettings, RefreshOptions};
 pub use observer::{BatchObserver, BatchView, LiveProjection};

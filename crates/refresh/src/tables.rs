@@ -125,6 +125,7 @@ pub async fn drop_projection(
 ) -> Result<(), tokio_postgres::Error> {
     let transaction = target.transaction().await?;
     let table = quote::qualified(&registered.schema, &registered.name);
+    drop_views(&transaction, registered, &table).await?;
     if keep_table {
         transaction
             .batch_execute(&format!("COMMENT ON TABLE {table} IS 'left behind by lockstep; no longer maintained'"))
@@ -137,6 +138,29 @@ pub async fn drop_projection(
     }
     transaction.execute("DELETE FROM lockstep.projection WHERE name = $1", &[&registered.name]).await?;
     transaction.commit().await
+}
+
+/// Drops the backstop's view of a projection, and those of projections that read it: they are made again when they are due.
+async fn drop_views(
+    transaction: &tokio_postgres::Transaction<'_>,
+    registered: &Registered,
+    table: &str,
+) -> Result<(), tokio_postgres::Error> {
+    let own = format!("mv_{}", registered.name);
+    let views = transaction
+        .query(
+            "SELECT n.nspname::text, c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE c.relkind = 'm' AND obj_description(c.oid, 'pg_class') LIKE 'lockstep backstop %'
+               AND ((n.nspname = $1 AND c.relname = $2)
+                    OR EXISTS (SELECT FROM pg_rewrite AS r JOIN pg_depend AS d ON d.objid = r.oid
+                               WHERE r.ev_class = c.oid AND d.classid = 'pg_rewrite'::regclass AND d.refobjid = to_regclass($3)))",
+            &[&registered.schema, &own, &table],
+        )
+        .await?;
+    for view in &views {
+        transaction.batch_execute(&format!("DROP MATERIALIZED VIEW {}", quote::qualified(view.get(0), view.get(1)))).await?;
+    }
+    Ok(())
 }
 
 /// Lets roles read the read models and wait for positions.

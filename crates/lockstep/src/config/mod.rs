@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use croner::Cron;
 use lockstep_connect::Settings;
 use lockstep_refresh::OnError;
 use toml::Spanned;
@@ -47,10 +48,25 @@ pub struct Config {
     pub projections: Vec<ProjectionConfig>,
     /// Where metrics are served; `None` for nowhere.
     pub metrics: Option<Listen>,
+    /// The schedule behind the read models, if there is one.
+    pub backstop: Option<BackstopConfig>,
     /// How often to look for rows that come or go with the time, if that is configured.
     pub time_resolution: Option<Duration>,
     /// How often to recompute projections that depend on the time as a whole, if that is configured.
     pub time_schedule: Option<Duration>,
+}
+
+/// The schedule behind the read models. Times are UTC.
+#[derive(Debug, Clone)]
+pub struct BackstopConfig {
+    /// When materialized views are refreshed and compared.
+    pub refresh: Option<Cron>,
+    /// When everything is verified.
+    pub verify: Option<Cron>,
+    /// How long a statement may take.
+    pub statement_timeout: Duration,
+    /// How long a statement may wait for a lock.
+    pub lock_timeout: Duration,
 }
 
 /// An address to listen on.
@@ -86,6 +102,8 @@ pub struct ProjectionConfig {
     pub indexes: Option<String>,
     /// The group it names.
     pub group: Option<String>,
+    /// Whether the backstop looks after it.
+    pub backstop: bool,
     /// What becomes of the row of a key that fails.
     pub on_error: OnError,
     /// The time zone that its query is computed in.
@@ -190,6 +208,7 @@ impl Reader<'_> {
             groups,
             projections,
             metrics,
+            backstop: file.backstop.as_ref().map(|backstop| self.backstop(backstop)).transpose()?,
             time_resolution: self.duration(
                 time.and_then(|time| time.resolution_ms.as_ref()),
                 1,
@@ -272,6 +291,24 @@ impl Reader<'_> {
         Ok(GroupConfig { name: self.expand(&group.name)?, linger })
     }
 
+    fn backstop(&self, backstop: &raw::Backstop) -> Outcome<BackstopConfig> {
+        let limit = |value, default, name| -> Outcome<Duration> {
+            Ok(self.duration(value, 1_000, 1..=86_400, name)?.unwrap_or(Duration::from_secs(default)))
+        };
+        Ok(BackstopConfig {
+            refresh: backstop.schedule.as_ref().map(|schedule| self.cron(schedule)).transpose()?,
+            verify: backstop.verify.as_ref().map(|schedule| self.cron(schedule)).transpose()?,
+            statement_timeout: limit(backstop.statement_timeout_s.as_ref(), 3_600, "statement_timeout_s")?,
+            lock_timeout: limit(backstop.lock_timeout_s.as_ref(), 10, "lock_timeout_s")?,
+        })
+    }
+
+    fn cron(&self, schedule: &Spanned<String>) -> Outcome<Cron> {
+        self.expand(schedule)?.parse().or_else(|error: croner::errors::CronError| {
+            self.fail(schedule.span(), format!("not a schedule: {error}"), "for example \"*/10 * * * *\", every ten minutes")
+        })
+    }
+
     /// A number of units of so many milliseconds.
     fn duration(
         &self,
@@ -339,6 +376,7 @@ impl Reader<'_> {
             key: projection.key.as_ref().map(|key| self.texts(key)).transpose()?,
             indexes: projection.indexes.as_ref().map(|path| self.read(path)).transpose()?.map(|(_, text)| text),
             group,
+            backstop: projection.backstop.unwrap_or(true),
             on_error: self.on_error(projection.on_error.as_ref())?,
             time_zone: projection
                 .timezone

@@ -14,6 +14,17 @@ pub(super) struct File {
     pub(super) projections: Vec<Projection>,
     pub(super) metrics: Option<Metrics>,
     pub(super) time: Option<Time>,
+    pub(super) backstop: Option<Backstop>,
+}
+
+/// The schedule behind the read models.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Backstop {
+    pub(super) schedule: Option<Spanned<String>>,
+    pub(super) verify: Option<Spanned<String>>,
+    pub(super) statement_timeout_s: Option<Spanned<Number>>,
+    pub(super) lock_timeout_s: Option<Spanned<Number>>,
 }
 
 /// How the time is followed.
@@ -68,6 +79,7 @@ pub(super) struct Projection {
     pub(super) group: Option<Spanned<String>>,
     pub(super) timezone: Option<Spanned<String>>,
     pub(super) on_error: Option<Spanned<String>>,
+    pub(super) backstop: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
