@@ -60,3 +60,6 @@ CREATE TABLE lockstep.mv_refresh_log (
 );
 
 CREATE INDEX ON lockstep.mv_refresh_log (view, last_refresh_at);
+
+-- What the source tables were when the projection was last known to have followed them.
+ALTER TABLE lockstep.projection ADD COLUMN relation_signature text;

@@ -99,7 +99,8 @@ impl Projector {
     ) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let config = setup.config();
-        let hooks = Hooks { observer, options, quiet: true, ..Hooks::default() };
+        let look_at_schema_every = Some(Duration::from_millis(100));
+        let hooks = Hooks { observer, options, quiet: true, look_at_schema_every, ..Hooks::default() };
         let task = tokio::spawn(async move { supervisor::run_until(&config, false, stopped, hooks).await });
         Ok(Self { stop, task, target: connect(setup.target_url()).await?, source: connect(&setup.source_url).await? })
     }

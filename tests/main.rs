@@ -15,6 +15,7 @@ mod oracle;
 mod pace;
 mod quarantine;
 mod random_queries;
+mod schema;
 mod shipped;
 mod time;
 mod tls;

@@ -65,6 +65,13 @@ pub struct Planned {
     pub indexes: Option<String>,
 }
 
+impl Planned {
+    /// The projection's name.
+    pub(crate) fn name(&self) -> String {
+        self.plan.projection.clone()
+    }
+}
+
 /// What was found.
 #[derive(Debug, Default)]
 pub struct Preflight {
@@ -74,6 +81,8 @@ pub struct Preflight {
     pub planned: Vec<Planned>,
     /// The relations to follow.
     pub tracked: Vec<Tracked>,
+    /// What each of them is now; see [`lockstep_capture::signatures`].
+    pub signatures: Vec<String>,
     /// The source's major version; 0 if it was not reached.
     pub major: u32,
     /// The source cluster's identifier.
@@ -122,6 +131,13 @@ impl Preflight {
             .iter()
             .filter(|finding| finding.severity == Severity::Error)
             .all(|finding| finding.subject.starts_with("projection "))
+    }
+
+    /// What a projection's query fails with, in words, and what to do about it.
+    pub(crate) fn failure_of(&self, projection: &str) -> Option<(String, Option<String>)> {
+        let subject = format!("projection {projection}");
+        let failure = |finding: &&Finding| finding.severity == Severity::Error && finding.subject == subject;
+        self.findings.iter().find(failure).map(|finding| (finding.message.clone(), finding.remedy.clone()))
     }
 
     /// The errors, each as it is shown to people.
@@ -184,6 +200,10 @@ pub async fn run(config: &Config, depth: Depth) -> Preflight {
     let Some(source) = servers::source(config, depth, &mut preflight).await else { return preflight };
     queries::plan_all(config, &source, &mut preflight).await;
     preflight.track();
+    match lockstep_capture::signatures(&source, &preflight.tracked).await {
+        Ok(signatures) => preflight.signatures = signatures,
+        Err(error) => preflight.error("source", lockstep_connect::describe(&error), "make the catalogs readable"),
+    }
     if depth == Depth::Plans {
         return preflight;
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use lockstep_capture::{Coverage, coverage, publication_statements, slot_state, wait_for_running_transactions};
 use lockstep_connect::Session;
-use lockstep_plan::facts::RelationKind;
 use lockstep_plan::quote;
 use lockstep_refresh::{ProjectionState, Registered, claim_group, drop_projection, grant, load_registered, register};
 use lockstep_wal::ReplicationConnection;
@@ -137,6 +136,14 @@ async fn restored(
 async fn register_all(config: &Config, preflight: &Preflight, target: &mut Session) -> anyhow::Result<Vec<Registered>> {
     let known = load_registered(target).await?;
     for orphan in known.iter().filter(|known| !preflight.planned.iter().any(|planned| planned.plan.projection == known.name)) {
+        let owner = orphan.part_of.as_ref().unwrap_or(&orphan.name);
+        if config.projections.iter().any(|projection| &projection.name == owner) && preflight.failure_of(owner).is_some() {
+            if let (None, Some((reason, hint))) = (&orphan.part_of, preflight.failure_of(owner)) {
+                tracing::error!(projection = orphan.name, reason, "its query fails; the others go on");
+                mark_broken(target, &orphan.name, &reason, hint.as_deref()).await?;
+            }
+            continue;
+        }
         if orphan.part_of.is_some() {
             drop_projection(target, orphan, false).await.with_context(|| format!("dropping {}", orphan.name))?;
             continue;
@@ -147,21 +154,29 @@ async fn register_all(config: &Config, preflight: &Preflight, target: &mut Sessi
     let mut registered = Vec::with_capacity(preflight.planned.len());
     for planned in &preflight.planned {
         let fingerprint = fingerprint(planned, &preflight.planned);
-        let oids = relation_oids(planned);
+        let signature = relation_signature(planned, preflight);
         let existing = known.iter().find(|known| known.name == planned.plan.projection);
         let current = match existing {
             Some(existing) if existing.fingerprint == fingerprint && existing.schema == planned.schema => {
                 let replaced: bool = target
-                    .query_one("SELECT relation_oids <> $2 FROM lockstep.projection WHERE name = $1", &[&existing.name, &oids])
+                    .query_one(
+                        "SELECT coalesce(relation_signature <> $2, false) FROM lockstep.projection WHERE name = $1",
+                        &[&existing.name, &signature],
+                    )
                     .await?
                     .get(0);
                 if replaced {
-                    mark_stale(target, Some(&existing.name), "a source table was replaced; all rows are being compared").await?;
+                    mark_stale(
+                        target,
+                        Some(&existing.name),
+                        "a source table was replaced, or its partitions changed; all rows are being compared",
+                    )
+                    .await?;
                 }
                 target
                     .execute(
-                        "UPDATE lockstep.projection SET group_name = $2, relation_oids = $3 WHERE name = $1",
-                        &[&existing.name, &planned.group, &oids],
+                        "UPDATE lockstep.projection SET group_name = $2, relation_signature = $3 WHERE name = $1",
+                        &[&existing.name, &planned.group, &signature],
                     )
                     .await?;
                 existing.clone()
@@ -169,9 +184,9 @@ async fn register_all(config: &Config, preflight: &Preflight, target: &mut Sessi
             Some(changed) => {
                 tracing::warn!(projection = changed.name, "its definition changed: dropped, and built anew");
                 drop_projection(target, changed, false).await.with_context(|| format!("dropping {}", changed.name))?;
-                create(planned, target, &fingerprint).await?
+                create(planned, target, &fingerprint, &signature).await?
             }
-            None => create(planned, target, &fingerprint).await?,
+            None => create(planned, target, &fingerprint, &signature).await?,
         };
         registered.push(current);
     }
@@ -181,7 +196,7 @@ async fn register_all(config: &Config, preflight: &Preflight, target: &mut Sessi
     Ok(registered)
 }
 
-async fn create(planned: &Planned, target: &mut Session, fingerprint: &str) -> anyhow::Result<Registered> {
+async fn create(planned: &Planned, target: &mut Session, fingerprint: &str, signature: &str) -> anyhow::Result<Registered> {
     let failed = |error: tokio_postgres::Error| {
         anyhow::anyhow!("creating {}: {}", planned.plan.projection, lockstep_connect::describe(&error))
     };
@@ -190,25 +205,36 @@ async fn create(planned: &Planned, target: &mut Session, fingerprint: &str) -> a
         .map_err(failed)?;
     target
         .execute(
-            "UPDATE lockstep.projection SET relation_oids = $2 WHERE name = $1",
-            &[&planned.plan.projection, &relation_oids(planned)],
+            "UPDATE lockstep.projection SET relation_signature = $2 WHERE name = $1",
+            &[&planned.plan.projection, &signature],
         )
         .await
         .map_err(failed)?;
     Ok(registered)
 }
 
-/// The oids of the source tables, in order.
-fn relation_oids(planned: &Planned) -> Vec<i64> {
-    let mut oids: Vec<i64> = planned
-        .plan
-        .relations
+/// What the source tables of a projection are.
+fn relation_signature(planned: &Planned, preflight: &Preflight) -> String {
+    let mut signatures: Vec<String> = preflight
+        .tracked
         .iter()
-        .filter(|relation| relation.kind != RelationKind::Projection)
-        .map(|relation| i64::from(relation.oid))
+        .zip(&preflight.signatures)
+        .filter(|(tracked, _)| planned.plan.relations.iter().any(|relation| relation.oid == tracked.oid))
+        .map(|(tracked, signature)| format!("{}: {signature}", tracked.label()))
         .collect();
-    oids.sort_unstable();
-    oids
+    signatures.sort_unstable();
+    signatures.join("; ")
+}
+
+/// Notes that a projection's query fails, so that it cannot even be planned. Readers keep what is there.
+async fn mark_broken(target: &Session, name: &str, reason: &str, hint: Option<&str>) -> anyhow::Result<()> {
+    target
+        .execute(
+            "UPDATE lockstep.projection SET state = 'faulted', reason = $2, hint = $3, changed_at = now() WHERE name = $1",
+            &[&name, &reason, &hint],
+        )
+        .await?;
+    Ok(())
 }
 
 /// Notes that a projection, or all, may have missed changes: it is refreshed in full before it counts as live again. Readers keep

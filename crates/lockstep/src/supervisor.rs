@@ -12,14 +12,14 @@ use lockstep_plan::{RelationRole, Role};
 use lockstep_refresh::{
     BatchObserver, Endpoints, Group, GroupEnd, GroupSettings, GroupStatus, Projection, RefreshOptions, Registered,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, watch as watched};
 use tokio::task::JoinSet;
 
 use crate::boundaries::Boundaries;
 use crate::config::Config;
 use crate::preflight::{self, Depth, Planned, Preflight};
 use crate::verification::{GroupHandle, Verifier};
-use crate::{Exit, backstop, http, lease, monitor, progress, requests, setup, telemetry};
+use crate::{Exit, backstop, http, lease, monitor, progress, requests, setup, telemetry, watch};
 
 /// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
 /// cost memory.
@@ -45,9 +45,11 @@ pub struct Hooks {
     /// Tuning of batches.
     pub options: RefreshOptions,
     /// Where the statuses of the groups are published.
-    pub statuses: Option<watch::Sender<Vec<watch::Receiver<GroupStatus>>>>,
+    pub statuses: Option<watched::Sender<Vec<watched::Receiver<GroupStatus>>>>,
     /// No progress bar.
     pub quiet: bool,
+    /// How often to look at the source's schema, if not as usual.
+    pub look_at_schema_every: Option<Duration>,
 }
 
 /// How a round of running ended.
@@ -65,7 +67,7 @@ enum RoundEnd {
 /// # Errors
 /// What could not be set up, or why a group could not go on.
 pub async fn run(config: &Config, once: bool) -> anyhow::Result<Exit> {
-    let (stop_sender, stop) = watch::channel(false);
+    let (stop_sender, stop) = watched::channel(false);
     let signals = tokio::spawn(async move {
         wait_for_signal().await;
         tracing::info!("stopping: the batch in work is finished first");
@@ -83,12 +85,12 @@ pub async fn run(config: &Config, once: bool) -> anyhow::Result<Exit> {
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_until(config: &Config, once: bool, mut stop: watch::Receiver<bool>, hooks: Hooks) -> anyhow::Result<Exit> {
+pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<bool>, hooks: Hooks) -> anyhow::Result<Exit> {
     let checked = tokio::select! {
         checked = preflight::run(config, Depth::Start) => checked,
         _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
     };
-    if !checked.passed() {
+    if !checked.passed() && !only_known_ones_fail(config, &checked).await {
         for error in checked.errors(telemetry::colours()) {
             eprintln!("{error}\n");
         }
@@ -123,19 +125,28 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watch::Receiver<bo
                 again = preflight::run(config, Depth::Start) => again,
                 _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
             };
-            if again.passed() {
+            // A query that has begun to fail is its own projection's fault; the others go on.
+            if again.passed() || only_known_ones_fail(config, &again).await {
                 checked = again;
                 break;
             }
             let reason = again.errors(false).join("; ");
-            if again.only_queries_fail() {
-                // A query that has begun to fail is its own projection's fault; with the plans that we have, the others go on.
-                tracing::error!(reason, "going on with the plans of before");
-                break;
-            }
             tracing::error!(reason, "not ready to go on; trying again");
         }
     }
+}
+
+/// Whether nothing stands in the way but queries of projections that worked before: those are set aside. A new projection must work.
+async fn only_known_ones_fail(config: &Config, checked: &Preflight) -> bool {
+    if !checked.only_queries_fail() {
+        return false;
+    }
+    let Ok(target) = Session::open(config.target_settings(), "lockstep check").await else { return false };
+    // Nothing is set up where the table is missing.
+    let Ok(rows) = target.query("SELECT name FROM lockstep.projection", &[]).await else { return false };
+    let known: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    let fails = |name: &String| checked.failure_of(name).is_some();
+    config.projections.iter().map(|projection| &projection.name).filter(|name| fails(name)).all(|name| known.contains(name))
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -143,14 +154,14 @@ async fn round(
     config: &Config,
     checked: &Preflight,
     once: bool,
-    mut stop: watch::Receiver<bool>,
+    mut stop: watched::Receiver<bool>,
     hooks: &Hooks,
     health: &http::Health,
     new_slot: bool,
     has_run: &mut bool,
 ) -> RoundEnd {
     let started = tokio::select! {
-        started = start(config, checked, once, hooks, new_slot, has_run) => started,
+        started = Box::pin(start(config, checked, once, hooks, new_slot, has_run)) => started,
         _ = stop.wait_for(|stop| *stop) => return RoundEnd::Stopped,
     };
     match started {
@@ -160,7 +171,7 @@ async fn round(
             if let Some(statuses) = &hooks.statuses {
                 statuses.send_replace(running.statuses.clone());
             }
-            running.watch(config, once, stop, hooks).await
+            Box::pin(running.watch(config, checked, once, stop, hooks)).await
         }
         Err(error) => RoundEnd::SetUpFailed(error),
     }
@@ -171,11 +182,11 @@ struct Running {
     /// Holds the writer's lock.
     target: Session,
     leader_epoch: i64,
-    statuses: Vec<watch::Receiver<GroupStatus>>,
+    statuses: Vec<watched::Receiver<GroupStatus>>,
     verifier: Verifier,
     backed: Arc<Vec<backstop::Backed>>,
     groups: JoinSet<GroupEnd>,
-    stop_groups: watch::Sender<bool>,
+    stop_groups: watched::Sender<bool>,
     monitor: tokio::task::JoinHandle<()>,
 }
 
@@ -195,10 +206,10 @@ async fn start(
     let looked_again;
     let checked = if waited {
         looked_again = preflight::run(config, Depth::Start).await;
-        if !looked_again.passed() && !looked_again.only_queries_fail() {
+        if !looked_again.passed() && !only_known_ones_fail(config, &looked_again).await {
             bail!("{}", looked_again.errors(false).join("; "));
         }
-        if looked_again.passed() { &looked_again } else { checked }
+        &looked_again
     } else {
         checked
     };
@@ -215,7 +226,7 @@ async fn start(
     };
     let interests = grouped.iter().map(|group| interests(&group.members)).collect();
     let capture = Capture::start(stream, interests, Limits { keys_max: DIRTY_KEYS_MAX });
-    let (stop_groups, stop) = watch::channel(false);
+    let (stop_groups, stop) = watched::channel(false);
     let mut groups = JoinSet::new();
     let mut statuses = Vec::new();
     let mut names = Vec::new();
@@ -321,14 +332,23 @@ fn interests(members: &[(&Planned, &Registered)]) -> Vec<Interest> {
 }
 
 impl Running {
-    async fn watch(mut self, config: &Config, once: bool, mut stop: watch::Receiver<bool>, hooks: &Hooks) -> RoundEnd {
+    async fn watch(
+        mut self,
+        config: &Config,
+        checked: &Preflight,
+        once: bool,
+        mut stop: watched::Receiver<bool>,
+        hooks: &Hooks,
+    ) -> RoundEnd {
         let mut capture_status = self.capture.status();
         let progress = tokio::spawn(progress::show(config.clone(), self.statuses.clone(), hooks.quiet));
         let requests = Box::pin(requests::follow(&self.target, &self.verifier));
         let schedule = Box::pin(backstop::follow(&self.verifier, self.backed.clone()));
+        let schema = Box::pin(watch::schema(config, checked, hooks.look_at_schema_every));
         let catching_up = catch_up(config, once, &self.target, self.statuses.clone());
         let end = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => RoundEnd::Stopped,
+            reason = schema => RoundEnd::Again(reason),
             () = schedule => RoundEnd::Again("schedules are followed no more".to_owned()),
             () = requests => RoundEnd::Again("requests are followed no more".to_owned()),
             reason = lease::keep(&self.target, self.leader_epoch, config.lease) => RoundEnd::Again(reason),
@@ -374,7 +394,7 @@ async fn catch_up(
     config: &Config,
     once: bool,
     target: &Session,
-    statuses: Vec<watch::Receiver<GroupStatus>>,
+    statuses: Vec<watched::Receiver<GroupStatus>>,
 ) -> anyhow::Result<()> {
     if !once {
         return std::future::pending().await;

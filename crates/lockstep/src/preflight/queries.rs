@@ -52,8 +52,8 @@ fn report(subject: &str, planned: &Planned, preflight: &mut Preflight) {
         if relation.kind == RelationKind::Partitioned {
             preflight.warn(
                 subject,
-                format!("{} is partitioned: TRUNCATE, ATTACH and DETACH of a single partition send no changes", relation.label()),
-                "delete rows instead, or truncate the whole table; after such a change restart with lockstep teardown and run",
+                format!("{} is partitioned: TRUNCATE, ATTACH and DETACH of a single partition send no changes; they are looked for every few seconds", relation.label()),
+                "nothing; after such a change all rows are compared. Deleting rows instead is followed at once",
             );
         }
     }

@@ -1,0 +1,132 @@
+//! The source's schema changes under a running projector.
+
+use lockstep_refresh::RefreshOptions;
+use lockstep_testkit::cluster;
+
+use crate::harness::{Program, Projector, Setup, assert_equal, shop, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_replaced_and_a_publication_loses_one() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let setup = Setup::new(
+        &cluster.url("postgres"),
+        &[
+            ("regions", "SELECT r.code, r.name FROM shop.region r", ""),
+            ("orders", "SELECT o.id, o.status FROM shop.orders o", ""),
+        ],
+    );
+    let session = shop(&setup.source_url).await?;
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    // The new table is not published: nothing in the stream tells of it.
+    session
+        .batch_execute(
+            "BEGIN; CREATE TABLE shop.region_new (code text PRIMARY KEY, name text); INSERT INTO shop.region_new VALUES ('n', 'New');
+             DROP TABLE shop.region; ALTER TABLE shop.region_new RENAME TO region; COMMIT",
+        )
+        .await?;
+    until(&session, "SELECT array_agg(code) = '{n}' FROM read_model.regions").await?;
+    session.batch_execute("INSERT INTO shop.region VALUES ('m', 'More')").await?;
+    until(&session, "SELECT count(*) = 2 FROM read_model.regions").await?;
+    // Somebody takes a table out of the publication.
+    session
+        .batch_execute("ALTER PUBLICATION lockstep DROP TABLE shop.orders; UPDATE shop.orders SET status = 'unseen' WHERE id < 9")
+        .await?;
+    until(&session, "SELECT count(*) = 8 FROM read_model.orders WHERE status = 'unseen'").await?;
+    // The key becomes another one.
+    session
+        .batch_execute("BEGIN; ALTER TABLE shop.region DROP CONSTRAINT region_new_pkey; ALTER TABLE shop.region ADD COLUMN id serial PRIMARY KEY; COMMIT")
+        .await?;
+    // Until the publication lists the new key, PostgreSQL refuses updates.
+    until(
+        &session,
+        "SELECT coalesce(to_jsonb(t) -> 'attnames' @> '\"id\"', true) FROM pg_publication_tables AS t WHERE tablename = 'region'",
+    )
+    .await?;
+    session.batch_execute("UPDATE shop.region SET name = 'Newer', code = 'nn' WHERE code = 'n'").await?;
+    until(&session, "SELECT count(*) = 1 FROM read_model.regions WHERE name = 'Newer'").await?;
+    until(&session, "SELECT bool_and(state = 'live') FROM lockstep.projection").await?;
+    projector.catch_up().await?;
+    assert_equal(&setup).await?;
+    projector.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_come_and_go() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let setup = Setup::new(&cluster.url("postgres"), &[("parted", "SELECT p.id, p.reg, p.v FROM shop.parted p", "")]);
+    let session = shop(&setup.source_url).await?;
+    session
+        .batch_execute(
+            "CREATE TABLE shop.parted (id integer, reg text, v integer, PRIMARY KEY (id, reg)) PARTITION BY LIST (reg);
+             CREATE TABLE shop.parted_a PARTITION OF shop.parted FOR VALUES IN ('a');
+             CREATE TABLE shop.parted_b PARTITION OF shop.parted FOR VALUES IN ('b');
+             INSERT INTO shop.parted SELECT n, (ARRAY['a', 'b'])[1 + n % 2], n FROM generate_series(1, 20) n;
+             CREATE TABLE shop.parted_c (id integer NOT NULL, reg text NOT NULL, v integer, PRIMARY KEY (id, reg));
+             INSERT INTO shop.parted_c VALUES (100, 'c', 1), (101, 'c', 2)",
+        )
+        .await?;
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    for (change, rows) in [
+        ("ALTER TABLE shop.parted ATTACH PARTITION shop.parted_c FOR VALUES IN ('c')", 22),
+        ("ALTER TABLE shop.parted DETACH PARTITION shop.parted_b", 12),
+        ("TRUNCATE shop.parted_a", 2),
+    ] {
+        session.batch_execute(change).await?;
+        until(&session, &format!("SELECT count(*) = {rows} FROM read_model.parted"))
+            .await
+            .map_err(|error| error.context(change))?;
+        until(&session, "SELECT state = 'live' FROM lockstep.projection").await?;
+        projector.catch_up().await?;
+        assert_equal(&setup).await?;
+    }
+    session.batch_execute("UPDATE shop.parted SET v = v + 1").await?;
+    projector.catch_up().await?;
+    assert_equal(&setup).await?;
+    projector.stop().await?;
+    Ok(())
+}
+
+/// A query that begins to fail faults its projection, also over a restart, and comes back when it works again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_fails_for_a_while() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let setup = Setup::new(
+        &cluster.url("postgres"),
+        &[
+            ("with_note", "SELECT o.id, o.extra FROM shop.orders o", ""),
+            ("without", "SELECT o.id, o.amount FROM shop.orders o", ""),
+        ],
+    );
+    let session = shop(&setup.source_url).await?;
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    projector.stop().await?;
+    session
+        .batch_execute("ALTER TABLE shop.orders RENAME COLUMN extra TO other; UPDATE shop.orders SET amount = 1 WHERE id = 1")
+        .await?;
+    let projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    until(&session, "SELECT amount = 1 FROM read_model.without WHERE id = 1").await?;
+    until(&session, "SELECT state = 'faulted' AND reason LIKE '%extra%' FROM lockstep.projection WHERE name = 'with_note'")
+        .await?;
+    let kept: i64 = session.query_one("SELECT count(*) FROM read_model.with_note", &[]).await?.get(0);
+    assert!(kept > 0, "its last good rows stay");
+    session
+        .batch_execute(
+            "ALTER TABLE shop.orders RENAME COLUMN other TO extra; UPDATE shop.orders SET extra = '{\"b\": 2}' WHERE id = 2",
+        )
+        .await?;
+    until(&session, "SELECT state = 'live' FROM lockstep.projection WHERE name = 'with_note'").await?;
+    let mut projector = projector;
+    projector.catch_up().await?;
+    assert_equal(&setup).await?;
+    projector.stop().await?;
+    // A query that never worked is refused: that is a mistake in the configuration.
+    let mut wrong = setup.clone();
+    wrong.projections.push(("typo".to_owned(), "SELECT o.id, o.nothing FROM shop.orders o".to_owned(), String::new()));
+    let (status, _, errors) = Program::new(&wrong)?.run(&["run", "--once"])?;
+    assert!(status == 1 && errors.contains("nothing"), "{status} {errors}");
+    Ok(())
+}
