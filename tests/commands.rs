@@ -395,8 +395,8 @@ async fn plans_point_at_what_makes_them_whole() -> anyhow::Result<()> {
         "state   lockstep.linked_link2 (k1 bigint, l1 bigint): what each row of shop.payment was joined by",
         "-- link: what the dirty rows of shop.payment as p are joined by now",
         "-- trace: from those values to root keys",
-        "growing  (recomputed from growing__1 when that has changed)",
-        "growing__1  (aggregate, incremental, inner part of growing)",
+        "growing  (recomputed from growing__part1 when that has changed)",
+        "growing__part1  (aggregate, incremental, inner part of growing)",
         "groups  accumulated",
     ] {
         assert!(output.contains(part), "{part} is not in:\n{output}");

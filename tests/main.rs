@@ -21,3 +21,4 @@ mod time;
 mod tls;
 mod tpch;
 mod verify;
+mod versions;

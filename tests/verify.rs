@@ -92,7 +92,7 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
     ),
     ("DELETE FROM lockstep.ranked_contribution WHERE k1 = 14", &["ranked | ranked_contribution | missing | 14"]),
     ("UPDATE lockstep.totals_group SET s1 = s1 + 5 WHERE g1 = 'sent'", &["totals | accumulators | changed | sent"]),
-    ("UPDATE lockstep.shares__1 SET n = 7 WHERE status = 'paid'", &["shares | shares__1 rows | changed | paid"]),
+    ("UPDATE lockstep.shares__part1 SET n = 7 WHERE status = 'paid'", &["shares | shares__part1 rows | changed | paid"]),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

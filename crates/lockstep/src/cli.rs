@@ -49,6 +49,17 @@ pub enum Command {
         /// Catch up with the source's position at the start, and exit.
         #[arg(long)]
         once: bool,
+        /// Drop the tables of projections that are no longer configured.
+        #[arg(long)]
+        prune: bool,
+    },
+    /// Build a projection anew beside the old one, which is maintained meanwhile, and swap it in.
+    Rebuild {
+        /// The projection.
+        name: String,
+        /// How long to wait for the swap.
+        #[arg(long, value_parser = parse_duration, default_value = "1h", value_name = "TIME")]
+        timeout: Duration,
     },
     /// Show where every group and projection is.
     Status,

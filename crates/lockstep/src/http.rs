@@ -45,7 +45,8 @@ impl Health {
         };
         for group in &watched.groups {
             let status = group.borrow();
-            let not_live = status.projections.iter().filter(|projection| projection.state.name() != "live");
+            let not_live =
+                status.projections.iter().filter(|projection| !projection.in_making && projection.state.name() != "live");
             obstacles.extend(not_live.map(|projection| format!("{} is {}", projection.name, projection.state.name())));
         }
         obstacles

@@ -26,6 +26,7 @@ mod setup;
 pub mod supervisor;
 pub mod telemetry;
 mod verification;
+mod versions;
 mod watch;
 
 /// How the program ends. The numbers are a promise.

@@ -42,7 +42,8 @@ async fn run(cli: Cli) -> Exit {
     finish(match cli.command {
         Command::Check => commands::check(&config, cli.json).await,
         Command::Plan { name, sql } => commands::plan(&config, name.as_deref(), sql, cli.json).await,
-        Command::Run { once } => supervisor::run(&config, once).await,
+        Command::Run { once, prune } => supervisor::run(&Config { prune, ..config }, once).await,
+        Command::Rebuild { name, timeout } => commands::rebuild(&config, &name, timeout, cli.json).await,
         Command::Status => commands::status(&config, cli.json).await,
         Command::Wait { lsn, timeout } => commands::wait(&config, lsn, timeout, cli.json).await,
         Command::Verify { names, sample, show_values } => commands::verify(&config, names, sample, show_values, cli.json).await,

@@ -18,6 +18,8 @@ pub(crate) enum Request {
     RetryQuarantine,
     /// Verify projections, and perhaps repair them.
     Verify,
+    /// Build a projection anew beside the old one.
+    Rebuild,
 }
 
 impl Request {
@@ -25,11 +27,12 @@ impl Request {
         match self {
             Self::RetryQuarantine => "retry_quarantine",
             Self::Verify => "verify",
+            Self::Rebuild => "rebuild",
         }
     }
 
     fn from_name(name: &str) -> Option<Self> {
-        [Self::RetryQuarantine, Self::Verify].into_iter().find(|request| request.name() == name)
+        [Self::RetryQuarantine, Self::Verify, Self::Rebuild].into_iter().find(|request| request.name() == name)
     }
 }
 
@@ -70,27 +73,34 @@ pub(crate) async fn is_running(target: &Session) -> Result<bool, tokio_postgres:
     Ok(row.get(0))
 }
 
-/// Carries requests out; never returns. Whatever ails the session, others notice.
-pub(crate) async fn follow(target: &Session, verifier: &Verifier) {
+/// Carries requests out; returns, with the reason, when everything is to be set up again. Whatever ails the session, others notice.
+pub(crate) async fn follow(target: &Session, verifier: &Verifier) -> String {
     // Verifications wait for each other, so that they do not compete for the servers.
     let (queue, queued) = mpsc::unbounded_channel();
     let verifying = verify_in_turn(queued, verifier);
     let looking = async {
         loop {
             tokio::time::sleep(INTERVAL).await;
-            if let Err(error) = look(target, &verifier.groups, &queue).await {
-                tracing::debug!(error = %lockstep_connect::describe(&error), "requests");
+            match look(target, &verifier.groups, &queue).await {
+                Ok(None) => {}
+                Ok(Some(name)) => return format!("{name} is to be rebuilt"),
+                Err(error) => tracing::debug!(error = %lockstep_connect::describe(&error), "requests"),
             }
         }
     };
-    tokio::join!(verifying, looking);
+    tokio::select! {
+        reason = looking => reason,
+        () = verifying => "verifications are carried out no more".to_owned(),
+    }
 }
 
+/// Takes the requests that wait. Returns a projection that is to be rebuilt, if there is one.
 async fn look(
     target: &Session,
     groups: &[GroupHandle],
     verifications: &mpsc::UnboundedSender<(i64, Wish)>,
-) -> Result<(), tokio_postgres::Error> {
+) -> Result<Option<String>, tokio_postgres::Error> {
+    let mut rebuild = None;
     let rows = target
         .query(
             "WITH old AS (DELETE FROM lockstep.request WHERE taken_at < clock_timestamp() - interval '1 day')
@@ -112,9 +122,10 @@ async fn look(
                 let wish = serde_json::from_value(row.get(3)).unwrap_or_default();
                 drop(verifications.send((id, wish)));
             }
+            Some(Request::Rebuild) => rebuild = projection,
         }
     }
-    Ok(())
+    Ok(rebuild)
 }
 
 async fn verify_in_turn(mut queue: mpsc::UnboundedReceiver<(i64, Wish)>, verifier: &Verifier) {

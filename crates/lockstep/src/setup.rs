@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::Config;
 use crate::preflight::{Planned, Preflight};
+use crate::versions::{Making, Source};
 
 mod migrations {
     refinery::embed_migrations!("../../migrations");
@@ -37,12 +38,12 @@ pub(crate) struct Installed {
 pub(crate) async fn install(
     config: &Config,
     preflight: &Preflight,
+    making: &[Making],
     mut target: Session,
     new_slot: bool,
 ) -> anyhow::Result<Installed> {
-    migrate(&mut target).await.context("creating lockstep's own schema in the target")?;
     let leader_epoch = claim(config, preflight, &target).await?;
-    let registered = register_all(config, preflight, &mut target).await?;
+    let registered = register_all(config, preflight, making, &mut target).await?;
     let source = Session::open(&config.source, "lockstep").await.context("source")?;
     publish(config, preflight, &source, &target).await.context("publication")?;
     ensure_slot(config, &source, &target, new_slot).await.context("replication slot")?;
@@ -63,7 +64,8 @@ pub(crate) async fn install(
     Ok(Installed { target, leader_epoch, registered })
 }
 
-async fn migrate(target: &mut Session) -> anyhow::Result<()> {
+/// Makes the target's own metadata tables, or brings them up to date.
+pub(crate) async fn migrate(target: &mut Session) -> anyhow::Result<()> {
     // IF NOT EXISTS would ask for the privilege to create schemas even where the schema is there.
     if target.query_opt("SELECT FROM pg_namespace WHERE nspname = 'lockstep'", &[]).await?.is_none() {
         target.batch_execute("CREATE SCHEMA lockstep").await?;
@@ -133,7 +135,12 @@ async fn restored(
         .map(|furthest| format!("its position {} is before {furthest}, which it sent us: a restore", preflight.flushed_lsn)))
 }
 
-async fn register_all(config: &Config, preflight: &Preflight, target: &mut Session) -> anyhow::Result<Vec<Registered>> {
+async fn register_all(
+    config: &Config,
+    preflight: &Preflight,
+    making: &[Making],
+    target: &mut Session,
+) -> anyhow::Result<Vec<Registered>> {
     let known = load_registered(target).await?;
     for orphan in known.iter().filter(|known| !preflight.planned.iter().any(|planned| planned.plan.projection == known.name)) {
         let owner = orphan.part_of.as_ref().unwrap_or(&orphan.name);
@@ -144,7 +151,13 @@ async fn register_all(config: &Config, preflight: &Preflight, target: &mut Sessi
             }
             continue;
         }
-        if orphan.part_of.is_some() {
+        if making.iter().any(|made| &made.replaces == owner || made.replaces == orphan.name) {
+            mark_stale(target, Some(&orphan.name), "its old definition can be maintained no more; a new version is being built")
+                .await?;
+            continue;
+        }
+        if orphan.part_of.is_some() || orphan.in_making || config.prune {
+            tracing::info!(projection = orphan.name, "dropped: it is no longer wanted");
             drop_projection(target, orphan, false).await.with_context(|| format!("dropping {}", orphan.name))?;
             continue;
         }
@@ -189,6 +202,7 @@ async fn register_all(config: &Config, preflight: &Preflight, target: &mut Sessi
             None => create(planned, target, &fingerprint, &signature).await?,
         };
         registered.push(current);
+        note_version(config, planned, making, target).await?;
     }
     let public = registered.iter().filter(|registered| registered.part_of.is_none());
     let tables: Vec<String> = public.map(|registered| registered.name.clone()).collect();
@@ -211,6 +225,24 @@ async fn create(planned: &Planned, target: &mut Session, fingerprint: &str, sign
         .await
         .map_err(failed)?;
     Ok(registered)
+}
+
+/// Notes how a projection was configured, and whose place it is to take.
+async fn note_version(config: &Config, planned: &Planned, making: &[Making], target: &Session) -> anyhow::Result<()> {
+    let name = &planned.plan.projection;
+    let made = making.iter().find(|made| &made.name == name);
+    let configured = config.projections.iter().find(|projection| &projection.name == name).filter(|_| made.is_none());
+    let source = configured.map(|projection| serde_json::to_value(Source::of(projection))).transpose()?;
+    let (replaces, becomes) = (made.map(|made| &made.replaces), made.map(|made| &made.becomes));
+    target
+        .execute(
+            "UPDATE lockstep.projection SET source = $2, replaces = $3, becomes = $4,
+                    ready = ready AND becomes IS NOT DISTINCT FROM $4
+             WHERE name = $1",
+            &[&name, &source, &replaces, &becomes],
+        )
+        .await?;
+    Ok(())
 }
 
 /// What the source tables of a projection are.

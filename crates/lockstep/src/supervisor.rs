@@ -19,7 +19,8 @@ use crate::boundaries::Boundaries;
 use crate::config::Config;
 use crate::preflight::{self, Depth, Planned, Preflight};
 use crate::verification::{GroupHandle, Verifier};
-use crate::{Exit, backstop, http, lease, monitor, progress, requests, setup, telemetry, watch};
+use crate::versions::Effective;
+use crate::{Exit, backstop, http, lease, monitor, progress, requests, setup, telemetry, versions, watch};
 
 /// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
 /// cost memory.
@@ -185,6 +186,8 @@ struct Running {
     statuses: Vec<watched::Receiver<GroupStatus>>,
     verifier: Verifier,
     backed: Arc<Vec<backstop::Backed>>,
+    /// Where a new version is in the making: what is set up in place of what is configured.
+    effective: Option<Effective>,
     groups: JoinSet<GroupEnd>,
     stop_groups: watched::Sender<bool>,
     monitor: tokio::task::JoinHandle<()>,
@@ -215,7 +218,15 @@ async fn start(
     };
     // From here on a failure is no reason to end: another instance may have ended our sessions.
     *has_run |= waited;
-    let installed = lease::kept_during(config, setup::install(config, checked, target, new_slot)).await?;
+    let mut target = target;
+    setup::migrate(&mut target).await.context("creating lockstep's own schema in the target")?;
+    let effective = Box::pin(lease::kept_during(config, versions::effective(config, checked, &mut target))).await?;
+    let wanted = config;
+    let (config, checked, making) = match &effective {
+        Some(found) => (&found.config, &found.checked, found.making.as_slice()),
+        None => (config, checked, &[][..]),
+    };
+    let installed = lease::kept_during(config, setup::install(config, checked, making, target, new_slot)).await?;
     let grouped = by_group(config, checked, &installed.registered);
     let stream = StreamSettings {
         source: config.source.clone(),
@@ -272,7 +283,7 @@ async fn start(
         groups.spawn(group.run());
     }
     let verifier = Verifier { config: config.clone(), boundaries, groups: handles };
-    let backed = backstop::backed(config, &checked.planned, |planned| setup::fingerprint(planned, &checked.planned));
+    let backed = backstop::backed(wanted, &checked.planned, |planned| setup::fingerprint(planned, &checked.planned));
     let relations = checked.tracked.iter().map(|tracked| (tracked.oid, tracked.label())).collect();
     let monitor = tokio::spawn(monitor::run(config.clone(), capture.clone(), names, statuses.clone(), relations));
     Ok(Running {
@@ -282,6 +293,7 @@ async fn start(
         statuses,
         verifier,
         backed: Arc::new(backed),
+        effective,
         groups,
         stop_groups,
         monitor,
@@ -344,13 +356,17 @@ impl Running {
         let progress = tokio::spawn(progress::show(config.clone(), self.statuses.clone(), hooks.quiet));
         let requests = Box::pin(requests::follow(&self.target, &self.verifier));
         let schedule = Box::pin(backstop::follow(&self.verifier, self.backed.clone()));
-        let schema = Box::pin(watch::schema(config, checked, hooks.look_at_schema_every));
+        let (in_force, checked) = self.effective.as_ref().map_or((config, checked), |found| (&found.config, &found.checked));
+        let schema = Box::pin(watch::schema(in_force, checked, hooks.look_at_schema_every));
+        let making = self.effective.as_ref().map_or(&[][..], |found| found.making.as_slice());
+        let versions = Box::pin(versions::make_ready(&self.verifier, making, &self.statuses));
         let catching_up = catch_up(config, once, &self.target, self.statuses.clone());
         let end = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => RoundEnd::Stopped,
             reason = schema => RoundEnd::Again(reason),
             () = schedule => RoundEnd::Again("schedules are followed no more".to_owned()),
-            () = requests => RoundEnd::Again("requests are followed no more".to_owned()),
+            reason = requests => RoundEnd::Again(reason),
+            reason = versions => RoundEnd::Again(reason),
             reason = lease::keep(&self.target, self.leader_epoch, config.lease) => RoundEnd::Again(reason),
             () = closed(&self.target) => RoundEnd::Again("the session that holds the writer's lock ended".to_owned()),
             caught_up = catching_up => match caught_up {

@@ -90,7 +90,7 @@ impl Parts<'_> {
         if let Some((name, _)) = self.inner.iter().find(|(_, found)| *found == sql) {
             return Ok(name.clone());
         }
-        let name = format!("{}__{}", self.query.projection, self.inner.len() + 1);
+        let name = format!("{}__part{}", self.query.projection, self.inner.len() + 1);
         self.inner.push((name.clone(), sql));
         Ok(name)
     }

@@ -34,4 +34,4 @@ pub use projection::{Progress, Projection};
 pub use quarantine::{Key, OnError};
 pub use sessions::Endpoints;
 pub use status::{GroupStatus, ProjectionState, ProjectionStatus};
-pub use tables::{Registered, drop_projection, grant, load_registered, register};
+pub use tables::{Registered, drop_projection, drop_views, grant, load_registered, register};

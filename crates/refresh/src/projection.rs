@@ -140,6 +140,15 @@ fn links(branch: &Branch, places: &Places) -> Links {
     branch.roles.iter().map(|role| link(&role.trace)).collect()
 }
 
+/// How differences are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Writing {
+    /// One statement: the usual way.
+    InPlace,
+    /// First what goes, then what comes: rows clashed with each other on a unique index.
+    DeleteFirst,
+}
+
 /// How the keys of a batch are refreshed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Attempts {
@@ -174,8 +183,8 @@ pub struct Projection {
     pub(crate) reason: Option<String>,
     /// Groups' rows come with the last batch of a build: what was analysed before it was empty.
     pub(crate) wants_analysis: bool,
-    /// Write the next batch by deleting first.
-    pub(crate) delete_first: bool,
+    /// How the next batch is written.
+    pub(crate) writing: Writing,
     /// How the next batch is done.
     pub(crate) attempts: Attempts,
     pub(crate) on_error: OnError,
@@ -185,6 +194,8 @@ pub struct Projection {
     /// Rows that the batch in work repaired.
     pub(crate) repaired: Option<i64>,
     part_of: Option<String>,
+    /// A new version beside the one that readers use: nobody waits for it.
+    pub(crate) in_making: bool,
     pub(crate) tracing: Tracing,
     /// When it will be due after the batch in work.
     pub(crate) due_after_batch: Option<Instant>,
@@ -230,13 +241,14 @@ impl Projection {
             built_roots: 0,
             reason: None,
             wants_analysis: false,
-            delete_first: false,
+            writing: Writing::InPlace,
             attempts: Attempts::AtOnce,
             on_error,
             quarantine: Quarantine::default(),
             repair: None,
             repaired: None,
             part_of: registered.part_of.clone(),
+            in_making: registered.in_making,
             tracing: Tracing::Works,
             due_after_batch: None,
             due_at: on_schedule.then(Instant::now),
@@ -439,7 +451,7 @@ impl Projection {
             self.rows = rows;
             self.rows_at_batch_start = rows;
             self.reason = None;
-            self.delete_first = false;
+            self.writing = Writing::InPlace;
             self.attempts = Attempts::AtOnce;
             let (added, released) = self.quarantine.commit();
             if added > 0 {
@@ -494,7 +506,7 @@ impl Projection {
         self.reason = Some(record.1.clone());
         self.fault = Some(record.clone());
         self.unrecorded_fault = Some(record);
-        self.delete_first = false;
+        self.writing = Writing::InPlace;
         self.attempts = Attempts::AtOnce;
         self.repair = None;
         self.pending = None;
@@ -519,6 +531,7 @@ impl Projection {
             built_roots: self.built_roots,
             reason: self.reason.clone(),
             quarantined: self.quarantine.len(),
+            in_making: self.in_making,
         }
     }
 

@@ -51,6 +51,8 @@ pub struct ProjectionStatus {
     pub reason: Option<String>,
     /// Keys that are set aside.
     pub quarantined: usize,
+    /// Whether it is a new version beside the one that readers use.
+    pub in_making: bool,
 }
 
 /// A group's status.
@@ -71,7 +73,7 @@ pub struct GroupStatus {
 impl GroupStatus {
     /// Whether every projection is live.
     pub fn is_live(&self) -> bool {
-        self.projections.iter().all(|projection| match projection.state {
+        self.projections.iter().filter(|projection| !projection.in_making).all(|projection| match projection.state {
             ProjectionState::Live => true,
             ProjectionState::Registered | ProjectionState::Building | ProjectionState::Faulted => false,
         })
@@ -79,7 +81,7 @@ impl GroupStatus {
 
     /// Whether nothing is being built any more.
     pub fn is_settled(&self) -> bool {
-        self.projections.iter().all(|projection| match projection.state {
+        self.projections.iter().filter(|projection| !projection.in_making).all(|projection| match projection.state {
             ProjectionState::Live | ProjectionState::Faulted => true,
             ProjectionState::Registered | ProjectionState::Building => false,
         })

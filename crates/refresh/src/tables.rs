@@ -28,6 +28,8 @@ pub struct Registered {
     pub was_built: bool,
     /// The projection that it is a hidden part of.
     pub part_of: Option<String>,
+    /// Whether it is a new version that has not taken the old one's place yet.
+    pub in_making: bool,
 }
 
 /// Every registered projection.
@@ -37,7 +39,8 @@ pub struct Registered {
 pub async fn load_registered(target: &Client) -> Result<Vec<Registered>, tokio_postgres::Error> {
     let rows = target
         .query(
-            "SELECT name, fingerprint, table_schema, state_tables, state, row_count, build_position, indexes_built, built_at IS NOT NULL, part_of
+            "SELECT name, fingerprint, table_schema, state_tables, state, row_count, build_position, indexes_built, built_at IS NOT NULL, part_of,
+                    replaces IS NOT NULL
              FROM lockstep.projection ORDER BY name",
             &[],
         )
@@ -55,6 +58,7 @@ pub async fn load_registered(target: &Client) -> Result<Vec<Registered>, tokio_p
             indexes_built: row.get(7),
             was_built: row.get(8),
             part_of: row.get(9),
+            in_making: row.get(10),
         })
         .collect())
 }
@@ -111,6 +115,7 @@ pub async fn register(
         indexes_built: false,
         was_built: false,
         part_of: part_of.map(str::to_owned),
+        in_making: false,
     })
 }
 
@@ -125,7 +130,7 @@ pub async fn drop_projection(
 ) -> Result<(), tokio_postgres::Error> {
     let transaction = target.transaction().await?;
     let table = quote::qualified(&registered.schema, &registered.name);
-    drop_views(&transaction, registered, &table).await?;
+    drop_views(&transaction, &registered.schema, &registered.name, &table).await?;
     if keep_table {
         transaction
             .batch_execute(&format!("COMMENT ON TABLE {table} IS 'left behind by lockstep; no longer maintained'"))
@@ -141,12 +146,16 @@ pub async fn drop_projection(
 }
 
 /// Drops the backstop's view of a projection, and those of projections that read it: they are made again when they are due.
-async fn drop_views(
+///
+/// # Errors
+/// A statement failed: something else depends on a view.
+pub async fn drop_views(
     transaction: &tokio_postgres::Transaction<'_>,
-    registered: &Registered,
+    schema: &str,
+    name: &str,
     table: &str,
 ) -> Result<(), tokio_postgres::Error> {
-    let own = format!("mv_{}", registered.name);
+    let own = format!("mv_{name}");
     let views = transaction
         .query(
             "SELECT n.nspname::text, c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -154,7 +163,7 @@ async fn drop_views(
                AND ((n.nspname = $1 AND c.relname = $2)
                     OR EXISTS (SELECT FROM pg_rewrite AS r JOIN pg_depend AS d ON d.objid = r.oid
                                WHERE r.ev_class = c.oid AND d.classid = 'pg_rewrite'::regclass AND d.refobjid = to_regclass($3)))",
-            &[&registered.schema, &own, &table],
+            &[&schema, &own, &table],
         )
         .await?;
     for view in &views {

@@ -3,6 +3,7 @@
 mod check;
 mod plan;
 mod quarantine;
+mod rebuild;
 mod status;
 mod teardown;
 mod verify;
@@ -11,6 +12,7 @@ mod wait;
 pub use check::check;
 pub use plan::plan;
 pub use quarantine::{quarantine_list, quarantine_retry};
+pub use rebuild::rebuild;
 pub use status::status;
 pub use teardown::teardown;
 pub use verify::{repair, verify};

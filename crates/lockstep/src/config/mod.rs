@@ -21,7 +21,7 @@ pub const DEFAULT_GROUP: &str = "default";
 const DEFAULT_LEASE: Duration = Duration::from_secs(5);
 
 /// Hidden state is named after the projection, and PostgreSQL's names have at most 63 bytes.
-const NAME_BYTES_MAX: usize = 40;
+const NAME_BYTES_MAX: usize = 38;
 
 /// A checked configuration.
 #[derive(Debug, Clone)]
@@ -42,6 +42,10 @@ pub struct Config {
     pub readers: Vec<String>,
     /// How long the instance that writes may be silent before another one takes over.
     pub lease: Duration,
+    /// How long the old version of a projection is kept after a new one has taken its place.
+    pub keep_old: Duration,
+    /// Drop what is no longer configured.
+    pub prune: bool,
     /// The groups that are configured.
     pub groups: Vec<GroupConfig>,
     /// The projections.
@@ -205,6 +209,15 @@ impl Reader<'_> {
             lease: self
                 .duration(file.target.as_ref().and_then(|target| target.lease_ms.as_ref()), 1, 500..=60_000, "lease_ms")?
                 .unwrap_or(DEFAULT_LEASE),
+            keep_old: self
+                .duration(
+                    file.target.as_ref().and_then(|target| target.keep_old_s.as_ref()),
+                    1_000,
+                    0..=31_536_000,
+                    "keep_old_s",
+                )?
+                .unwrap_or_default(),
+            prune: false,
             groups,
             projections,
             metrics,
@@ -341,6 +354,13 @@ impl Reader<'_> {
                 projection.name.span(),
                 "not a projection name",
                 format!("use lower-case letters, digits and underscores, at most {NAME_BYTES_MAX}; it names the table"),
+            );
+        }
+        if let Some(reserved) = ["__2", "__old"].into_iter().find(|reserved| name.ends_with(reserved)) {
+            return self.fail(
+                projection.name.span(),
+                format!("a projection name must not end in {reserved}"),
+                "that is what versions of a projection are called while one takes the other's place",
             );
         }
         let (query_path, sql) = match (&projection.query, &projection.sql) {

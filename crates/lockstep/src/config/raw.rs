@@ -51,6 +51,7 @@ pub(super) struct Target {
     #[serde(default)]
     pub(super) readers: Vec<Spanned<String>>,
     pub(super) lease_ms: Option<Spanned<Number>>,
+    pub(super) keep_old_s: Option<Spanned<Number>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -12,7 +12,7 @@ use super::refresh::{Groups, Refreshed};
 use super::trace::Columns;
 use super::write::Counts;
 use crate::error::{BatchError, Side};
-use crate::projection::Statements;
+use crate::projection::{Statements, Writing};
 use crate::quarantine::{Failure, Key, OnError, Part, is_about_data, is_clash};
 
 /// Why an attempt failed, and whether a unique index refused a row.
@@ -52,8 +52,8 @@ impl BatchRun<'_> {
                     }
                 }
                 // Rows that swap a value clash only if they are updated in place.
-                Err(error) if error.clash && !self.projections[index].delete_first => {
-                    self.projections[index].delete_first = true;
+                Err(error) if error.clash && self.projections[index].writing == Writing::InPlace => {
+                    self.projections[index].writing = Writing::DeleteFirst;
                     waiting.push(range);
                 }
                 Err(error) if range.len() == 1 => failed.push((keys[0].clone(), error)),

@@ -207,7 +207,11 @@ impl BatchRun<'_> {
         }
         fail::fail_point!("batch_before_checkpoint", |_| std::process::abort());
         let live = self.projections.iter().all(|projection| {
-            matches!(projection.phase_after_batch(), crate::projection::Phase::Live | crate::projection::Phase::Faulted { .. })
+            projection.in_making
+                || matches!(
+                    projection.phase_after_batch(),
+                    crate::projection::Phase::Live | crate::projection::Phase::Faulted { .. }
+                )
         });
         let recorded_lsn = contained_lsn;
         let contained_lsn = live.then_some(contained_lsn);

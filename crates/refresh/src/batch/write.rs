@@ -6,6 +6,7 @@ use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
 use crate::error::{BatchError, Side};
+use crate::projection::Writing;
 
 /// Rows written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -68,7 +69,7 @@ impl BatchRun<'_> {
         merge: &Merge,
         bound: &[&(dyn ToSql + Sync)],
     ) -> Result<Counts, BatchError> {
-        if !self.projections[index].delete_first {
+        if self.projections[index].writing == Writing::InPlace {
             return self.merge_statement(index, &merge.in_place, bound).await;
         }
         let removed = self.merge_statement(index, &merge.delete_first[0], bound).await?;

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, watch};
 use crate::batch::{BatchEnd, BatchRun, Committed};
 use crate::checkpoint;
 use crate::error::{BatchError, Remedy, Side, Untried};
-use crate::projection::{Attempts, Projection, Statements as ProjectionStatements, Tracing};
+use crate::projection::{Attempts, Projection, Statements as ProjectionStatements, Tracing, Writing};
 use crate::quarantine::Quarantine;
 use crate::sessions::Sessions;
 use crate::statements::Statements;
@@ -138,7 +138,7 @@ impl Group {
             }
             let untried = |index: usize| {
                 let projection = &self.settings.projections[index];
-                Untried { delete_first: !projection.delete_first, one_by_one: projection.may_isolate() }
+                Untried { delete_first: projection.writing == Writing::InPlace, one_by_one: projection.may_isolate() }
             };
             match error.remedy(untried) {
                 Remedy::Retry => {
@@ -158,7 +158,7 @@ impl Group {
                         projection = self.settings.projections[index].name(),
                         "rows clash; writing by deleting first"
                     );
-                    self.settings.projections[index].delete_first = true;
+                    self.settings.projections[index].writing = Writing::DeleteFirst;
                 }
                 Remedy::OneByOne(index) => {
                     let projection = &mut self.settings.projections[index];

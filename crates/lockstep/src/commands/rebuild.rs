@@ -1,0 +1,48 @@
+//! `lockstep rebuild`.
+
+use std::time::Duration;
+
+use crate::Exit;
+use crate::config::Config;
+use crate::requests::{self, Request};
+
+/// How often the swap is looked for.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// Asks for a new version of a projection and waits until it has taken the old one's place.
+///
+/// # Errors
+/// The target cannot be reached, nothing is set up, or there is no such projection.
+pub async fn rebuild(config: &Config, name: &str, timeout: Duration, json: bool) -> anyhow::Result<Exit> {
+    let target = super::installed_target(config, Some(name)).await?;
+    let built_at =
+        "SELECT coalesce(built_at::text, '') FROM lockstep.projection WHERE name = $1 AND part_of IS NULL AND replaces IS NULL";
+    let before: String = match target.query_opt(built_at, &[&name]).await? {
+        Some(row) => row.get(0),
+        None => anyhow::bail!("{name} is a hidden part of a projection; name the projection"),
+    };
+    target.execute("UPDATE lockstep.projection SET rebuild_wanted = true WHERE name = $1", &[&name]).await?;
+    if !requests::is_running(&target).await? {
+        eprintln!("no projector runs: {name} is rebuilt when it starts");
+        return Ok(Exit::Failure);
+    }
+    requests::ask(&target, Request::Rebuild, Some(name), &serde_json::json!({})).await?;
+    let began = tokio::time::Instant::now();
+    loop {
+        let row = target.query_opt(built_at, &[&name]).await?;
+        if row.is_some_and(|row| row.get::<_, String>(0) != before && !row.get::<_, String>(0).is_empty()) {
+            break;
+        }
+        if began.elapsed() >= timeout {
+            eprintln!("timed out: lockstep status shows how far {name}__2 is");
+            return Ok(Exit::TimedOut);
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
+    if json {
+        super::print_json(&serde_json::json!({ "projection": name, "seconds": began.elapsed().as_secs_f64() }))?;
+    } else {
+        println!("{name} was rebuilt in {:.1} s", began.elapsed().as_secs_f64());
+    }
+    Ok(Exit::Good)
+}

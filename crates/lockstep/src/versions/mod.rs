@@ -1,0 +1,239 @@
+//! Changing a definition: the new version is built beside the old one, which is maintained meanwhile, verified, and swapped in.
+//!
+//! ```text
+//!   start: definition changed ──► old version as it was configured + new version as X__2, both planned and maintained
+//!   X__2 live ──► verified ──► ready ──► set up again: swapped in one transaction, the old one dropped or kept for a while
+//! ```
+
+mod swap;
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use lockstep_connect::Session;
+use lockstep_plan::indexes_for;
+use lockstep_refresh::{GroupStatus, ProjectionState};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::config::{Config, ProjectionConfig};
+use crate::preflight::{self, Depth, Planned, Preflight};
+use crate::setup::fingerprint;
+use crate::verification::{Verifier, Wish};
+
+/// What the new version is called while it is built.
+pub(crate) const SUFFIX: &str = "__2";
+
+/// What the old one is called while it is kept.
+pub(crate) const OLD_SUFFIX: &str = "__old";
+
+/// The prefix of a new version's indexes until it takes its place.
+const INDEX_PREFIX: &str = "new_";
+
+/// How often to look whether a new version is live.
+const INTERVAL: Duration = Duration::from_millis(200);
+
+/// A projection as it was configured, kept beside it so that it can be maintained after the configuration has changed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Source {
+    sql: String,
+    key: Option<Vec<String>>,
+    indexes: Option<String>,
+    time_zone: String,
+}
+
+impl Source {
+    pub(crate) fn of(projection: &ProjectionConfig) -> Self {
+        Self {
+            sql: projection.sql.clone(),
+            key: projection.key.clone(),
+            indexes: projection.indexes.clone(),
+            time_zone: projection.time_zone.clone(),
+        }
+    }
+
+    fn configured(self, as_now: &ProjectionConfig) -> ProjectionConfig {
+        ProjectionConfig {
+            query_path: None,
+            sql: self.sql,
+            key: self.key,
+            indexes: self.indexes,
+            time_zone: self.time_zone,
+            time_zone_span: None,
+            ..as_now.clone()
+        }
+    }
+}
+
+/// A new version in the making: its name, whose place it takes, and the fingerprint that it has then.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Making {
+    pub(crate) name: String,
+    pub(crate) replaces: String,
+    pub(crate) becomes: String,
+}
+
+/// What is to be set up: the configuration with both versions of what has changed.
+pub(crate) struct Effective {
+    pub(crate) config: Config,
+    pub(crate) checked: Preflight,
+    pub(crate) making: Vec<Making>,
+}
+
+struct Known {
+    fingerprint: String,
+    source: Option<Source>,
+    rebuild_wanted: bool,
+}
+
+/// Swaps what is ready, and finds what has changed. `None` if nothing has: the configuration is to be set up as it is.
+pub(crate) async fn effective(config: &Config, checked: &Preflight, target: &mut Session) -> anyhow::Result<Option<Effective>> {
+    swap::swap_ready(config, checked, target).await?;
+    let mut wanted = config.clone();
+    let mut making = Vec::new();
+    let mut changed = Vec::new();
+    for projection in &config.projections {
+        let Some(planned) = checked.planned.iter().find(|planned| planned.plan.projection == projection.name) else { continue };
+        let Some(known) = known(target, &projection.name).await? else { continue };
+        let print = fingerprint(planned, &checked.planned);
+        if (known.fingerprint == print && !known.rebuild_wanted) || is_chained(&projection.name, checked) {
+            continue;
+        }
+        let Some(source) = known.source else { continue };
+        let position = wanted.projections.iter().position(|other| other.name == projection.name).unwrap_or_default();
+        wanted.projections[position] = source.configured(projection);
+        wanted.projections.insert(position + 1, new_version(projection, &config.schema));
+        making.extend(makings(&projection.name, checked));
+        changed.push((projection.name.clone(), known.fingerprint));
+    }
+    if changed.is_empty() {
+        return Ok(None);
+    }
+    let mut again = preflight::run(&wanted, Depth::Start).await;
+    // An old version that is not what it was any more cannot be maintained; its rows stay as they are.
+    let mut out_of_date = Vec::new();
+    for (name, before) in &changed {
+        let same = again
+            .planned
+            .iter()
+            .find(|planned| &planned.plan.projection == name)
+            .is_some_and(|planned| fingerprint(planned, &again.planned) == *before);
+        if !same {
+            out_of_date.push(name.clone());
+        }
+    }
+    if !out_of_date.is_empty() {
+        wanted.projections.retain(|projection| !out_of_date.contains(&projection.name));
+        again = preflight::run(&wanted, Depth::Start).await;
+    }
+    if !again.passed() {
+        anyhow::bail!("{}", again.errors(false).join("; "));
+    }
+    for (name, _) in &changed {
+        tracing::info!(projection = name, "its definition changed: the new version is built beside the old one");
+    }
+    Ok(Some(Effective { config: wanted, checked: again, making }))
+}
+
+/// Projections that read each other have to change together: they are built anew in place.
+fn is_chained(name: &str, checked: &Preflight) -> bool {
+    let outer = |planned: &&Planned| planned.part_of.is_none();
+    checked.planned.iter().filter(outer).any(|planned| {
+        let reads_one =
+            planned.reads.iter().any(|read| checked.planned.iter().filter(outer).any(|other| &other.plan.projection == read));
+        planned.reads.iter().any(|read| read == name) || (planned.plan.projection == name && reads_one)
+    })
+}
+
+fn new_version(projection: &ProjectionConfig, schema: &str) -> ProjectionConfig {
+    let name = format!("{}{SUFFIX}", projection.name);
+    let indexes = projection.indexes.as_deref().map(|sql| {
+        let moved = indexes_for(sql, &projection.name, schema, &name, INDEX_PREFIX).unwrap_or_else(|error| {
+            tracing::warn!(projection = projection.name, error, "its indexes cannot be read");
+            Vec::new()
+        });
+        moved.join(";\n")
+    });
+    ProjectionConfig { name, indexes, ..projection.clone() }
+}
+
+/// The new version and its hidden parts, with the fingerprints that they have under the old names.
+fn makings(name: &str, checked: &Preflight) -> Vec<Making> {
+    let of = |planned: &&Planned| planned.plan.projection == name || planned.part_of.as_deref() == Some(name);
+    checked
+        .planned
+        .iter()
+        .filter(of)
+        .map(|planned| Making {
+            name: renamed(&planned.plan.projection, name, &format!("{name}{SUFFIX}")),
+            replaces: planned.plan.projection.clone(),
+            becomes: fingerprint(planned, &checked.planned),
+        })
+        .collect()
+}
+
+/// A name that begins with a projection's, as it is for another one.
+fn renamed(name: &str, from: &str, to: &str) -> String {
+    name.strip_prefix(from).map_or_else(|| name.to_owned(), |rest| format!("{to}{rest}"))
+}
+
+async fn known(target: &Session, name: &str) -> anyhow::Result<Option<Known>> {
+    let row = target
+        .query_opt(
+            "SELECT fingerprint, source, rebuild_wanted FROM lockstep.projection WHERE name = $1 AND built_at IS NOT NULL",
+            &[&name],
+        )
+        .await?;
+    Ok(row.map(|row| Known {
+        fingerprint: row.get(0),
+        source: row.get::<_, Option<serde_json::Value>>(1).and_then(|source| serde_json::from_value(source).ok()),
+        rebuild_wanted: row.get(2),
+    }))
+}
+
+/// Waits until a new version is live, verifies it, and marks it as ready; returns why everything is to be set up again.
+pub(crate) async fn make_ready(verifier: &Verifier, making: &[Making], statuses: &[watch::Receiver<GroupStatus>]) -> String {
+    let live = |name: &str| {
+        statuses.iter().any(|status| {
+            status.borrow().projections.iter().any(|found| found.name == name && found.state == ProjectionState::Live)
+        })
+    };
+    let public: Vec<&Making> =
+        making.iter().filter(|made| verifier.groups.iter().any(|group| group.projections.contains(&made.name))).collect();
+    if public.is_empty() {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        let Some(made) = public.iter().find(|made| live(&made.name)) else { continue };
+        match ready(verifier, made).await {
+            Ok(true) => return format!("the new version of {} is ready", made.replaces),
+            Ok(false) => {
+                tracing::error!(
+                    projection = made.name,
+                    "the new version does not equal its query; it is verified again in a minute"
+                );
+                tokio::time::sleep(Duration::from_mins(1)).await;
+            }
+            Err(error) => tracing::warn!(projection = made.name, error = format!("{error:#}"), "verifying the new version"),
+        }
+    }
+}
+
+async fn ready(verifier: &Verifier, made: &Making) -> anyhow::Result<bool> {
+    let wish = Wish { names: vec![made.name.clone()], sample: None, repair: true, show_values: false };
+    verifier.run(&wish, None).await?;
+    let target = Session::open(verifier.config.target_settings(), "lockstep verify").await.context("target")?;
+    let good: bool = target
+        .query_one(
+            "SELECT coalesce((SELECT outcome IN ('equal', 'repaired', 'not comparable') FROM lockstep.verification
+                              WHERE projection = $1 ORDER BY id DESC LIMIT 1), false)",
+            &[&made.name],
+        )
+        .await?
+        .get(0);
+    if good {
+        target.execute("UPDATE lockstep.projection SET ready = true WHERE name = $1", &[&made.name]).await?;
+    }
+    Ok(good)
+}

@@ -1,0 +1,252 @@
+//! Putting a new version in the place of the old one, in one short transaction.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use lockstep_connect::Session;
+use lockstep_plan::quote;
+use lockstep_refresh::drop_views;
+use tokio_postgres::Transaction;
+
+use super::{INDEX_PREFIX, OLD_SUFFIX, SUFFIX, renamed};
+use crate::config::Config;
+use crate::preflight::Preflight;
+use crate::setup::fingerprint;
+
+/// How long a swap waits for readers that hold the old table; then it is tried again.
+const LOCK_MAX: Duration = Duration::from_secs(2);
+
+/// How often it is tried.
+const TRIES: u32 = 5;
+
+/// Swaps every new version that is ready and still what is configured.
+pub(super) async fn swap_ready(config: &Config, checked: &Preflight, target: &mut Session) -> anyhow::Result<()> {
+    drop_retired(target).await?;
+    let rows = target
+        .query("SELECT replaces, becomes FROM lockstep.projection WHERE ready AND part_of IS NULL AND replaces IS NOT NULL", &[])
+        .await?;
+    let ready: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    for (name, becomes) in ready {
+        let planned = checked.planned.iter().find(|planned| planned.plan.projection == name);
+        if planned.is_none_or(|planned| fingerprint(planned, &checked.planned) != becomes) {
+            continue;
+        }
+        let mut tries = 1;
+        loop {
+            match swap(config, target, &name).await {
+                Ok(()) => break tracing::info!(projection = name, "the new version has taken its place"),
+                Err(error) if tries == TRIES => {
+                    let reason = format!("the new version waits beside it: {error:#}");
+                    tracing::error!(projection = name, reason);
+                    target.execute("UPDATE lockstep.projection SET hint = $2 WHERE name = $1", &[&name, &reason]).await?;
+                    break;
+                }
+                Err(error) => tracing::warn!(projection = name, error = format!("{error:#}"), "swapping; trying again"),
+            }
+            tries += 1;
+        }
+    }
+    Ok(())
+}
+
+async fn swap(config: &Config, target: &mut Session, name: &str) -> anyhow::Result<()> {
+    let described = |error: tokio_postgres::Error| anyhow::anyhow!(lockstep_connect::describe(&error));
+    let transaction = target.transaction().await.map_err(described)?;
+    transaction.batch_execute(&format!("SET LOCAL lock_timeout = {}", LOCK_MAX.as_millis())).await.map_err(described)?;
+    let made = swap_inside(config, &transaction, name).await;
+    match made {
+        Ok(()) => transaction.commit().await.map_err(described),
+        Err(error) => {
+            transaction.rollback().await.map_err(described)?;
+            Err(error)
+        }
+    }
+}
+
+async fn swap_inside(config: &Config, transaction: &Transaction<'_>, name: &str) -> anyhow::Result<()> {
+    let described = |error: tokio_postgres::Error| anyhow::anyhow!(lockstep_connect::describe(&error));
+    let new = format!("{name}{SUFFIX}");
+    let (old_table, new_table) = (quote::qualified(&config.schema, name), quote::qualified(&config.schema, &new));
+    drop_views(transaction, &config.schema, name, &old_table).await.map_err(described)?;
+    keep_grants_and_comments(transaction, &old_table, &new_table).await?;
+    let views = dependent_views(transaction, &old_table).await?;
+    // The names change first, so that the views' texts mean the new table.
+    rename_table(transaction, &config.schema, name, &format!("{name}{OLD_SUFFIX}"), |index| format!("{index}{OLD_SUFFIX}"))
+        .await?;
+    rename_table(transaction, &config.schema, &new, name, |index| {
+        let plain = index.strip_prefix(INDEX_PREFIX).unwrap_or(index);
+        renamed(plain, &new, name)
+    })
+    .await?;
+    for (view, definition) in &views {
+        let statement = format!("CREATE OR REPLACE VIEW {view} AS {definition}");
+        transaction.batch_execute(&statement).await.map_err(|error| {
+            anyhow::anyhow!("the view {view} cannot be kept: {}; drop it, or change it", lockstep_connect::describe(&error))
+        })?;
+    }
+    retire(config, transaction, name).await?;
+    replace_hidden(transaction, name, &new).await
+}
+
+/// The new table gets the old one's grants, and the comments of columns that both have.
+async fn keep_grants_and_comments(transaction: &Transaction<'_>, old: &str, new: &str) -> anyhow::Result<()> {
+    let statements = transaction
+        .query(
+            "SELECT format('GRANT %s ON %s TO %s%s', a.privilege_type, $2::text,
+                           CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END,
+                           CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END)
+             FROM pg_class AS c, aclexplode(c.relacl) AS a WHERE c.oid = $1::text::regclass AND a.grantee <> c.relowner
+             UNION ALL
+             SELECT format('COMMENT ON COLUMN %s.%I IS %L', $2::text, o.attname, col_description(o.attrelid, o.attnum))
+             FROM pg_attribute AS o JOIN pg_attribute AS n ON n.attname = o.attname AND n.attrelid = $2::text::regclass AND n.attnum > 0
+             WHERE o.attrelid = $1::text::regclass AND o.attnum > 0 AND NOT o.attisdropped AND col_description(o.attrelid, o.attnum) IS NOT NULL
+             UNION ALL
+             SELECT format('COMMENT ON TABLE %s IS %L', $2::text, obj_description($1::text::regclass, 'pg_class'))
+             WHERE obj_description($1::text::regclass, 'pg_class') NOT LIKE 'Lockstep projection (%'",
+            &[&old, &new],
+        )
+        .await?;
+    for row in &statements {
+        transaction.batch_execute(row.get(0)).await?;
+    }
+    Ok(())
+}
+
+/// The views that read a table, with their definitions. What else depends on it stands in the way.
+async fn dependent_views(transaction: &Transaction<'_>, table: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let rows = transaction
+        .query(
+            "SELECT DISTINCT c.oid::regclass::text, c.relkind::text, pg_get_viewdef(c.oid), quote_ident(n.nspname) || '.' || quote_ident(c.relname)
+             FROM pg_depend AS d JOIN pg_rewrite AS r ON r.oid = d.objid JOIN pg_class AS c ON c.oid = r.ev_class
+             JOIN pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE d.classid = 'pg_rewrite'::regclass AND d.refobjid = $1::text::regclass AND c.oid <> $1::text::regclass",
+            &[&table],
+        )
+        .await?;
+    let mut views = Vec::new();
+    for row in &rows {
+        let kind: &str = row.get(1);
+        if kind != "v" {
+            bail!("{} depends on it, and cannot be moved to another table; drop it", row.get::<_, &str>(0));
+        }
+        views.push((row.get(3), row.get(2)));
+    }
+    Ok(views)
+}
+
+/// Renames a table and its indexes.
+async fn rename_table(
+    transaction: &Transaction<'_>,
+    schema: &str,
+    from: &str,
+    to: &str,
+    index_name: impl Fn(&str) -> String,
+) -> anyhow::Result<()> {
+    let table = quote::qualified(schema, from);
+    let rows = transaction
+        .query(
+            "SELECT c.relname::text FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid WHERE i.indrelid = $1::text::regclass",
+            &[&table],
+        )
+        .await?;
+    for row in &rows {
+        let before: &str = row.get(0);
+        let after: String = index_name(before).chars().take(63).collect();
+        if before != after {
+            let statement = format!("ALTER INDEX {} RENAME TO {}", quote::qualified(schema, before), quote::identifier(&after));
+            transaction.batch_execute(&statement).await?;
+        }
+    }
+    transaction.batch_execute(&format!("ALTER TABLE {table} RENAME TO {}", quote::identifier(to))).await?;
+    Ok(())
+}
+
+/// Drops the old version, or keeps it for a while.
+async fn retire(config: &Config, transaction: &Transaction<'_>, name: &str) -> anyhow::Result<()> {
+    let old = format!("{name}{OLD_SUFFIX}");
+    let table = quote::qualified(&config.schema, &old);
+    if config.keep_old.is_zero() {
+        transaction.batch_execute(&format!("DROP TABLE {table}")).await?;
+        return Ok(());
+    }
+    transaction
+        .batch_execute(&format!("COMMENT ON TABLE {table} IS 'an old version, no longer maintained; kept for a while'"))
+        .await?;
+    transaction
+        .execute(
+            "INSERT INTO lockstep.retired VALUES ($1, $2, clock_timestamp() + $3::double precision * interval '1 second')",
+            &[&config.schema, &old, &config.keep_old.as_secs_f64()],
+        )
+        .await?;
+    Ok(())
+}
+
+/// The new version's hidden tables and records take the old names.
+async fn replace_hidden(transaction: &Transaction<'_>, name: &str, new: &str) -> anyhow::Result<()> {
+    let of = |wanted: &str| {
+        let wanted = wanted.to_owned();
+        async move {
+            transaction
+                .query(
+                    "SELECT name, table_schema, state_tables, part_of IS NOT NULL, becomes FROM lockstep.projection WHERE name = $1 OR part_of = $1",
+                    &[&wanted],
+                )
+                .await
+        }
+    };
+    for row in &of(name).await? {
+        let (part, schema, states, inner): (&str, &str, Vec<&str>, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
+        for state in states {
+            transaction.batch_execute(&format!("DROP TABLE IF EXISTS {}", quote::qualified("lockstep", state))).await?;
+        }
+        if inner {
+            transaction.batch_execute(&format!("DROP TABLE IF EXISTS {}", quote::qualified(schema, part))).await?;
+        }
+        transaction.execute("DELETE FROM lockstep.projection WHERE name = $1", &[&part]).await?;
+    }
+    for row in &of(new).await? {
+        let (part, schema, states, inner): (&str, &str, Vec<&str>, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
+        let becomes: Option<&str> = row.get(4);
+        let becomes = becomes.context("a part of the new version is not known under its old name")?;
+        let mut renamed_states = Vec::new();
+        for state in states {
+            let other = renamed(state, new, name);
+            rename_table(transaction, "lockstep", state, &other, |index| renamed(index, new, name)).await?;
+            renamed_states.push(other);
+        }
+        let other = renamed(part, new, name);
+        if inner {
+            rename_table(transaction, schema, part, &other, |index| renamed(index, new, name)).await?;
+        }
+        transaction
+            .execute(
+                "UPDATE lockstep.projection
+                 SET name = $2, fingerprint = $3, state_tables = $4, part_of = CASE WHEN part_of IS NOT NULL THEN $5 END,
+                     replaces = NULL, becomes = NULL, ready = false
+                 WHERE name = $1",
+                &[&part, &other, &becomes, &renamed_states, &name],
+            )
+            .await?;
+    }
+    Ok(())
+}
+
+/// Drops old versions whose time has come.
+pub(super) async fn drop_retired(target: &mut Session) -> anyhow::Result<()> {
+    let rows =
+        target.query("SELECT table_schema, table_name FROM lockstep.retired WHERE drop_after < clock_timestamp()", &[]).await?;
+    for row in &rows {
+        let (schema, table): (&str, &str) = (row.get(0), row.get(1));
+        let script = format!(
+            "BEGIN; DROP TABLE IF EXISTS {}; DELETE FROM lockstep.retired WHERE table_schema = {} AND table_name = {}; COMMIT",
+            quote::qualified(schema, table),
+            quote::literal(schema),
+            quote::literal(table)
+        );
+        if let Err(error) = target.batch_execute(&script).await {
+            target.batch_execute("ROLLBACK").await?;
+            tracing::warn!(table, error = %lockstep_connect::describe(&error), "an old version cannot be dropped");
+        }
+    }
+    Ok(())
+}
