@@ -22,6 +22,7 @@ fn setup(url: &str) -> Setup {
             "shares",
             "SELECT t.status, t.n, round(t.n / sum(t.n) OVER (), 4) AS share FROM (SELECT o.status, count(*) AS n FROM shop.orders o GROUP BY o.status) t",
         ),
+        ("neighbours", "SELECT o.id, c.id AS other FROM shop.orders o JOIN shop.customer c ON c.tier = o.id % 5"),
         ("recent", "SELECT o.id, o.placed FROM shop.orders o WHERE o.placed > CURRENT_DATE - 20000"),
         ("stamped", "SELECT o.id, date_trunc('year', now()) AS year FROM shop.orders o"),
         ("over", "SELECT s.status, s.n * 2 AS double FROM read_model.sales_by_status s"),
@@ -90,6 +91,8 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
         "UPDATE lockstep.sales_by_status_contribution SET a1 = a1 + 1 WHERE k1 = 13",
         &["sales_by_status | sales_by_status_contribution | changed | 13"],
     ),
+    // The roots that a wrong link value concerns are refreshed as well.
+    ("UPDATE lockstep.neighbours_link2 SET l1 = -1 WHERE k1 = 3", &["neighbours | neighbours_link2 | changed | 3"]),
     ("DELETE FROM lockstep.ranked_contribution WHERE k1 = 14", &["ranked | ranked_contribution | missing | 14"]),
     ("UPDATE lockstep.totals_group SET s1 = s1 + 5 WHERE g1 = 'sent'", &["totals | accumulators | changed | sent"]),
     ("UPDATE lockstep.shares__part1 SET n = 7 WHERE status = 'paid'", &["shares | shares__part1 rows | changed | paid"]),
