@@ -121,7 +121,13 @@ impl Projector {
             // Before the set-up the function does not exist.
             let waited = self.target.query_one("SELECT lockstep.wait_for($1::text::pg_lsn, interval '1 second')", &[&lsn]).await;
             match waited {
-                Ok(row) if row.get::<_, bool>(0) => return Ok(()),
+                Ok(row) if row.get::<_, bool>(0) => {
+                    return until(
+                        &self.target,
+                        "SELECT NOT EXISTS (SELECT FROM lockstep.projection WHERE state IN ('registered', 'building') AND replaces IS NULL)",
+                    )
+                    .await;
+                }
                 Ok(_) => {}
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }

@@ -95,6 +95,36 @@ async fn a_definition_changes_under_load() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A projection that is added does not hold the others' positions back while it is built.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_added_disturbs_nobody() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let mut setup = Setup::new(&cluster.url("postgres"), &[("order_row", "SELECT o.id, o.status FROM shop.orders o", "")]);
+    let session = shop(&setup.source_url).await?;
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    projector.stop().await?;
+    // Its build cannot come to an end: the index that it wants cannot be made.
+    let directory = tempfile::tempdir()?;
+    let indexes = directory.path().join("indexes.sql");
+    std::fs::write(&indexes, "CREATE INDEX ON slow (nothing);\n")?;
+    setup.projections.push((
+        "slow".to_owned(),
+        "SELECT o.id, o.amount FROM shop.orders o".to_owned(),
+        format!("indexes = \"{}\"", indexes.display()),
+    ));
+    let projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    until(&session, "SELECT count(*) = 1 FROM lockstep.projection WHERE name = 'slow'").await?;
+    session.batch_execute("UPDATE shop.orders SET status = 'seen' WHERE id = 1").await?;
+    until(&session, "SELECT lockstep.wait_for(pg_current_wal_insert_lsn(), '1 second')").await?;
+    let seen: bool = session.query_one("SELECT status = 'seen' FROM read_model.order_row WHERE id = 1", &[]).await?.get(0);
+    assert!(seen);
+    let built: bool = session.query_one("SELECT built_at IS NOT NULL FROM lockstep.projection WHERE name = 'slow'", &[]).await?.get(0);
+    assert!(!built);
+    projector.stop().await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stands_in_the_way_is_named_and_the_old_version_is_kept_for_a_while() -> anyhow::Result<()> {
     let cluster = cluster()?;

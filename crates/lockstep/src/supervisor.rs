@@ -10,7 +10,7 @@ use lockstep_plan::facts::RelationKind;
 use lockstep_plan::sql::Places;
 use lockstep_plan::{RelationRole, Role};
 use lockstep_refresh::{
-    BatchObserver, Endpoints, Group, GroupEnd, GroupSettings, GroupStatus, Projection, RefreshOptions, Registered,
+    BatchObserver, Endpoints, Group, GroupEnd, GroupSettings, GroupStatus, Projection, ProjectionState, RefreshOptions, Registered,
 };
 use tokio::sync::{mpsc, watch as watched};
 use tokio::task::JoinSet;
@@ -420,9 +420,17 @@ async fn catch_up(
     loop {
         let contained: bool =
             target.query_one("SELECT lockstep.wait_for($1::text::pg_lsn, interval '1 second')", &[&lsn]).await?.get(0);
-        if contained {
+        let building = |status: &watched::Receiver<GroupStatus>| {
+            let status = status.borrow();
+            status.projections.iter().any(|projection| match projection.state {
+                ProjectionState::Registered | ProjectionState::Building => true,
+                ProjectionState::Live | ProjectionState::Faulted => false,
+            })
+        };
+        if contained && !statuses.iter().any(building) {
             break;
         }
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let faulted: Vec<String> = statuses
         .iter()

@@ -194,8 +194,10 @@ pub struct Projection {
     /// Rows that the batch in work repaired.
     pub(crate) repaired: Option<i64>,
     part_of: Option<String>,
-    /// A new version beside the one that readers use: nobody waits for it.
+    /// Nobody waits for it: a new version beside the one that readers use, or one that was added to others that are built.
     pub(crate) in_making: bool,
+    /// Whether it was built when the group started.
+    pub(crate) was_built: bool,
     pub(crate) tracing: Tracing,
     /// When it will be due after the batch in work.
     pub(crate) due_after_batch: Option<Instant>,
@@ -249,6 +251,7 @@ impl Projection {
             repaired: None,
             part_of: registered.part_of.clone(),
             in_making: registered.in_making,
+            was_built: registered.was_built,
             tracing: Tracing::Works,
             due_after_batch: None,
             due_at: on_schedule.then(Instant::now),

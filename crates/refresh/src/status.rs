@@ -51,7 +51,7 @@ pub struct ProjectionStatus {
     pub reason: Option<String>,
     /// Keys that are set aside.
     pub quarantined: usize,
-    /// Whether it is a new version beside the one that readers use.
+    /// Whether nobody waits for it: a new version, or one that was added to others that are built.
     pub in_making: bool,
 }
 

@@ -78,6 +78,11 @@ impl Group {
         stop: watch::Receiver<bool>,
     ) -> (Self, watch::Receiver<GroupStatus>) {
         link_projections(&mut settings.projections);
+        // What is added to a running installation must not hold the positions of the others back.
+        let added_to_others = settings.projections.iter().any(|projection| projection.was_built);
+        for projection in &mut settings.projections {
+            projection.in_making |= added_to_others && !projection.was_built;
+        }
         let status = watch::Sender::new(GroupStatus {
             name: settings.name.clone(),
             contained_lsn: None,
