@@ -89,6 +89,49 @@ async fn partitions_come_and_go() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is undone before anybody looks is noticed all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_between_two_looks() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let setup = Setup::new(
+        &cluster.url("postgres"),
+        &[
+            ("parted", "SELECT p.id, p.reg, p.v FROM shop.parted p", ""),
+            ("regions", "SELECT r.code, r.name FROM shop.region r", ""),
+        ],
+    );
+    let session = shop(&setup.source_url).await?;
+    session
+        .batch_execute(
+            "CREATE TABLE shop.parted (id integer, reg text, v integer, PRIMARY KEY (id, reg)) PARTITION BY LIST (reg);
+             CREATE TABLE shop.parted_a PARTITION OF shop.parted FOR VALUES IN ('a');
+             INSERT INTO shop.parted SELECT n, 'a', n FROM generate_series(1, 20) n; ALTER TABLE shop.region ADD COLUMN other text DEFAULT 'o'",
+        )
+        .await?;
+    for change in [
+        "ALTER TABLE shop.parted DETACH PARTITION shop.parted_a; DELETE FROM shop.parted_a WHERE id > 10;
+         ALTER TABLE shop.parted ATTACH PARTITION shop.parted_a FOR VALUES IN ('a')",
+        "ALTER PUBLICATION lockstep DROP TABLE shop.region; UPDATE shop.region SET name = 'unseen'; ALTER PUBLICATION lockstep ADD TABLE shop.region",
+        "ALTER TABLE shop.region RENAME name TO third; ALTER TABLE shop.region RENAME other TO name; ALTER TABLE shop.region RENAME third TO other",
+    ] {
+        let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+        projector.catch_up().await?;
+        assert_equal(&setup).await?;
+        let epoch: i64 = session.query_one("SELECT leader_epoch FROM lockstep.installation", &[]).await?.get(0);
+        // In one transaction, so that no look falls in between.
+        session.batch_execute(&format!("BEGIN; {change}; COMMIT")).await?;
+        until(&session, &format!("SELECT leader_epoch > {epoch} FROM lockstep.installation"))
+            .await
+            .map_err(|error| error.context(change))?;
+        projector.catch_up().await?;
+        until(&session, "SELECT bool_and(state = 'live') FROM lockstep.projection").await?;
+        projector.catch_up().await?;
+        assert_equal(&setup).await.map_err(|error| error.context(change))?;
+        projector.stop().await?;
+    }
+    Ok(())
+}
+
 /// A query that begins to fail faults its projection, also over a restart, and comes back when it works again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_fails_for_a_while() -> anyhow::Result<()> {

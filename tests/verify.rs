@@ -81,6 +81,11 @@ const CORRUPTIONS: &[(&str, &[&str])] = &[
             "over | over_contribution | unexpected | ",
         ],
     ),
+    // Nothing in the table keeps a group from having two rows.
+    (
+        "INSERT INTO read_model.totals SELECT * FROM read_model.totals WHERE status = 'paid'",
+        &["totals | rows | unexpected | paid"],
+    ),
     ("UPDATE read_model.everything SET quantity = -1", &["everything | rows | changed | "]),
     ("UPDATE read_model.ranked SET place = -1 WHERE id = 9", &["ranked | rows | changed | 9"]),
     // Without values a row that nothing identifies is not told.

@@ -119,7 +119,8 @@ async fn what_is_added_disturbs_nobody() -> anyhow::Result<()> {
     until(&session, "SELECT lockstep.wait_for(pg_current_wal_insert_lsn(), '1 second')").await?;
     let seen: bool = session.query_one("SELECT status = 'seen' FROM read_model.order_row WHERE id = 1", &[]).await?.get(0);
     assert!(seen);
-    let built: bool = session.query_one("SELECT built_at IS NOT NULL FROM lockstep.projection WHERE name = 'slow'", &[]).await?.get(0);
+    let built: bool =
+        session.query_one("SELECT built_at IS NOT NULL FROM lockstep.projection WHERE name = 'slow'", &[]).await?.get(0);
     assert!(!built);
     projector.stop().await?;
     Ok(())

@@ -29,7 +29,7 @@ pub use publication::{Coverage, Lack, coverage, publication_statements};
 pub use slot::{SlotState, slot_state, wait_for_running_transactions};
 pub use snapshot::Snapshot;
 pub use stream::StreamSettings;
-pub use tracked::{Interest, Tracked, signatures};
+pub use tracked::{Interest, Signature, Tracked, signatures};
 
 /// An error of the SQL that sets capture up.
 #[derive(Debug, thiserror::Error)]

@@ -38,6 +38,8 @@ pub struct StreamSettings {
     pub tracked: Vec<Tracked>,
     /// The source's identifier and timeline.
     pub identity: (String, u32),
+    /// Where the slot was when we set up.
+    pub slot_lsn: Option<Lsn>,
 }
 
 /// Runs until the task is aborted or capture cannot go on.
@@ -141,7 +143,9 @@ async fn refuse_another_source(
             found.system_identifier, found.timeline
         )));
     }
-    let (received, ours) = shared.positions();
+    let (received, confirmed) = shared.positions();
+    // Before anything is confirmed, it is where it was found.
+    let ours = if confirmed > Lsn::ZERO { confirmed } else { settings.slot_lsn.unwrap_or_default() };
     if found.flushed_lsn < received {
         return Err(StreamError::AnotherSource(format!(
             "its position {} is before {received}, which it sent us",
@@ -150,7 +154,7 @@ async fn refuse_another_source(
     }
     match connection.confirmed_position(&settings.slot).await? {
         Some(confirmed) if confirmed > ours && ours > Lsn::ZERO => {
-            Err(StreamError::AnotherSlot(format!("{} is at {confirmed}, and we have confirmed {ours}", settings.slot)))
+            Err(StreamError::AnotherSlot(format!("{} is at {confirmed}, and was at {ours}", settings.slot)))
         }
         Some(_) | None => Ok(()),
     }

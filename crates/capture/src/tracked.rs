@@ -33,31 +33,76 @@ pub struct Interest {
     pub keys_wanted: bool,
 }
 
-/// For each tracked relation a text that changes when changes of it can no longer be followed as before, or were missed: it was replaced
-/// by another table of its name, its key changed, a partition was attached, detached or truncated by itself (PostgreSQL publishes none of
-/// these). Added columns change nothing.
+/// What a tracked relation is: when it changes, changes of it can no longer be followed as before, or were missed. It was replaced by
+/// another table of its name, its key changed, a partition was attached, detached or truncated by itself (PostgreSQL publishes none of
+/// these), it left the publication and came back, columns were renamed.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Signature {
+    /// Oid, key, partitions and their files, place in the publication.
+    of_table: String,
+    /// Names and numbers of its columns.
+    columns: Vec<String>,
+}
+
+impl Signature {
+    /// Whether nothing has happened since `before` but columns that were added.
+    pub fn follows(&self, before: &Self) -> bool {
+        self.of_table == before.of_table && before.columns.iter().all(|column| self.columns.contains(column))
+    }
+}
+
+/// The signatures of tracked relations, in their order.
 ///
 /// # Errors
 /// The query failed.
-pub async fn signatures(client: &tokio_postgres::Client, tracked: &[Tracked]) -> Result<Vec<String>, tokio_postgres::Error> {
+pub async fn signatures(
+    client: &tokio_postgres::Client,
+    publication: &str,
+    tracked: &[Tracked],
+) -> Result<Vec<Signature>, tokio_postgres::Error> {
     let schemas: Vec<&str> = tracked.iter().map(|relation| relation.schema.as_str()).collect();
     let names: Vec<&str> = tracked.iter().map(|relation| relation.name.as_str()).collect();
     let rows = client
         .query(
-            "SELECT coalesce(
-                 (SELECT concat_ws(' ', c.oid, c.relreplident,
-                         (SELECT string_agg(i.indkey::text || i.indisprimary || i.indisreplident, ',' ORDER BY i.indexrelid)
-                          FROM pg_index AS i WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident)),
-                         (SELECT string_agg(concat(p.relid::oid, '/', pg_relation_filenode(p.relid)), ',' ORDER BY p.relid::oid)
-                          FROM pg_partition_tree(c.oid) AS p WHERE p.isleaf AND p.relid <> c.oid),
-                         (SELECT string_agg(h.inhrelid::text, ',' ORDER BY h.inhrelid)
-                          FROM pg_inherits AS h WHERE h.inhparent = c.oid AND c.relkind = 'r'))
-                  FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                  WHERE n.nspname = t.schema_name AND c.relname = t.table_name),
-                 'gone')
-             FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (schema_name, table_name, number) ORDER BY t.number",
-            &[&schemas, &names],
+            "SELECT coalesce(concat_ws(' ', c.oid, c.relreplident,
+                        (SELECT string_agg(i.indkey::text || i.indisprimary || i.indisreplident, ',' ORDER BY i.indexrelid)
+                         FROM pg_index AS i WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident)),
+                        -- xmin: a partition that was detached and attached again has another.
+                        (SELECT string_agg(concat(p.relid::oid, '/', pg_relation_filenode(p.relid), '/', h.xmin), ',' ORDER BY p.relid::oid)
+                         FROM pg_partition_tree(c.oid) AS p JOIN pg_inherits AS h ON h.inhrelid = p.relid WHERE p.relid <> c.oid),
+                        (SELECT string_agg(h.inhrelid::text, ',' ORDER BY h.inhrelid)
+                         FROM pg_inherits AS h WHERE h.inhparent = c.oid AND c.relkind = 'r'),
+                        (SELECT concat(r.oid, '/', r.xmin)
+                         FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
+                         WHERE r.prrelid = c.oid AND p.pubname = $3)), 'gone'),
+                    ARRAY(SELECT concat(a.attnum, ' ', a.attname) FROM pg_attribute AS a
+                          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)
+             FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (schema_name, table_name, number)
+             LEFT JOIN (pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace)
+                    ON n.nspname = t.schema_name AND c.relname = t.table_name
+             ORDER BY t.number",
+            &[&schemas, &names, &publication],
         )
         .await?;
-    Ok(rows.iter().map(|row| row.get(0)).collect())
+    Ok(rows.iter().map(|row| Signature { of_table: row.get(0), columns: row.get(1) }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Signature;
+
+    #[test]
+    fn added_columns_change_nothing() {
+        let signature = |of_table: &str, columns: &[&str]| Signature {
+            of_table: of_table.to_owned(),
+            columns: columns.iter().map(|&column| column.to_owned()).collect(),
+        };
+        let before = signature("1", &["1 id", "2 a", "3 b"]);
+        assert!(signature("1", &["1 id", "2 a", "3 b", "4 c"]).follows(&before));
+        for other in
+            [signature("2", &["1 id", "2 a", "3 b"]), signature("1", &["1 id", "2 b", "3 a"]), signature("1", &["1 id", "2 a"])]
+        {
+            assert!(!other.follows(&before));
+        }
+    }
 }

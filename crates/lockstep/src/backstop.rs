@@ -66,7 +66,8 @@ fn one(config: &Config, planned: &Planned, fingerprint: &str) -> Backed {
         tracing::warn!(projection = plan.projection, error, "its view gets no other indexes");
         Vec::new()
     });
-    let view = (config.target.is_none() && !unique.is_empty()).then(|| View {
+    let views = config.target.is_none() && config.backstop.as_ref().is_some_and(|backstop| backstop.refresh.is_some());
+    let view = (views && !unique.is_empty()).then(|| View {
         schema: planned.schema.clone(),
         name,
         definition: plan.definition.clone(),
@@ -85,6 +86,26 @@ fn one(config: &Config, planned: &Planned, fingerprint: &str) -> Backed {
         by_clock: matches!(&plan.maintenance, Maintenance::Whole(whole) if whole.on_schedule),
         view,
     }
+}
+
+/// Drops views of projections that the backstop no longer looks after: nobody refreshes them.
+///
+/// # Errors
+/// A statement failed: something depends on a view.
+pub(crate) async fn drop_unwanted(target: &Session, schema: &str, backed: &[Backed]) -> anyhow::Result<()> {
+    let wanted: Vec<&str> = backed.iter().filter_map(|backed| backed.view.as_ref()).map(|view| view.name.as_str()).collect();
+    let rows = target
+        .query(
+            "SELECT c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE c.relkind = 'm' AND n.nspname = $1 AND obj_description(c.oid, 'pg_class') LIKE 'lockstep backstop %'
+               AND c.relname <> ALL ($2)",
+            &[&schema, &wanted],
+        )
+        .await?;
+    for row in &rows {
+        target.batch_execute(&format!("DROP MATERIALIZED VIEW {}", quote::qualified(schema, row.get(0)))).await?;
+    }
+    Ok(())
 }
 
 /// Follows the schedules; never returns. Runs wait for each other, so none is started twice.

@@ -108,9 +108,6 @@ async fn end_sessions(target: &Session, config: &Config) -> anyhow::Result<()> {
                WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid() AND application_name = ANY ($1)";
     target.execute(end, &[&names]).await?;
     let source = Session::open(&config.source, "lockstep standby").await.context("source")?;
-    if config.target.is_some() {
-        source.execute(end, &[&names]).await?;
-    }
     let end_stream = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active";
     source.execute(end_stream, &[&config.slot]).await?;
     Ok(())

@@ -10,6 +10,14 @@ use lockstep::{Exit, commands, demo, supervisor, telemetry};
 fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
     let _failpoints = fail::FailScenario::setup();
+    // Who reads our output may stop reading, as head does: that is no reason to complain.
+    let complain = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if panic.to_string().contains("failed printing to stdout") {
+            std::process::exit(Exit::Failure as i32);
+        }
+        complain(panic);
+    }));
     // clap itself exits with 2 on wrong usage.
     let cli = Cli::parse();
     if let Err(message) = telemetry::start_logging(&cli.log, cli.log_json) {

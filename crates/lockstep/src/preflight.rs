@@ -82,7 +82,7 @@ pub struct Preflight {
     /// The relations to follow.
     pub tracked: Vec<Tracked>,
     /// What each of them is now; see [`lockstep_capture::signatures`].
-    pub signatures: Vec<String>,
+    pub signatures: Vec<lockstep_capture::Signature>,
     /// The source's major version; 0 if it was not reached.
     pub major: u32,
     /// The source cluster's identifier.
@@ -200,7 +200,7 @@ pub async fn run(config: &Config, depth: Depth) -> Preflight {
     let Some(source) = servers::source(config, depth, &mut preflight).await else { return preflight };
     queries::plan_all(config, &source, &mut preflight).await;
     preflight.track();
-    match lockstep_capture::signatures(&source, &preflight.tracked).await {
+    match lockstep_capture::signatures(&source, &config.publication, &preflight.tracked).await {
         Ok(signatures) => preflight.signatures = signatures,
         Err(error) => preflight.error("source", lockstep_connect::describe(&error), "make the catalogs readable"),
     }

@@ -1,9 +1,12 @@
 //! What `run` makes before it starts: metadata, publication, slot, tables. Each step can be repeated.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use lockstep_capture::{Coverage, coverage, publication_statements, slot_state, wait_for_running_transactions};
+use lockstep_capture::{
+    Coverage, Signature, Tracked, coverage, publication_statements, signatures, slot_state, wait_for_running_transactions,
+};
 use lockstep_connect::Session;
 use lockstep_plan::quote;
 use lockstep_refresh::{ProjectionState, Registered, claim_group, drop_projection, grant, load_registered, register};
@@ -32,6 +35,10 @@ pub(crate) struct Installed {
     pub(crate) leader_epoch: i64,
     /// Each planned projection as registered, in the same order.
     pub(crate) registered: Vec<Registered>,
+    /// What the tracked relations are now that they are published.
+    pub(crate) signatures: Vec<Signature>,
+    /// Where the slot is.
+    pub(crate) slot_lsn: Option<lockstep_wal::Lsn>,
 }
 
 /// Sets everything up. `new_slot` makes a new slot even if ours exists: it cannot be used any more.
@@ -46,6 +53,7 @@ pub(crate) async fn install(
     let registered = register_all(config, preflight, making, &mut target).await?;
     let source = Session::open(&config.source, "lockstep").await.context("source")?;
     publish(config, preflight, &source, &target).await.context("publication")?;
+    let signatures = record_signatures(config, preflight, &source, &target).await.context("the source's tables")?;
     ensure_slot(config, &source, &target, new_slot).await.context("replication slot")?;
     // The slot may just have been made anew, and the states with it.
     let now = load_registered(&target).await?;
@@ -61,7 +69,8 @@ pub(crate) async fn install(
         .into_iter()
         .map(|earlier| now.iter().find(|found| found.name == earlier.name).cloned().unwrap_or(earlier))
         .collect();
-    Ok(Installed { target, leader_epoch, registered })
+    let slot_lsn = slot_state(&source, &config.slot).await?.and_then(|state| state.confirmed_lsn);
+    Ok(Installed { target, leader_epoch, registered, signatures, slot_lsn })
 }
 
 /// Makes the target's own metadata tables, or brings them up to date.
@@ -167,17 +176,16 @@ async fn register_all(
     let mut registered = Vec::with_capacity(preflight.planned.len());
     for planned in &preflight.planned {
         let fingerprint = fingerprint(planned, &preflight.planned);
-        let signature = relation_signature(planned, preflight);
+        let signatures = relation_signatures(planned, &preflight.tracked, &preflight.signatures);
         let existing = known.iter().find(|known| known.name == planned.plan.projection);
         let current = match existing {
             Some(existing) if existing.fingerprint == fingerprint && existing.schema == planned.schema => {
-                let replaced: bool = target
-                    .query_one(
-                        "SELECT coalesce(relation_signature <> $2, false) FROM lockstep.projection WHERE name = $1",
-                        &[&existing.name, &signature],
-                    )
+                let before: Option<serde_json::Value> = target
+                    .query_one("SELECT relation_signature::jsonb FROM lockstep.projection WHERE name = $1", &[&existing.name])
                     .await?
                     .get(0);
+                let before: Option<Signatures> = before.and_then(|value| serde_json::from_value(value).ok());
+                let replaced = before.is_some_and(|before| !follow(&signatures, &before));
                 if replaced {
                     mark_stale(
                         target,
@@ -187,19 +195,16 @@ async fn register_all(
                     .await?;
                 }
                 target
-                    .execute(
-                        "UPDATE lockstep.projection SET group_name = $2, relation_signature = $3 WHERE name = $1",
-                        &[&existing.name, &planned.group, &signature],
-                    )
+                    .execute("UPDATE lockstep.projection SET group_name = $2 WHERE name = $1", &[&existing.name, &planned.group])
                     .await?;
                 existing.clone()
             }
             Some(changed) => {
                 tracing::warn!(projection = changed.name, "its definition changed: dropped, and built anew");
                 drop_projection(target, changed, false).await.with_context(|| format!("dropping {}", changed.name))?;
-                create(planned, target, &fingerprint, &signature).await?
+                create(planned, target, &fingerprint).await?
             }
-            None => create(planned, target, &fingerprint, &signature).await?,
+            None => create(planned, target, &fingerprint).await?,
         };
         registered.push(current);
         note_version(config, planned, making, target).await?;
@@ -210,21 +215,13 @@ async fn register_all(
     Ok(registered)
 }
 
-async fn create(planned: &Planned, target: &mut Session, fingerprint: &str, signature: &str) -> anyhow::Result<Registered> {
+async fn create(planned: &Planned, target: &mut Session, fingerprint: &str) -> anyhow::Result<Registered> {
     let failed = |error: tokio_postgres::Error| {
         anyhow::anyhow!("creating {}: {}", planned.plan.projection, lockstep_connect::describe(&error))
     };
-    let registered = register(target, &planned.plan, &planned.schema, &planned.group, planned.part_of.as_deref(), fingerprint)
+    register(target, &planned.plan, &planned.schema, &planned.group, planned.part_of.as_deref(), fingerprint)
         .await
-        .map_err(failed)?;
-    target
-        .execute(
-            "UPDATE lockstep.projection SET relation_signature = $2 WHERE name = $1",
-            &[&planned.plan.projection, &signature],
-        )
-        .await
-        .map_err(failed)?;
-    Ok(registered)
+        .map_err(failed)
 }
 
 /// Notes how a projection was configured, and whose place it is to take.
@@ -245,17 +242,37 @@ async fn note_version(config: &Config, planned: &Planned, making: &[Making], tar
     Ok(())
 }
 
-/// What the source tables of a projection are.
-fn relation_signature(planned: &Planned, preflight: &Preflight) -> String {
-    let mut signatures: Vec<String> = preflight
-        .tracked
-        .iter()
-        .zip(&preflight.signatures)
-        .filter(|(tracked, _)| planned.plan.relations.iter().any(|relation| relation.oid == tracked.oid))
-        .map(|(tracked, signature)| format!("{}: {signature}", tracked.label()))
-        .collect();
-    signatures.sort_unstable();
-    signatures.join("; ")
+/// What the source tables of a projection are, by name.
+type Signatures = BTreeMap<String, Signature>;
+
+fn relation_signatures(planned: &Planned, tracked: &[Tracked], signatures: &[Signature]) -> Signatures {
+    let read = |tracked: &Tracked| planned.plan.relations.iter().any(|relation| relation.oid == tracked.oid);
+    let pairs = tracked.iter().zip(signatures).filter(|(tracked, _)| read(tracked));
+    pairs.map(|(tracked, signature)| (tracked.label(), signature.clone())).collect()
+}
+
+fn follow(now: &Signatures, before: &Signatures) -> bool {
+    before.iter().all(|(name, before)| now.get(name).is_some_and(|now| now.follows(before)))
+}
+
+/// Records what the source tables are now that they are published.
+async fn record_signatures(
+    config: &Config,
+    preflight: &Preflight,
+    source: &Session,
+    target: &Session,
+) -> anyhow::Result<Vec<Signature>> {
+    let signatures = signatures(source, &config.publication, &preflight.tracked).await?;
+    for planned in &preflight.planned {
+        let of_it = serde_json::to_string(&relation_signatures(planned, &preflight.tracked, &signatures))?;
+        target
+            .execute(
+                "UPDATE lockstep.projection SET relation_signature = $2 WHERE name = $1",
+                &[&planned.plan.projection, &of_it],
+            )
+            .await?;
+    }
+    Ok(signatures)
 }
 
 /// Notes that a projection's query fails, so that it cannot even be planned. Readers keep what is there.
@@ -297,6 +314,13 @@ pub(crate) fn fingerprint(planned: &Planned, all: &[Planned]) -> String {
         plan.state_tables(),
         planned.indexes
     );
+    Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Everything that, when it changes, makes a view of the same query another one: it is bound to columns by number.
+pub(crate) fn view_fingerprint(planned: &Planned, all: &[Planned], tracked: &[Tracked], signatures: &[Signature]) -> String {
+    let tables = relation_signatures(planned, tracked, signatures);
+    let text = format!("{} {tables:?}", fingerprint(planned, all));
     Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 

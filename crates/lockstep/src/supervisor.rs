@@ -10,7 +10,8 @@ use lockstep_plan::facts::RelationKind;
 use lockstep_plan::sql::Places;
 use lockstep_plan::{RelationRole, Role};
 use lockstep_refresh::{
-    BatchObserver, Endpoints, Group, GroupEnd, GroupSettings, GroupStatus, Projection, ProjectionState, RefreshOptions, Registered,
+    BatchObserver, Endpoints, Group, GroupEnd, GroupSettings, GroupStatus, Projection, ProjectionState, RefreshOptions,
+    Registered,
 };
 use tokio::sync::{mpsc, watch as watched};
 use tokio::task::JoinSet;
@@ -188,6 +189,8 @@ struct Running {
     backed: Arc<Vec<backstop::Backed>>,
     /// Where a new version is in the making: what is set up in place of what is configured.
     effective: Option<Effective>,
+    /// What the tracked relations were when it was set up.
+    signatures: Vec<lockstep_capture::Signature>,
     groups: JoinSet<GroupEnd>,
     stop_groups: watched::Sender<bool>,
     monitor: tokio::task::JoinHandle<()>,
@@ -234,6 +237,7 @@ async fn start(
         publication: config.publication.clone(),
         tracked: checked.tracked.clone(),
         identity: (checked.system_identifier.clone(), checked.timeline),
+        slot_lsn: installed.slot_lsn,
     };
     let interests = grouped.iter().map(|group| interests(&group.members)).collect();
     let capture = Capture::start(stream, interests, Limits { keys_max: DIRTY_KEYS_MAX });
@@ -283,7 +287,12 @@ async fn start(
         groups.spawn(group.run());
     }
     let verifier = Verifier { config: config.clone(), boundaries, groups: handles };
-    let backed = backstop::backed(wanted, &checked.planned, |planned| setup::fingerprint(planned, &checked.planned));
+    let view_fingerprint =
+        |planned: &Planned| setup::view_fingerprint(planned, &checked.planned, &checked.tracked, &installed.signatures);
+    let backed = backstop::backed(wanted, &checked.planned, view_fingerprint);
+    backstop::drop_unwanted(&installed.target, &config.schema, &backed)
+        .await
+        .context("dropping views that are no longer wanted")?;
     let relations = checked.tracked.iter().map(|tracked| (tracked.oid, tracked.label())).collect();
     let monitor = tokio::spawn(monitor::run(config.clone(), capture.clone(), names, statuses.clone(), relations));
     Ok(Running {
@@ -294,6 +303,7 @@ async fn start(
         verifier,
         backed: Arc::new(backed),
         effective,
+        signatures: installed.signatures,
         groups,
         stop_groups,
         monitor,
@@ -357,7 +367,7 @@ impl Running {
         let requests = Box::pin(requests::follow(&self.target, &self.verifier));
         let schedule = Box::pin(backstop::follow(&self.verifier, self.backed.clone()));
         let (in_force, checked) = self.effective.as_ref().map_or((config, checked), |found| (&found.config, &found.checked));
-        let schema = Box::pin(watch::schema(in_force, checked, hooks.look_at_schema_every));
+        let schema = Box::pin(watch::schema(in_force, checked, &self.signatures, hooks.look_at_schema_every));
         let making = self.effective.as_ref().map_or(&[][..], |found| found.making.as_slice());
         let versions = Box::pin(versions::make_ready(&self.verifier, making, &self.statuses));
         let catching_up = catch_up(config, once, &self.target, self.statuses.clone());

@@ -193,6 +193,9 @@ impl Run<'_> {
         sample: Option<&Sample>,
     ) -> anyhow::Result<Suspects> {
         let mut suspects = Suspects::default();
+        if projection.quarantined > 0 {
+            self.outcome.obstacles.push(format!("{} of its keys are in quarantine and were left out", projection.quarantined));
+        }
         for claim in &projection.claims {
             let inner = projection.name != self.name;
             let own = claim.part == "rows" && !inner;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lockstep_capture::{Coverage, coverage, signatures};
+use lockstep_capture::{Coverage, Signature, coverage, signatures};
 use lockstep_connect::Session;
 
 use crate::config::Config;
@@ -16,12 +16,12 @@ const TABLES_EVERY: Duration = Duration::from_secs(5);
 const PLANS_EVERY: u32 = 12;
 
 /// Returns, with the reason, when everything has to be set up again.
-pub(crate) async fn schema(config: &Config, checked: &Preflight, every: Option<Duration>) -> String {
+pub(crate) async fn schema(config: &Config, checked: &Preflight, before: &[Signature], every: Option<Duration>) -> String {
     let mut source: Option<Session> = None;
     let planned = fingerprints(checked);
     for round in 1_u32.. {
         tokio::time::sleep(every.unwrap_or(TABLES_EVERY)).await;
-        match tables(config, checked, &mut source).await {
+        match tables(config, checked, before, &mut source).await {
             Ok(None) => {}
             Ok(Some(reason)) => return reason,
             // Whatever ails the source, the stream and the groups notice.
@@ -43,15 +43,23 @@ pub(crate) async fn schema(config: &Config, checked: &Preflight, every: Option<D
     "the source's schema is watched no more".to_owned()
 }
 
-async fn tables(config: &Config, checked: &Preflight, kept: &mut Option<Session>) -> anyhow::Result<Option<String>> {
+async fn tables(
+    config: &Config,
+    checked: &Preflight,
+    before: &[Signature],
+    kept: &mut Option<Session>,
+) -> anyhow::Result<Option<String>> {
     let session = match kept {
         Some(session) if !session.is_closed() => session,
         _ => kept.insert(Session::open(&config.source, "lockstep monitor").await?),
     };
-    let found = signatures(session, &checked.tracked).await?;
-    let changed = checked.tracked.iter().zip(&checked.signatures).zip(&found).find(|((_, before), now)| before != now);
+    let found = signatures(session, &config.publication, &checked.tracked).await?;
+    let changed = checked.tracked.iter().zip(before).zip(&found).find(|((_, before), now)| !now.follows(before));
     if let Some(((relation, _), _)) = changed {
-        return Ok(Some(format!("{} was replaced, or its key or its partitions changed", relation.label())));
+        return Ok(Some(format!(
+            "{} was replaced, or its key, its partitions, its column names or its place in the publication changed",
+            relation.label()
+        )));
     }
     Ok(match coverage(session, &config.publication, &checked.tracked, checked.major).await? {
         Coverage::Complete => None,

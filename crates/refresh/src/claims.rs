@@ -128,15 +128,17 @@ pub(crate) fn claims(projection: &Projection, on_target: bool, time: &str) -> Ve
         | SuspectKind::Accumulator
         | SuspectKind::Everything => Part::Groups,
     };
+    let (table, definition) = rows_compared(projection, time);
     let rows = LiveClaim {
         part: "rows".to_owned(),
-        table: quote::qualified(&projection.schema, projection.name()),
-        definition: plan.definition_at(time),
+        table,
+        definition,
         on_target,
         without: (suspect_columns.clone(), projection.quarantine.keys(part)),
-        obstacle: projection.quarantine.has_other_than(part).then(|| {
-            format!("{} of its keys are in quarantine, and groups hold their last good values", projection.quarantine.len())
-        }),
+        obstacle: projection
+            .quarantine
+            .has_other_than(part)
+            .then(|| "groups are not compared while keys of their rows are in quarantine".to_owned()),
         columns,
         key,
         suspect_columns,
@@ -172,6 +174,50 @@ pub(crate) fn claims(projection: &Projection, on_target: bool, time: &str) -> Ve
         }
     }
     all
+}
+
+/// The table and its query. Equal numerics of a group may be written with different scales, and which one stands for the group is not
+/// determined: they are compared without trailing zeros. Floats that were added up are compared to eleven digits.
+fn rows_compared(projection: &Projection, time: &str) -> (String, String) {
+    let plan = &projection.plan;
+    let table = quote::qualified(&projection.schema, projection.name());
+    let definition = plan.definition_at(time);
+    let loose = |name: &String, type_name: &str| {
+        matches!(&plan.key, RowKey::Located(key) if key.contains(name)) && type_name == "numeric"
+    };
+    // The sum of floats depends on the order in which they are added.
+    let rows_as_they_are = matches!(&plan.maintenance, Maintenance::Row(_));
+    let float = |name: &String, type_name: &str| {
+        !rows_as_they_are && !plan.key.columns().contains(name) && matches!(type_name, "double precision" | "real")
+    };
+    if !plan.columns.iter().any(|column| loose(&column.name, &column.type_name) || float(&column.name, &column.type_name)) {
+        return (table, definition);
+    }
+    let list: Vec<String> = plan
+        .columns
+        .iter()
+        .map(|column| {
+            let name = quote::identifier(&column.name);
+            if loose(&column.name, &column.type_name) {
+                format!("trim_scale({name}) AS {name}")
+            } else if float(&column.name, &column.type_name) {
+                format!("{} AS {name}", eleven_digits(&name))
+            } else {
+                name
+            }
+        })
+        .collect();
+    let list = list.join(", ");
+    let body = definition.trim().trim_end_matches(';');
+    (format!("(SELECT {list} FROM {table})"), format!("SELECT {list} FROM (\n{body}\n) AS defined"))
+}
+
+/// A float to eleven significant digits.
+fn eleven_digits(name: &str) -> String {
+    format!(
+        "CASE WHEN abs({name}) BETWEEN 1e-300 AND 1e300
+              THEN round({name}::numeric, 10 - floor(log(abs({name}::numeric)))::integer)::double precision ELSE {name} END"
+    )
 }
 
 fn hidden(

@@ -191,13 +191,13 @@ pub struct Projection {
     pub(crate) quarantine: Quarantine,
     /// Rows that were found to differ.
     pub(crate) repair: Option<Repair>,
+    /// Rows that the batch in work has written.
+    pub(crate) written: i64,
     /// Rows that the batch in work repaired.
     pub(crate) repaired: Option<i64>,
     part_of: Option<String>,
     /// Nobody waits for it: a new version beside the one that readers use, or one that was added to others that are built.
     pub(crate) in_making: bool,
-    /// Whether it was built when the group started.
-    pub(crate) was_built: bool,
     pub(crate) tracing: Tracing,
     /// When it will be due after the batch in work.
     pub(crate) due_after_batch: Option<Instant>,
@@ -249,9 +249,9 @@ impl Projection {
             quarantine: Quarantine::default(),
             repair: None,
             repaired: None,
+            written: 0,
             part_of: registered.part_of.clone(),
             in_making: registered.in_making,
-            was_built: registered.was_built,
             tracing: Tracing::Works,
             due_after_batch: None,
             due_at: on_schedule.then(Instant::now),
@@ -377,6 +377,15 @@ impl Projection {
         matches!(self.phase, Phase::Building { .. })
     }
 
+    /// Whether it has ever been built.
+    pub(crate) fn is_built(&self) -> bool {
+        match self.phase {
+            Phase::Live => true,
+            Phase::Building { .. } => false,
+            Phase::Faulted { was_built, .. } => was_built,
+        }
+    }
+
     pub(crate) fn is_live(&self) -> bool {
         matches!(self.phase, Phase::Live)
     }
@@ -456,7 +465,7 @@ impl Projection {
             self.reason = None;
             self.writing = Writing::InPlace;
             self.attempts = Attempts::AtOnce;
-            let (added, released) = self.quarantine.commit();
+            let (added, released) = self.quarantine.commit(std::mem::take(&mut self.written) > 0);
             if added > 0 {
                 tracing::warn!(projection = self.name(), keys = added, "keys that fail were set aside: lockstep quarantine");
             }
@@ -483,6 +492,7 @@ impl Projection {
         self.pending = None;
         self.quarantine.roll_back();
         self.repaired = None;
+        self.written = 0;
         self.due_after_batch = None;
         self.rows_at_batch_start = self.rows;
     }

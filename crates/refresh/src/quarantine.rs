@@ -60,6 +60,8 @@ pub(crate) struct Failure {
 struct Entry {
     attempts: i32,
     retry_at: Instant,
+    /// A unique index refused it: another row may make room.
+    clash: bool,
 }
 
 /// The keys of one projection that are set aside.
@@ -88,7 +90,8 @@ impl Quarantine {
     pub(crate) async fn load(target: &Client, projection: &str) -> Result<Self, tokio_postgres::Error> {
         let rows = target
             .query(
-                "SELECT part, key, attempts, greatest(extract(epoch FROM retry_at - clock_timestamp()), 0)::double precision
+                "SELECT part, key, attempts, greatest(extract(epoch FROM retry_at - clock_timestamp()), 0)::double precision,
+                        coalesce(sqlstate = '23505', false)
                  FROM lockstep.quarantine WHERE projection = $1",
                 &[&projection],
             )
@@ -96,7 +99,10 @@ impl Quarantine {
         let now = Instant::now();
         let entry = |row: &tokio_postgres::Row| {
             let pause = Duration::try_from_secs_f64(row.get(3)).unwrap_or_default().min(*RETRY.end());
-            ((Part::from_number(row.get(0)), row.get(1)), Entry { attempts: row.get(2), retry_at: now + pause })
+            (
+                (Part::from_number(row.get(0)), row.get(1)),
+                Entry { attempts: row.get(2), retry_at: now + pause, clash: row.get(4) },
+            )
         };
         Ok(Self { known: rows.iter().map(entry).collect(), found: HashMap::new() })
     }
@@ -207,20 +213,26 @@ impl Quarantine {
         (*RETRY.start() * 2_u32.saturating_pow(u32::try_from(attempts).unwrap_or(0).min(10))).min(*RETRY.end())
     }
 
-    /// The batch has committed. Returns how many keys are newly set aside and how many are good again.
-    pub(crate) fn commit(&mut self) -> (usize, usize) {
+    /// The batch has committed. Returns how many keys are newly set aside and how many are good again. Rows that were written may have
+    /// made room for what a unique index refused; and what made one key fail may have made others fail.
+    pub(crate) fn commit(&mut self, wrote: bool) -> (usize, usize) {
         let (mut added, mut released) = (0, 0);
         for ((part, key), failure) in std::mem::take(&mut self.found) {
             let pause = self.pause(part, &key);
             match (failure, self.known.remove(&(part, key.clone()))) {
                 (None, Some(_)) => released += 1,
                 (None, None) => {}
-                (Some(_), earlier) => {
+                (Some(failure), earlier) => {
                     added += usize::from(earlier.is_none());
                     let attempts = earlier.map_or(1, |entry| entry.attempts.saturating_add(1));
-                    self.known.insert((part, key), Entry { attempts, retry_at: Instant::now() + pause });
+                    let clash = failure.sqlstate.as_deref() == Some(SqlState::UNIQUE_VIOLATION.code());
+                    self.known.insert((part, key), Entry { attempts, retry_at: Instant::now() + pause, clash });
                 }
             }
+        }
+        let now = Instant::now();
+        for entry in self.known.values_mut().filter(|entry| released > 0 || (wrote && entry.clash && added == 0)) {
+            entry.retry_at = entry.retry_at.min(now);
         }
         (added, released)
     }
@@ -248,13 +260,13 @@ mod tests {
         quarantine.roll_back();
         assert!(quarantine.is_empty());
         quarantine.failed(Part::Branch(0), key.clone(), failure());
-        assert_eq!(quarantine.commit(), (1, 0));
+        assert_eq!(quarantine.commit(false), (1, 0));
         assert!(quarantine.contains(Part::Branch(0), &key) && !quarantine.contains(Part::Groups, &key));
         quarantine.failed(Part::Branch(0), key.clone(), failure());
-        assert_eq!(quarantine.commit(), (0, 0));
+        assert_eq!(quarantine.commit(false), (0, 0));
         quarantine.refreshed(Part::Branch(0), key);
         assert_eq!(quarantine.len(), 0);
-        assert_eq!(quarantine.commit(), (0, 1));
+        assert_eq!(quarantine.commit(false), (0, 1));
         assert!(quarantine.is_empty());
     }
 
@@ -264,10 +276,14 @@ mod tests {
         for part in [Part::Branch(0), Part::Branch(1), Part::Groups] {
             quarantine.failed(part, vec![None], failure());
         }
-        quarantine.commit();
+        quarantine.commit(false);
         quarantine.all_refreshed(Part::Branch(1));
-        assert_eq!(quarantine.commit(), (0, 1));
+        assert_eq!(quarantine.commit(false), (0, 1));
         assert!(quarantine.contains(Part::Groups, &vec![None]) && !quarantine.contains(Part::Branch(1), &vec![None]));
+        // What made one key fail may have made the other.
+        assert_eq!(quarantine.due(Part::Groups).len(), 1);
+        quarantine.failed(Part::Groups, vec![None], failure());
+        quarantine.commit(true);
         assert!(quarantine.due(Part::Groups).is_empty());
         quarantine.retry_now();
         assert_eq!(quarantine.due(Part::Groups).len(), 1);

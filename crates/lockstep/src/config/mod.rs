@@ -317,9 +317,14 @@ impl Reader<'_> {
     }
 
     fn cron(&self, schedule: &Spanned<String>) -> Outcome<Cron> {
-        self.expand(schedule)?.parse().or_else(|error: croner::errors::CronError| {
-            self.fail(schedule.span(), format!("not a schedule: {error}"), "for example \"*/10 * * * *\", every ten minutes")
-        })
+        let example = "for example \"*/10 * * * *\", every ten minutes";
+        let cron: Cron = self.expand(schedule)?.parse().or_else(|error: croner::errors::CronError| {
+            self.fail(schedule.span(), format!("not a schedule: {error}"), example)
+        })?;
+        if cron.find_next_occurrence(&jiff::Zoned::now(), false).is_err() {
+            return self.fail(schedule.span(), "a schedule that never comes", example);
+        }
+        Ok(cron)
     }
 
     /// A number of units of so many milliseconds.

@@ -86,6 +86,25 @@ pub fn group_removal(plan: &Plan, grouped: &GroupedPlan, places: &Places) -> Mer
     merge::merge(&[dirty, fresh], &target, Some(("dirty", &among)))
 }
 
+/// Of the groups bound to `$1::text[]`…, removes rows beyond one for each: nothing in the table keeps a group from having several, if
+/// somebody writes them by hand. Returns how many. `None` where the table has a key, or rows are counted.
+pub fn group_duplicates(plan: &Plan, grouped: &GroupedPlan, places: &Places) -> Option<String> {
+    let RowKey::Located(key) = &plan.key else { return None };
+    let table = quote::qualified(&places.schema, &plan.projection);
+    let located = RowKey::Located(Vec::new());
+    Some(format!(
+        "WITH {dirty}, gone AS (
+  DELETE FROM {table} AS t USING dirty
+  WHERE {of_group} AND EXISTS (SELECT FROM {table} AS d WHERE {same} AND d.ctid < t.ctid)
+  RETURNING 1
+)
+SELECT count(*) FROM gone",
+        dirty = dirty_groups_cte(grouped),
+        of_group = same_key("t", "dirty", key, &grouped.group_columns, &located),
+        same = same_key("d", "t", key, key, &plan.key),
+    ))
+}
+
 /// Where rows are found by the root's key: removes those whose root has no contribution.
 pub fn group_leftovers(plan: &Plan, grouped: &GroupedPlan, places: &Places) -> Option<Merge> {
     let branch = grouped.branches.first().filter(|_| grouped.found_by_root)?;

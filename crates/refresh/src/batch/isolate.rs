@@ -15,6 +15,14 @@ use crate::error::{BatchError, Side};
 use crate::projection::{Statements, Writing};
 use crate::quarantine::{Failure, Key, OnError, Part, is_about_data, is_clash};
 
+/// A plan that reads a table as a whole may evaluate a condition for rows that are not asked for, and one that fails among them would make
+/// all others fail. So rows are only looked up.
+const BY_INDEX_ONLY: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; \
+     SET LOCAL plan_cache_mode = force_custom_plan";
+
+const AS_USUAL: &str = "SET LOCAL enable_seqscan TO DEFAULT; SET LOCAL enable_hashjoin TO DEFAULT; \
+     SET LOCAL enable_mergejoin TO DEFAULT; SET LOCAL plan_cache_mode TO DEFAULT";
+
 /// Why an attempt failed, and whether a unique index refused a row.
 struct Failed {
     failure: Failure,
@@ -77,6 +85,7 @@ impl BatchRun<'_> {
             }
             Some(Err(_)) | None => failed.extend(clashing),
         }
+        self.savepoint(index, AS_USUAL).await?;
         for (key, error) in failed {
             done.add(self.set_key_aside(index, part, key, error.failure, building).await?);
         }
@@ -206,6 +215,7 @@ impl BatchRun<'_> {
     ) -> Result<Result<Refreshed, Failed>, BatchError> {
         let mut columns = columns_of(keys.iter().cloned(), keys.first().map_or(0, Vec::len));
         self.begin_attempt(index).await?;
+        self.savepoint(index, BY_INDEX_ONLY).await?;
         let result = match part {
             Part::Branch(branch) => {
                 let bound: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();

@@ -60,6 +60,7 @@ impl BatchRun<'_> {
         }
         self.measure_phase("merge", began);
         self.count_rows(index, counts);
+        self.projections[index].written = counts.written();
         self.projections[index].stage_progress(phase, counts.row_delta());
         Ok(())
     }

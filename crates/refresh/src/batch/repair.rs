@@ -2,10 +2,13 @@
 
 use std::collections::HashSet;
 
-use lockstep_capture::KeySet;
-use lockstep_plan::Trace;
+use lockstep_capture::{DirtyKeys, KeySet};
+use lockstep_plan::sql::{self, Places};
+use lockstep_plan::{Maintenance, Trace};
+use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
+use super::isolate::columns_of;
 use super::refresh::Groups;
 use super::trace::Work;
 use super::write::Counts;
@@ -30,6 +33,7 @@ impl BatchRun<'_> {
             }
             Work::Nothing | Work::Keys(_) => self.repair_suspects(index, suspects, work).await?,
         };
+        self.count_anew(index, counts).await?;
         self.projections[index].repaired = Some(counts.written());
         Ok(counts)
     }
@@ -59,11 +63,43 @@ impl BatchRun<'_> {
             self.fill_accumulators(index).await?;
             return Ok(counts.plus(self.recompute_groups(index, Groups::All).await?));
         }
+        let gone = self.remove_duplicates(index, &suspects.groups).await?;
         let counts = self.refresh_keys(index, &roots, suspects.groups, false).await?;
+        let counts = Counts { gone: counts.gone + gone, ..counts };
         if suspects.all_groups {
             return Ok(counts.plus(self.recompute_groups(index, Groups::All).await?));
         }
         Ok(counts)
+    }
+
+    /// Removes rows beyond one for each suspect group. Returns how many.
+    async fn remove_duplicates(&mut self, index: usize, groups: &[Key]) -> Result<i64, BatchError> {
+        let projection = &self.projections[index];
+        let places = Places { schema: projection.schema.clone(), state_schema: "lockstep".to_owned() };
+        let statement = match &projection.plan.maintenance {
+            Maintenance::Grouped(grouped) => sql::group_duplicates(&projection.plan, grouped, &places),
+            Maintenance::Row(_) | Maintenance::Whole(_) => None,
+        };
+        let (Some(statement), Some(first)) = (statement, groups.first()) else { return Ok(0) };
+        let columns = columns_of(groups.iter().cloned(), first.len());
+        let bound: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
+        let rows = self.query_target(index, &statement, &bound).await?;
+        let gone = rows.first().map_or(0, |row| row.get(0));
+        if gone > 0 && self.projections[index].plan.reports_keys {
+            self.written.insert(self.projections[index].node, DirtyKeys::Whole);
+        }
+        Ok(gone)
+    }
+
+    /// The number of rows is counted anew: who writes by hand does not keep it.
+    async fn count_anew(&mut self, index: usize, repaired: Counts) -> Result<(), BatchError> {
+        let projection = &self.projections[index];
+        let table = lockstep_plan::quote::qualified(&projection.schema, projection.name());
+        let rows = self.query_target(index, &format!("SELECT count(*) FROM {table}"), &[]).await?;
+        if let Some(row) = rows.first() {
+            self.projections[index].rows_at_batch_start = row.get::<_, i64>(0) - repaired.row_delta();
+        }
+        Ok(())
     }
 
     /// Brings links up to date for suspect rows of their relations, and adds the roots that the old and the new values concern. `None` if

@@ -79,9 +79,9 @@ impl Group {
     ) -> (Self, watch::Receiver<GroupStatus>) {
         link_projections(&mut settings.projections);
         // What is added to a running installation must not hold the positions of the others back.
-        let added_to_others = settings.projections.iter().any(|projection| projection.was_built);
+        let added_to_others = settings.projections.iter().any(Projection::is_built);
         for projection in &mut settings.projections {
-            projection.in_making |= added_to_others && !projection.was_built;
+            projection.in_making |= added_to_others && !projection.is_built();
         }
         let status = watch::Sender::new(GroupStatus {
             name: settings.name.clone(),
@@ -166,9 +166,12 @@ impl Group {
                     self.settings.projections[index].writing = Writing::DeleteFirst;
                 }
                 Remedy::OneByOne(index) => {
-                    let projection = &mut self.settings.projections[index];
-                    tracing::warn!(projection = projection.name(), error = %error, "some row fails; looking for it");
-                    projection.attempts = Attempts::OneByOne;
+                    let name = self.settings.projections[index].name();
+                    tracing::warn!(projection = name, error = %error, "some row fails; looking for it");
+                    // What makes one fail makes others fail, mostly; each would take another batch to be found.
+                    for projection in self.settings.projections.iter_mut().filter(|projection| projection.may_isolate()) {
+                        projection.attempts = Attempts::OneByOne;
+                    }
                 }
                 Remedy::SkipTraces(index) => {
                     tracing::warn!(projection = self.settings.projections[index].name(), error = %error, "refreshing everything instead");
