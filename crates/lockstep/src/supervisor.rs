@@ -251,35 +251,7 @@ async fn start(
         names.push(group.name.clone());
         let public = group.members.iter().filter(|(planned, _)| planned.part_of.is_none());
         let public: Vec<String> = public.map(|(planned, _)| planned.plan.projection.clone()).collect();
-        let settings = GroupSettings {
-            name: group.name,
-            index,
-            linger: group.linger,
-            projections: group
-                .members
-                .into_iter()
-                .map(|(planned, registered)| {
-                    Projection::new(
-                        planned.plan.clone(),
-                        &planned.schema,
-                        planned.indexes.clone(),
-                        &planned.time_zone,
-                        planned.on_error,
-                        planned.node,
-                        registered,
-                    )
-                })
-                .collect(),
-            endpoints: Endpoints { source: config.source.clone(), target: config.target.clone() },
-            places: Places { schema: config.schema.clone(), state_schema: "lockstep".to_owned() },
-            options: RefreshOptions {
-                time_resolution: config.time_resolution.unwrap_or(hooks.options.time_resolution),
-                schedule: config.time_schedule.unwrap_or(hooks.options.schedule),
-                ..hooks.options.clone()
-            },
-            leader_epoch: installed.leader_epoch,
-            observer: Some(boundaries.clone()),
-        };
+        let settings = group_settings(config, hooks, group, index, installed.leader_epoch, boundaries.clone());
         let (command, commands) = mpsc::unbounded_channel();
         handles.push(GroupHandle { name: settings.name.clone(), projections: public, commands: command });
         let (group, status) = Group::new(settings, capture.clone(), commands, stop.clone());
@@ -308,6 +280,42 @@ async fn start(
         stop_groups,
         monitor,
     })
+}
+
+fn group_settings(
+    config: &Config,
+    hooks: &Hooks,
+    group: Grouped<'_>,
+    index: usize,
+    leader_epoch: i64,
+    boundaries: Arc<Boundaries>,
+) -> GroupSettings {
+    let projection = |(planned, registered): (&Planned, &Registered)| {
+        Projection::new(
+            planned.plan.clone(),
+            &planned.schema,
+            planned.indexes.clone(),
+            &planned.time_zone,
+            planned.on_error,
+            planned.node,
+            registered,
+        )
+    };
+    GroupSettings {
+        name: group.name,
+        index,
+        linger: group.linger,
+        projections: group.members.into_iter().map(projection).collect(),
+        endpoints: Endpoints { source: config.source.clone(), target: config.target.clone() },
+        places: Places { schema: config.schema.clone(), state_schema: "lockstep".to_owned() },
+        options: RefreshOptions {
+            time_resolution: config.time_resolution.unwrap_or(hooks.options.time_resolution),
+            schedule: config.time_schedule.unwrap_or(hooks.options.schedule),
+            ..hooks.options.clone()
+        },
+        leader_epoch,
+        observer: Some(boundaries),
+    }
 }
 
 struct Grouped<'a> {
