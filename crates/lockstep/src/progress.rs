@@ -15,32 +15,33 @@ const REDRAW: Duration = Duration::from_millis(200);
 /// Shows builds until all are done or the task is aborted.
 pub(crate) async fn show(config: Config, statuses: Vec<watch::Receiver<GroupStatus>>, quiet: bool) {
     let bars = (!quiet && std::io::stderr().is_terminal()).then(MultiProgress::new);
-    let mut shown: Vec<(String, Option<ProgressBar>, bool)> = Vec::new();
+    // Name, bar, whether it was set aside at first, whether it is done.
+    let mut shown: Vec<(String, Option<ProgressBar>, bool, bool)> = Vec::new();
     for projection in statuses.iter().flat_map(|status| status.borrow().projections.clone()) {
         if projection.state != ProjectionState::Live {
             let bar = match &bars {
                 Some(bars) => Some(bars.add(bar(&projection.name, expected_rows(&config).await))),
                 None => None,
             };
-            shown.push((projection.name, bar, false));
+            let faulted = projection.state == ProjectionState::Faulted;
+            shown.push((projection.name, bar, faulted, false));
         }
     }
-    while shown.iter().any(|(_, _, done)| !done) {
+    while shown.iter().any(|(_, _, _, done)| !done) {
         for projection in statuses.iter().flat_map(|status| status.borrow().projections.clone()) {
-            let Some((_, bar, done)) = shown.iter_mut().find(|(name, _, _)| *name == projection.name) else { continue };
+            let Some((_, bar, faulted, done)) = shown.iter_mut().find(|(name, ..)| *name == projection.name) else { continue };
             if let Some(bar) = bar {
                 bar.set_position(projection.built_roots);
             }
-            let settled = match projection.state {
-                ProjectionState::Live | ProjectionState::Faulted => true,
-                ProjectionState::Registered | ProjectionState::Building => false,
-            };
+            // One that is set aside says so itself, and may come back.
+            let settled = projection.state == ProjectionState::Live;
             if settled && !*done {
                 *done = true;
                 if let Some(bar) = bar {
                     bar.finish_and_clear();
                 }
-                tracing::info!(projection = projection.name, state = projection.state.name(), rows = projection.rows, "built");
+                let what = if *faulted { "compared and repaired" } else { "built" };
+                tracing::info!(projection = projection.name, rows = projection.rows, "{what}");
             }
         }
         tokio::time::sleep(REDRAW).await;
