@@ -10,7 +10,7 @@ use nix::unistd::Pid;
 use crate::harness::{PATIENCE, PROJECTIONS, Program, Projector, Setup, assert_equal, catch_up, shop, until};
 
 /// Rounds in an ordinary run; `LOCKSTEP_ROUNDS` asks for more.
-const ROUNDS: u32 = 10;
+const ROUNDS: u32 = 6;
 
 /// Notes every batch, with the epoch that it was written in.
 const NOTE: &str = "CREATE TABLE public.written (n bigserial, epoch bigint);
@@ -32,7 +32,7 @@ async fn one_writes_and_the_other_takes_over() -> anyhow::Result<()> {
     admin.batch_execute("CREATE DATABASE models").await?;
     let mut setup = Setup::new(&cluster.url("postgres"), PROJECTIONS);
     setup.target_url = Some(cluster.url("models"));
-    setup.preamble = "lease_ms = 800\n".to_owned();
+    setup.preamble = "lease_ms = 2000\n".to_owned();
     shop(&setup.source_url).await?;
     let target = connect(setup.target_url()).await?;
     let programs = [Program::new(&setup)?, Program::new(&setup)?];
