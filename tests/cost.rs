@@ -74,6 +74,9 @@ const PROJECTIONS: &[(&str, &str)] = &[
     ),
 ];
 
+/// Building all of them over the large tables may take so long.
+const BUILD_PATIENCE: std::time::Duration = std::time::Duration::from_mins(5);
+
 /// Changes of one row.
 const CHANGES: &[&str] = &[
     "UPDATE c.orders SET amount = amount + 1 WHERE id = 77",
@@ -174,7 +177,7 @@ async fn costs(rows: usize) -> anyhow::Result<Vec<BTreeMap<String, i64>>> {
     source.batch_execute("ANALYZE").await?;
     let meter = Arc::new(Meter::default());
     let mut projector = Projector::start(&setup, Some(meter.clone()), RefreshOptions::default()).await?;
-    projector.catch_up().await?;
+    projector.catch_up_within(BUILD_PATIENCE).await?;
     let mut all = Vec::new();
     for change in CHANGES {
         meter.take();

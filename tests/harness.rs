@@ -110,7 +110,8 @@ impl Projector {
         self.catch_up_within(PATIENCE).await
     }
 
-    async fn catch_up_within(&mut self, patience: Duration) -> anyhow::Result<()> {
+    /// The same with another bound, for a build that takes long.
+    pub(crate) async fn catch_up_within(&mut self, patience: Duration) -> anyhow::Result<()> {
         let lsn: String = self.source.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
         let deadline = tokio::time::Instant::now() + patience;
         while tokio::time::Instant::now() < deadline {
