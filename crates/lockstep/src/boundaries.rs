@@ -101,10 +101,15 @@ impl BatchObserver for Boundaries {
         self.wanted().contains_key(group) || self.other.as_ref().is_some_and(|other| other.wants(group))
     }
 
+    fn wants_claims(&self, group: &str) -> bool {
+        self.wanted().contains_key(group)
+    }
+
     fn before_commit<'a>(&'a self, batch: BatchView<'a>) -> BoxFuture<'a, Result<(), String>> {
         async move {
-            // A group that asks for nothing has an empty view.
-            if self.wanted().contains_key(batch.group) && batch.viewed {
+            // Somebody may have begun to ask since the view was made: without claims it is of no use to them.
+            let has_claims = batch.live.iter().all(|projection| !projection.claims.is_empty());
+            if self.wanted().contains_key(batch.group) && batch.viewed && has_claims {
                 self.take_source(&batch).await;
             }
             match &self.other {

@@ -149,7 +149,10 @@ pub(crate) fn claims(projection: &Projection, on_target: bool, time: &str) -> Ve
     for (number, branch) in plan.branches().iter().enumerate() {
         let quarantined = projection.quarantine.keys(Part::Branch(number));
         if let Some(state) = &branch.contributions {
-            let claim = sql::contribution_claim(state, &at_time(&branch.query, time), &places);
+            // Replacing the time means parsing, which is dear where it is not needed.
+            let asks_for_time = plan.definition_at.is_some();
+            let query = if asks_for_time { at_time(&branch.query, time) } else { branch.query.clone() };
+            let claim = sql::contribution_claim(state, &query, &places);
             let key = if state.many_per_key { state.columns.clone() } else { state.key.clone() };
             let without = (state.key.clone(), quarantined);
             all.push(hidden(&state.name, claim, hidden_on_target, key, SuspectKind::Root(number), without));

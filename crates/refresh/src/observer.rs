@@ -27,7 +27,7 @@ pub struct LiveProjection {
     pub depends_on_time: bool,
     /// Keys that are set aside; if there are any, its table is not equal to its query, which itself may fail.
     pub quarantined: usize,
-    /// What its tables claim to hold: its rows, then its hidden state.
+    /// What its tables claim to hold: its rows, then its hidden state. Empty if nobody wants it.
     pub claims: Vec<LiveClaim>,
     /// The projection that it is a hidden part of.
     pub part_of: Option<String>,
@@ -58,6 +58,11 @@ pub trait BatchObserver: Send + Sync {
     /// Whether it wants to see this group's batch: a view is not made for nobody.
     fn wants(&self, _group: &str) -> bool {
         true
+    }
+
+    /// Whether it wants to see the claims too, which take longer to make.
+    fn wants_claims(&self, _group: &str) -> bool {
+        false
     }
 
     /// Before the commit. An error refuses the batch and stops the group.

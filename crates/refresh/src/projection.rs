@@ -548,7 +548,7 @@ impl Projection {
         }
     }
 
-    pub(crate) fn live_view(&self, time: &str) -> LiveProjection {
+    pub(crate) fn live_view(&self, time: &str, with_claims: bool) -> LiveProjection {
         let columns: Vec<OutputColumn> = self.plan.columns.clone();
         let on_target = self.plan.relations.iter().any(|relation| relation.kind == RelationKind::Projection)
             && self.plan.definition == self.plan.query;
@@ -562,7 +562,7 @@ impl Projection {
             time_zone: self.time_zone.clone(),
             depends_on_time: self.due_at.is_some(),
             quarantined: self.quarantine.len(),
-            claims: claims(self, on_target, time),
+            claims: if with_claims { claims(self, on_target, time) } else { Vec::new() },
             part_of: self.part_of.clone(),
         }
     }

@@ -314,7 +314,8 @@ impl BatchRun<'_> {
 
     fn live_projections(&self, time: &str) -> Vec<LiveProjection> {
         let live = |projection: &&Projection| matches!(projection.phase_after_batch(), crate::projection::Phase::Live);
-        self.projections.iter().filter(live).map(|projection| projection.live_view(time)).collect()
+        let with_claims = self.observer.is_some_and(|observer| observer.wants_claims(self.group));
+        self.projections.iter().filter(live).map(|projection| projection.live_view(time, with_claims)).collect()
     }
 
     fn view<'b>(&'b self, live: &'b [LiveProjection], viewed: bool, freshness_seconds: &'b [f64]) -> BatchView<'b> {
