@@ -79,6 +79,11 @@ async fn break_and_mend(setup: &Setup, remove: bool) -> anyhow::Result<()> {
     .await?;
     let message = one(&target, "SELECT message FROM lockstep.quarantine WHERE projection = 'scalar'").await?;
     assert_eq!(message.as_deref(), Some("more than one row returned by a subquery used as an expression"));
+    // A definition that fails as a whole does not keep the others from being verified.
+    let (_, output, errors) = Program::new(setup)?.run(&["verify", "--json", "cast", "total"])?;
+    let verified: serde_json::Value =
+        serde_json::from_str(&output).map_err(|error| anyhow::anyhow!("{error}: {output}{errors}"))?;
+    assert_eq!(verified[1]["outcome"], "equal", "{output}");
     // The rest went on.
     assert_eq!(one(&target, "SELECT n::text FROM read_model.cast WHERE id = 8").await?.as_deref(), Some("1000"));
     assert_eq!(one(&target, "SELECT tag FROM read_model.scalar WHERE id = 10").await?.as_deref(), Some("gone soon"));

@@ -142,6 +142,16 @@ async fn what_stands_in_the_way_is_named_and_the_old_version_is_kept_for_a_while
     let projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
     until(&session, "SELECT hint LIKE '%public.amounts cannot be kept%' FROM lockstep.projection WHERE name = 'order_row'")
         .await?;
+    // It is not set up again and again because of that.
+    let epochs = "SELECT leader_epoch FROM lockstep.installation";
+    session.batch_execute("UPDATE shop.orders SET amount = 77 WHERE id = 1").await?;
+    until(&session, "SELECT amount = 77 FROM public.amounts WHERE id = 1").await?;
+    until(&session, "SELECT state = 'live' FROM lockstep.projection WHERE name = 'order_row__2'").await?;
+    let epoch: i64 = session.query_one(epochs, &[]).await?.get(0);
+    until(&session, "SELECT clock_timestamp() > started_at + interval '4 seconds' FROM lockstep.installation").await?;
+    session.batch_execute("UPDATE shop.orders SET amount = 78 WHERE id = 1").await?;
+    until(&session, "SELECT amount = 78 FROM public.amounts WHERE id = 1").await?;
+    assert_eq!(session.query_one(epochs, &[]).await?.get::<_, i64>(0), epoch);
     let rows: i64 = session.query_one("SELECT count(*) FROM public.amounts", &[]).await?.get(0);
     assert!(rows > 0, "readers of the old version go on");
     projector.stop().await?;

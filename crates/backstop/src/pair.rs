@@ -69,7 +69,11 @@ impl SnapshotPair {
         differences_max: usize,
         progress: &(dyn Fn(u64) + Sync),
     ) -> Result<Verdict, PairError> {
-        Ok(verify(&self.source, &self.target, claim, sample, differences_max, progress).await?)
+        // A definition that fails must not take the claims after it along: an error ends a transaction, but for a savepoint.
+        self.on_both("SAVEPOINT lockstep_claim").await?;
+        let verdict = verify(&self.source, &self.target, claim, sample, differences_max, progress).await;
+        self.on_both("ROLLBACK TO SAVEPOINT lockstep_claim; RELEASE SAVEPOINT lockstep_claim").await?;
+        Ok(verdict?)
     }
 
     /// Compares one projection.
@@ -78,6 +82,12 @@ impl SnapshotPair {
     /// See [`PairError`].
     pub async fn compare(&self, subject: &Subject) -> Result<Comparison, PairError> {
         Ok(compare(&self.source, &self.target, subject).await?)
+    }
+
+    async fn on_both(&self, statement: &str) -> Result<(), PairError> {
+        self.source.batch_execute(statement).await?;
+        self.target.batch_execute(statement).await?;
+        Ok(())
     }
 
     /// Lets the snapshots go; the pair can be used again.

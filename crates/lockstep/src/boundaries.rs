@@ -34,11 +34,13 @@ struct Wanted {
 pub(crate) struct Boundaries {
     wanted: Mutex<HashMap<String, Wanted>>,
     other: Option<Arc<dyn BatchObserver>>,
+    /// A schedule and a command may ask at once: they wait for each other.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Boundaries {
     pub(crate) fn new(other: Option<Arc<dyn BatchObserver>>) -> Arc<Self> {
-        Arc::new(Self { wanted: Mutex::default(), other })
+        Arc::new(Self { wanted: Mutex::default(), other, turn: tokio::sync::Mutex::default() })
     }
 
     fn wanted(&self) -> MutexGuard<'_, HashMap<String, Wanted>> {
@@ -52,12 +54,10 @@ impl Boundaries {
         group: &str,
         commands: &mpsc::UnboundedSender<GroupCommand>,
     ) -> anyhow::Result<Boundary> {
+        let _turn = self.turn.lock().await;
         let pair = SnapshotPair::open(&config.source, config.target_settings()).await?;
         let (reply, answer) = oneshot::channel();
-        let earlier = self.wanted().insert(group.to_owned(), Wanted { pair, reply, armed: false });
-        if earlier.is_some() {
-            tracing::debug!(group, "an earlier wait for a boundary was given up");
-        }
+        self.wanted().insert(group.to_owned(), Wanted { pair, reply, armed: false });
         if commands.send(GroupCommand::Boundary).is_err() {
             bail!("group {group} has ended");
         }
@@ -72,7 +72,10 @@ impl Boundaries {
         let Some(mut wanted) = self.wanted().remove(batch.group) else { return };
         if wanted.armed {
             // The batch that it was armed by did not commit; that snapshot is of no use.
-            let _ = wanted.pair.release().await;
+            if let Err(error) = wanted.pair.release().await {
+                drop(wanted.reply.send(Err(error.into())));
+                return;
+            }
         }
         match wanted.pair.take_source(batch.source).await {
             Ok(()) => {

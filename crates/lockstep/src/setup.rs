@@ -349,7 +349,8 @@ async fn ensure_slot(config: &Config, source: &Session, target: &Session, new_sl
     let state = slot_state(source, slot).await?;
     let contained: Option<String> =
         target.query_one("SELECT min(recorded_lsn)::text FROM lockstep.checkpoint", &[]).await?.get(0);
-    let contained: Option<lockstep_wal::Lsn> = contained.and_then(|text| text.parse().ok());
+    // Nothing is confirmed before it is recorded: until then the slot is where it was made.
+    let contained: Option<lockstep_wal::Lsn> = contained.or_else(|| recorded.clone()).and_then(|text| text.parse().ok());
     if let (Some(state), Some(_), false) = (&state, &recorded, new_slot)
         && state.wal_status != "lost"
     {

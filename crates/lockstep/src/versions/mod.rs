@@ -33,6 +33,9 @@ const INDEX_PREFIX: &str = "new_";
 /// How often to look whether a new version is live.
 const INTERVAL: Duration = Duration::from_millis(200);
 
+/// Pause before another try of what did not succeed.
+const AGAIN_AFTER: Duration = Duration::from_mins(1);
+
 /// A projection as it was configured, kept beside it so that it can be maintained after the configuration has changed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Source {
@@ -203,6 +206,10 @@ pub(crate) async fn make_ready(verifier: &Verifier, making: &[Making], statuses:
     if public.is_empty() {
         return std::future::pending().await;
     }
+    // One that was ready at the start could not be swapped in: whatever stands in the way is not gone at once.
+    if was_ready(verifier).await {
+        tokio::time::sleep(AGAIN_AFTER).await;
+    }
     loop {
         tokio::time::sleep(INTERVAL).await;
         let Some(made) = public.iter().find(|made| live(&made.name)) else { continue };
@@ -213,11 +220,21 @@ pub(crate) async fn make_ready(verifier: &Verifier, making: &[Making], statuses:
                     projection = made.name,
                     "the new version does not equal its query; it is verified again in a minute"
                 );
-                tokio::time::sleep(Duration::from_mins(1)).await;
+                tokio::time::sleep(AGAIN_AFTER).await;
             }
-            Err(error) => tracing::warn!(projection = made.name, error = format!("{error:#}"), "verifying the new version"),
+            Err(error) => {
+                tracing::warn!(projection = made.name, error = format!("{error:#}"), "verifying the new version");
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
         }
     }
+}
+
+/// Whether a new version has been ready since before. If that cannot be told, it is not waited for.
+async fn was_ready(verifier: &Verifier) -> bool {
+    let Ok(target) = Session::open(verifier.config.target_settings(), "lockstep verify").await else { return false };
+    let row = target.query_one("SELECT EXISTS (SELECT FROM lockstep.projection WHERE ready)", &[]).await;
+    row.is_ok_and(|row| row.get(0))
 }
 
 async fn ready(verifier: &Verifier, made: &Making) -> anyhow::Result<bool> {
