@@ -160,6 +160,41 @@ impl Projector {
     }
 }
 
+/// Somebody who reads without a pause: every read must succeed at once and return true.
+pub(crate) struct Readers {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<anyhow::Result<u64>>,
+}
+
+impl Readers {
+    pub(crate) fn start(url: &str, condition: &str) -> Self {
+        let (stop, stopped) = watch::channel(false);
+        let (url, condition) = (url.to_owned(), condition.to_owned());
+        let task = tokio::spawn(async move {
+            let session = connect(&url).await?;
+            // A swap holds its lock for milliseconds; a reader that has to wait for work to be done fails.
+            session.batch_execute("SET statement_timeout = '5s'").await?;
+            let mut reads = 0;
+            while !*stopped.borrow() {
+                let row = session
+                    .query_one(&condition, &[])
+                    .await
+                    .map_err(|error| anyhow::anyhow!("reading: {}", lockstep_connect::describe(&error)))?;
+                anyhow::ensure!(row.get::<_, bool>(0), "a reader saw what no source snapshot holds, after {reads} reads");
+                reads += 1;
+            }
+            Ok(reads)
+        });
+        Self { stop, task }
+    }
+
+    /// How often they have read.
+    pub(crate) async fn stop(self) -> anyhow::Result<u64> {
+        self.stop.send_replace(true);
+        self.task.await?
+    }
+}
+
 /// Waits until a query on a session returns true.
 pub(crate) async fn until(session: &Session, condition: &str) -> anyhow::Result<()> {
     let deadline = tokio::time::Instant::now() + PATIENCE;

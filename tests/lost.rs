@@ -6,7 +6,7 @@ use lockstep_connect::Session;
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Workload, cluster, cluster_with, connect, seed_from_environment};
 
-use crate::harness::{PROJECTIONS, Projector, Setup, assert_equal, shop, until};
+use crate::harness::{PROJECTIONS, Projector, Readers, Setup, assert_equal, shop, until};
 
 /// Waits until nobody streams from the slot, and does something to it.
 async fn with_slot(session: &Session, statement: &str) -> anyhow::Result<()> {
@@ -96,16 +96,16 @@ async fn a_slot_is_replaced_or_invalidated_under_load() -> anyhow::Result<()> {
     projector.catch_up().await?;
     let mut workload = Workload::start(&setup.source_url, 3, seed);
     workload.reach(60).await?;
+    let readers = Readers::start(&setup.source_url, "SELECT count(*) > 0 FROM read_model.order_row");
     with_slot(&session, "PERFORM pg_drop_replication_slot('lockstep')").await?;
     // Changes that no slot has seen; then somebody makes one of the same name, if the projector has not been quicker.
     session.batch_execute("UPDATE shop.orders SET amount = amount + 1 WHERE id % 7 = 0").await?;
     drop(session.batch_execute("SELECT pg_create_logical_replication_slot('lockstep', 'pgoutput')").await);
-    let served = session.query_one("SELECT count(*) FROM read_model.order_row", &[]).await?.get::<_, i64>(0);
-    assert!(served > 0, "readers are served throughout");
     workload.reach(workload.commits() + 60).await?;
     workload.finish().await?;
     until(&session, "SELECT bool_and(state = 'live') FROM lockstep.projection").await?;
     projector.catch_up().await?;
+    assert!(readers.stop().await? > 10, "readers are served throughout");
     assert_equal(&setup).await?;
     projector.stop().await?;
     // Standing still while the source writes more than the slot may keep.
@@ -143,7 +143,30 @@ fn copied_without_slots(data: &Path) -> anyhow::Result<()> {
 
 /// The source is restored from an older base backup, with the target elsewhere: what the source has forgotten goes from the read models.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_restored_to_an_earlier_time() -> anyhow::Result<()> {
+async fn a_source_restored_from_an_older_copy() -> anyhow::Result<()> {
+    restored(None).await
+}
+
+/// It is restored to a point in time, which begins another timeline.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_restored_to_a_point_in_time() -> anyhow::Result<()> {
+    restored(Some("before_it")).await
+}
+
+/// As PostgreSQL wants it: the backup's directory, the WAL that was written since, and up to where.
+fn recover_to(data: &Path, wal: &Path, point: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let mut settings = std::fs::OpenOptions::new().append(true).open(data.join("postgresql.auto.conf"))?;
+    writeln!(settings, "restore_command = 'cp {}/%f %p'", wal.display())?;
+    writeln!(settings, "recovery_target_name = '{point}'\nrecovery_target_action = 'promote'")?;
+    // Of the owner that the server runs as.
+    let status =
+        std::process::Command::new("cp").arg("-a").args([data.join("PG_VERSION"), data.join("recovery.signal")]).status()?;
+    anyhow::ensure!(status.success(), "making recovery.signal");
+    Ok(())
+}
+
+async fn restored(to: Option<&str>) -> anyhow::Result<()> {
     let mut source = cluster_with(&["full_page_writes=on"])?;
     let target = cluster()?;
     let mut setup = Setup::new(&source.url("postgres"), PROJECTIONS);
@@ -166,16 +189,36 @@ async fn a_source_restored_to_an_earlier_time() -> anyhow::Result<()> {
     session
         .batch_execute("UPDATE shop.orders SET status = 'after the backup' WHERE id < 20; DELETE FROM shop.orders WHERE id = 30")
         .await?;
+    if let Some(point) = to {
+        session
+            .batch_execute(&format!(
+                "SELECT pg_create_restore_point('{point}'); UPDATE shop.orders SET status = 'forgotten' WHERE id = 4"
+            ))
+            .await?;
+    }
     projector.catch_up().await?;
     until(&over_there, "SELECT status = 'after the backup' FROM read_model.order_row WHERE id = 3").await?;
     let before = versions(&over_there).await?;
     drop(session);
     source.stop_server("fast")?;
+    let wal = source.directory().join("wal");
+    copy(&source.directory().join("data/pg_wal"), &wal)?;
     std::fs::remove_dir_all(source.directory().join("data"))?;
     copy(&backup.path().join("data"), &source.directory().join("data"))?;
+    if let Some(point) = to {
+        recover_to(&source.directory().join("data"), &wal, point)?;
+    }
     source.start_server()?;
     projector.reconnect(&setup).await?;
-    until(&over_there, "SELECT status <> 'after the backup' FROM read_model.order_row WHERE id = 3").await?;
+    let gone = if to.is_some() {
+        "status <> 'forgotten' FROM read_model.order_row WHERE id = 4"
+    } else {
+        "status <> 'after the backup' FROM read_model.order_row WHERE id = 3"
+    };
+    until(&over_there, &format!("SELECT {gone}")).await?;
+    let kept: bool =
+        over_there.query_one("SELECT status = 'after the backup' FROM read_model.order_row WHERE id = 3", &[]).await?.get(0);
+    assert_eq!(kept, to.is_some());
     until(&over_there, "SELECT bool_and(state = 'live') FROM lockstep.projection").await?;
     projector.catch_up().await?;
     assert_equal(&setup).await?;

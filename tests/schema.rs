@@ -3,7 +3,7 @@
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::cluster;
 
-use crate::harness::{Program, Projector, Setup, assert_equal, shop, until};
+use crate::harness::{Program, Projector, Readers, Setup, assert_equal, shop, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_replaced_and_a_publication_loses_one() -> anyhow::Result<()> {
@@ -129,6 +129,48 @@ async fn what_happens_between_two_looks() -> anyhow::Result<()> {
         assert_equal(&setup).await.map_err(|error| error.context(change))?;
         projector.stop().await?;
     }
+    Ok(())
+}
+
+/// A column that a query uses gets another type: the projection is built anew beside the old one, which is read until then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_column_gets_another_type() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let setup = Setup::new(
+        &cluster.url("postgres"),
+        &[
+            ("typed", "SELECT o.id, o.amount FROM shop.orders o", ""),
+            ("totals", "SELECT o.status, sum(o.amount) AS total FROM shop.orders o GROUP BY o.status", ""),
+            ("without", "SELECT o.id, o.status FROM shop.orders o", ""),
+        ],
+    );
+    let session = shop(&setup.source_url).await?;
+    session.batch_execute("DROP VIEW shop.paid_order CASCADE").await?;
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    let readers = Readers::start(
+        &setup.source_url,
+        "SELECT (SELECT count(*) FROM read_model.typed) > 0 AND (SELECT count(*) FROM read_model.totals) > 0",
+    );
+    let type_of = |table: &str, column: &str, wanted: &str| {
+        format!(
+            "SELECT format_type(atttypid, NULL) = '{wanted}' FROM pg_attribute
+             WHERE attrelid = 'read_model.{table}'::regclass AND attname = '{column}'"
+        )
+    };
+    for (new_type, typed, total) in
+        [("double precision", "double precision", "double precision"), ("bigint", "bigint", "numeric")]
+    {
+        session.batch_execute(&format!("ALTER TABLE shop.orders ALTER amount TYPE {new_type}")).await?;
+        session.batch_execute("UPDATE shop.orders SET amount = amount + 1 WHERE id < 10").await?;
+        until(&session, &type_of("typed", "amount", typed)).await?;
+        until(&session, &type_of("totals", "total", total)).await?;
+        until(&session, "SELECT bool_and(state = 'live') AND count(*) = 3 FROM lockstep.projection").await?;
+        projector.catch_up().await?;
+        assert_equal(&setup).await?;
+    }
+    assert!(readers.stop().await? > 10);
+    projector.stop().await?;
     Ok(())
 }
 

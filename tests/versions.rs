@@ -3,7 +3,7 @@
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Workload, cluster, seed_from_environment};
 
-use crate::harness::{Program, Projector, Setup, assert_equal, shop, until};
+use crate::harness::{Program, Projector, Readers, Setup, assert_equal, shop, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_definition_changes_under_load() -> anyhow::Result<()> {
@@ -91,6 +91,67 @@ async fn a_definition_changes_under_load() -> anyhow::Result<()> {
     assert_equal(&after).await?;
     let (status, _, errors) = program.run(&["rebuild", "nothing"])?;
     assert!(status == 1 && errors.contains("there is no projection nothing"), "{status} {errors}");
+    projector.stop().await?;
+    Ok(())
+}
+
+/// What reads a changed projection changes with it: no reader ever sees one of them in its new version and the other in its old.
+#[tokio::test(flavor = "multi_thread")]
+async fn projections_that_read_each_other_change_together() -> anyhow::Result<()> {
+    let seed = seed_from_environment();
+    let cluster = cluster()?;
+    let before = Setup::new(
+        &cluster.url("postgres"),
+        &[
+            ("paid", "SELECT o.id, o.status, o.amount FROM shop.orders o WHERE o.status <> 'new'", ""),
+            ("by_status", "SELECT p.status, count(*) AS n FROM read_model.paid AS p GROUP BY p.status", ""),
+            ("top", "SELECT s.status, s.n FROM read_model.by_status s WHERE s.n > 1", ""),
+            ("other", "SELECT o.id FROM shop.orders o", ""),
+        ],
+    );
+    let session = shop(&before.source_url).await?;
+    let mut projector = Projector::start(&before, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    projector.stop().await?;
+    let mut workload = Workload::start(&before.source_url, 2, seed);
+    let oids = "SELECT string_agg(to_regclass('read_model.' || name)::oid::text, ' ' ORDER BY name) FROM unnest('{paid,by_status,top}'::text[]) AS name";
+    let old: String = session.query_one(oids, &[]).await?.get(0);
+    let other = "SELECT to_regclass('read_model.other')::oid::int8";
+    let other_oid: i64 = session.query_one(other, &[]).await?.get(0);
+    let mut after = before.clone();
+    after.projections[0].1 = "SELECT o.id, o.status, o.amount, o.amount * 2 AS twice FROM shop.orders o".to_owned();
+    // One that is changed and reads a changed one, one that only reads, and a new one that needs what is new.
+    after.projections[1].1 =
+        "SELECT p.status, count(*) AS n, sum(p.twice) AS twice FROM read_model.paid AS p GROUP BY p.status".to_owned();
+    after.projections.push(("added".to_owned(), "SELECT p.id, p.twice FROM read_model.paid p".to_owned(), String::new()));
+    let readers = Readers::start(
+        &before.source_url,
+        "SELECT (SELECT count(*) FROM read_model.paid) = (SELECT coalesce(sum(n), 0) FROM read_model.by_status)
+            AND (SELECT count(*) FROM read_model.top) = (SELECT count(*) FROM read_model.by_status WHERE n > 1)",
+    );
+    let mut projector = Projector::start(&after, None, RefreshOptions::default()).await?;
+    until(&session, "SELECT state = 'live' FROM lockstep.projection WHERE name = 'added'").await?;
+    workload.reach(workload.commits() + 20).await?;
+    workload.finish().await?;
+    projector.catch_up().await?;
+    assert!(readers.stop().await? > 10, "they read throughout");
+    assert_equal(&after).await?;
+    let new: String = session.query_one(oids, &[]).await?.get(0);
+    assert!(old.split(' ').zip(new.split(' ')).all(|(old, new)| old != new), "{old} {new}: built beside the old ones");
+    assert_eq!(session.query_one(other, &[]).await?.get::<_, i64>(0), other_oid);
+    let left: i64 = session
+        .query_one("SELECT count(*) FROM pg_class WHERE relname LIKE '%\\_\\_2%' OR relname LIKE '%\\_\\_old%'", &[])
+        .await?
+        .get(0);
+    assert_eq!(left, 0);
+    // Rebuilding the first takes its readers along.
+    let program = Program::new(&after)?;
+    let (status, output, errors) = program.run(&["rebuild", "paid", "--timeout", "50s"])?;
+    assert!(status == 0 && output.contains("was rebuilt"), "{status} {output}{errors}");
+    projector.catch_up().await?;
+    let rebuilt: String = session.query_one(oids, &[]).await?.get(0);
+    assert!(new.split(' ').zip(rebuilt.split(' ')).all(|(old, new)| old != new), "{new} {rebuilt}");
+    assert_equal(&after).await?;
     projector.stop().await?;
     Ok(())
 }

@@ -90,7 +90,7 @@ fn group_gauges(
         metrics::gauge!("lockstep_staleness_seconds", "group" => group.clone()).set(staleness.as_secs_f64());
     }
     for projection in &status.projections {
-        for state in [ProjectionState::Registered, ProjectionState::Building, ProjectionState::Live, ProjectionState::Faulted] {
+        for state in ProjectionState::ALL {
             let value = if projection.state == state { 1.0 } else { 0.0 };
             let labels = [("group", group.clone()), ("projection", projection.name.clone()), ("state", state.name().to_owned())];
             metrics::gauge!("lockstep_projection_state", &labels).set(value);

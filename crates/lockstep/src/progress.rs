@@ -23,7 +23,7 @@ pub(crate) async fn show(config: Config, statuses: Vec<watch::Receiver<GroupStat
                 Some(bars) => Some(bars.add(bar(&projection.name, expected_rows(&config).await))),
                 None => None,
             };
-            let faulted = projection.state == ProjectionState::Faulted;
+            let faulted = matches!(projection.state, ProjectionState::Faulted | ProjectionState::Degraded);
             shown.push((projection.name, bar, faulted, false));
         }
     }

@@ -291,7 +291,8 @@ async fn mark_broken(target: &Session, name: &str, reason: &str, hint: Option<&s
 async fn mark_stale(target: &Session, name: Option<&str>, reason: &str) -> anyhow::Result<()> {
     target
         .execute(
-            "UPDATE lockstep.projection SET state = 'faulted', reason = $2, changed_at = now()
+            "UPDATE lockstep.projection
+             SET state = CASE WHEN built_at IS NULL THEN 'faulted' ELSE 'degraded' END, reason = $2, changed_at = now()
              WHERE ($1::text IS NULL OR name = $1) AND state IN ('live', 'building')",
             &[&name, &reason],
         )
@@ -419,7 +420,7 @@ async fn record_slot(target: &Session, consistent_lsn: &str) -> anyhow::Result<(
     target
         .batch_execute(
             "UPDATE lockstep.projection SET state = 'registered', build_position = NULL, row_count = 0 WHERE built_at IS NULL;
-             UPDATE lockstep.projection SET state = 'faulted', changed_at = now(),
+             UPDATE lockstep.projection SET state = 'degraded', changed_at = now(),
                     reason = 'the replication slot was lost; all rows are being compared and repaired'
              WHERE built_at IS NOT NULL;
              UPDATE lockstep.checkpoint SET lsn = NULL, recorded_lsn = NULL",

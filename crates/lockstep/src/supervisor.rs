@@ -441,7 +441,7 @@ async fn catch_up(
         let building = |status: &watched::Receiver<GroupStatus>| {
             let status = status.borrow();
             status.projections.iter().any(|projection| match projection.state {
-                ProjectionState::Registered | ProjectionState::Building => true,
+                ProjectionState::Registered | ProjectionState::Building | ProjectionState::Degraded => true,
                 ProjectionState::Live | ProjectionState::Faulted => false,
             })
         };

@@ -39,13 +39,22 @@ impl StoodFor {
 /// Replaces `schema.name` by the stand-in wherever `name` is one of `projections`. A text that does not parse is left as it is:
 /// PostgreSQL will say why.
 pub fn stand_for_projections(sql: &str, schema: &str, projections: &[&str]) -> StoodFor {
+    replaced(sql, schema, projections, &|name| crate::quote::identifier(&stand_in(name)))
+}
+
+/// Lets a text read other projections: each of `projections` followed by `suffix`.
+pub fn with_suffixed_projections(sql: &str, schema: &str, projections: &[&str], suffix: &str) -> String {
+    replaced(sql, schema, projections, &|name| crate::quote::qualified(schema, &format!("{name}{suffix}"))).sql
+}
+
+fn replaced(sql: &str, schema: &str, projections: &[&str], table: &dyn Fn(&str) -> String) -> StoodFor {
     let found = with_large_stack(|| named_in(sql, schema, projections)).unwrap_or_else(Err).unwrap_or_default();
     let mut result = StoodFor::default();
     let mut rest = 0;
     for (start, name, has_alias) in found {
         let Some(end) = end_of_qualified_name(sql, start) else { continue };
         result.sql.push_str(&sql[rest..start]);
-        let mut replacement = crate::quote::identifier(&stand_in(&name));
+        let mut replacement = table(&name);
         if !has_alias {
             replacement.push_str(&format!(" AS {}", crate::quote::identifier(&name)));
         }

@@ -28,6 +28,8 @@ pub(crate) enum Phase {
     Building { position: Option<BuildPosition>, exhausted: bool },
     /// Equal to its query at every batch.
     Live,
+    /// It may have missed changes; the next batch compares all of it.
+    Degraded,
     /// Set aside.
     Faulted { retry_at: Instant, pause: Duration, was_built: bool },
 }
@@ -59,6 +61,7 @@ impl Phase {
         match self {
             Self::Building { .. } => ProjectionState::Building,
             Self::Live => ProjectionState::Live,
+            Self::Degraded => ProjectionState::Degraded,
             Self::Faulted { .. } => ProjectionState::Faulted,
         }
     }
@@ -282,7 +285,7 @@ impl Projection {
                     self.unrecorded_fault.clone_from(&self.fault);
                 }
             }
-            Phase::Building { .. } | Phase::Live => self.phase = phase(registered),
+            Phase::Building { .. } | Phase::Live | Phase::Degraded => self.phase = phase(registered),
         }
     }
 
@@ -368,7 +371,7 @@ impl Projection {
     /// Whether the projection takes part in batches now.
     pub(crate) fn takes_part(&self) -> bool {
         match &self.phase {
-            Phase::Building { .. } | Phase::Live => true,
+            Phase::Building { .. } | Phase::Live | Phase::Degraded => true,
             Phase::Faulted { retry_at, .. } => *retry_at <= Instant::now(),
         }
     }
@@ -380,7 +383,7 @@ impl Projection {
     /// Whether it has ever been built.
     pub(crate) fn is_built(&self) -> bool {
         match self.phase {
-            Phase::Live => true,
+            Phase::Live | Phase::Degraded => true,
             Phase::Building { .. } => false,
             Phase::Faulted { was_built, .. } => was_built,
         }
@@ -415,7 +418,7 @@ impl Projection {
     pub(crate) fn next_wake(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Live => [self.due_at, self.tick_at, self.quarantine.next_retry()].into_iter().flatten().min(),
-            Phase::Building { .. } => None,
+            Phase::Building { .. } | Phase::Degraded => None,
             Phase::Faulted { retry_at, .. } => Some(*retry_at),
         }
     }
@@ -446,7 +449,7 @@ impl Projection {
         let (phase, rows) = self.pending.as_ref().map_or((&self.phase, self.rows), |(phase, rows)| (phase, *rows));
         let build_position = match phase {
             Phase::Building { position, .. } => position.as_ref().map(BuildPosition::to_texts),
-            Phase::Live | Phase::Faulted { .. } => None,
+            Phase::Live | Phase::Degraded | Phase::Faulted { .. } => None,
         };
         Progress { rows, state: phase.state(), build_position }
     }
@@ -511,7 +514,7 @@ impl Projection {
     pub(crate) fn fault(&mut self, record: FaultRecord) {
         let (pause, was_built) = match &self.phase {
             Phase::Faulted { pause, was_built, .. } => ((*pause * 2).min(*FAULT_RETRY.end()), *was_built),
-            Phase::Live => (*FAULT_RETRY.start(), true),
+            Phase::Live | Phase::Degraded => (*FAULT_RETRY.start(), true),
             Phase::Building { .. } => (*FAULT_RETRY.start(), false),
         };
         self.phase = Phase::Faulted { retry_at: Instant::now() + pause, pause, was_built };
@@ -572,6 +575,7 @@ impl Projection {
 fn phase(registered: &Registered) -> Phase {
     match registered.state {
         ProjectionState::Live => Phase::Live,
+        ProjectionState::Degraded => Phase::Degraded,
         ProjectionState::Registered | ProjectionState::Building => Phase::Building {
             position: registered.build_position.as_deref().and_then(BuildPosition::from_texts),
             exhausted: false,

@@ -15,24 +15,31 @@ pub enum ProjectionState {
     Building,
     /// Equal to its query at every batch. Set by the batch that ends the build, or by the one that mends a fault.
     Live,
+    /// Served, but it may have missed changes: all of it is compared and repaired in its next batch. Set when the slot is lost, or a
+    /// table or the publication was replaced.
+    Degraded,
     /// Set aside because its query or its writes fail. Set by the batch that failed.
     Faulted,
 }
 
 impl ProjectionState {
+    /// Every state.
+    pub const ALL: [Self; 5] = [Self::Registered, Self::Building, Self::Live, Self::Degraded, Self::Faulted];
+
     /// The name in the metadata table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Registered => "registered",
             Self::Building => "building",
             Self::Live => "live",
+            Self::Degraded => "degraded",
             Self::Faulted => "faulted",
         }
     }
 
     /// The state of that name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Registered, Self::Building, Self::Live, Self::Faulted].into_iter().find(|state| state.name() == name)
+        Self::ALL.into_iter().find(|state| state.name() == name)
     }
 }
 
@@ -75,7 +82,9 @@ impl GroupStatus {
     pub fn is_live(&self) -> bool {
         self.projections.iter().filter(|projection| !projection.in_making).all(|projection| match projection.state {
             ProjectionState::Live => true,
-            ProjectionState::Registered | ProjectionState::Building | ProjectionState::Faulted => false,
+            ProjectionState::Registered | ProjectionState::Building | ProjectionState::Degraded | ProjectionState::Faulted => {
+                false
+            }
         })
     }
 
@@ -83,7 +92,7 @@ impl GroupStatus {
     pub fn is_settled(&self) -> bool {
         self.projections.iter().filter(|projection| !projection.in_making).all(|projection| match projection.state {
             ProjectionState::Live | ProjectionState::Faulted => true,
-            ProjectionState::Registered | ProjectionState::Building => false,
+            ProjectionState::Registered | ProjectionState::Building | ProjectionState::Degraded => false,
         })
     }
 }

@@ -89,8 +89,8 @@ pub async fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
             println!("\nThe process's listener was not reached: dirty keys are unknown, and staleness is as last recorded.");
         }
     }
-    let faulted = view.projections.iter().any(|projection| projection.state == "faulted");
-    Ok(if faulted { Exit::Failure } else { Exit::Good })
+    let ill = view.projections.iter().any(|projection| ["faulted", "degraded"].contains(&projection.state.as_str()));
+    Ok(if ill { Exit::Failure } else { Exit::Good })
 }
 
 async fn slot_view(config: &Config, source: &Session) -> anyhow::Result<Option<SlotView>> {

@@ -4,13 +4,17 @@
 //!   start: definition changed ──► old version as it was configured + new version as X__2, both planned and maintained
 //!   X__2 live ──► verified ──► ready ──► set up again: swapped in one transaction, the old one dropped or kept for a while
 //! ```
+//!
+//! Projections that read a changed one change with it: their new versions read its new version, and all are swapped in one transaction.
 
 mod swap;
+mod unit;
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use lockstep_connect::Session;
+use lockstep_plan::chain::with_suffixed_projections;
 use lockstep_plan::indexes_for;
 use lockstep_refresh::{GroupStatus, ProjectionState};
 use serde::{Deserialize, Serialize};
@@ -74,6 +78,8 @@ pub(crate) struct Making {
     pub(crate) name: String,
     pub(crate) replaces: String,
     pub(crate) becomes: String,
+    /// Those of one unit take their places together.
+    pub(crate) unit: usize,
 }
 
 /// What is to be set up: the configuration with both versions of what has changed.
@@ -92,41 +98,45 @@ struct Known {
 /// Swaps what is ready, and finds what has changed. `None` if nothing has: the configuration is to be set up as it is.
 pub(crate) async fn effective(config: &Config, checked: &Preflight, target: &mut Session) -> anyhow::Result<Option<Effective>> {
     swap::swap_ready(config, checked, target).await?;
-    let mut wanted = config.clone();
-    let mut making = Vec::new();
-    let mut changed = Vec::new();
-    for projection in &config.projections {
-        let Some(planned) = checked.planned.iter().find(|planned| planned.plan.projection == projection.name) else { continue };
-        let Some(known) = known(target, &projection.name).await? else { continue };
-        let print = fingerprint(planned, &checked.planned);
-        if (known.fingerprint == print && !known.rebuild_wanted) || is_chained(&projection.name, checked) {
-            continue;
-        }
-        let Some(source) = known.source else { continue };
-        let position = wanted.projections.iter().position(|other| other.name == projection.name).unwrap_or_default();
-        wanted.projections[position] = source.configured(projection);
-        wanted.projections.insert(position + 1, new_version(projection, &config.schema));
-        making.extend(makings(&projection.name, checked));
-        changed.push((projection.name.clone(), known.fingerprint));
-    }
+    let changed = changed(config, checked, target).await?;
     if changed.is_empty() {
         return Ok(None);
     }
+    let names: Vec<&str> = changed.iter().map(|(name, _)| name.as_str()).collect();
+    let mut wanted = config.clone();
+    // What is new and reads a new version has nothing to read before that is in place.
+    wanted.projections.retain(|projection| {
+        names.contains(&projection.name.as_str()) || !unit::reads_any(&projection.name, &names, &checked.planned)
+    });
+    let mut making = Vec::new();
+    for (name, known) in &changed {
+        let Some(position) = wanted.projections.iter().position(|other| &other.name == name) else { continue };
+        let Some(source) = known.source.clone() else { continue };
+        let projection = wanted.projections[position].clone();
+        wanted.projections[position] = source.configured(&projection);
+        wanted.projections.insert(position + 1, new_version(&projection, &config.schema, &names));
+        making.extend(makings(name, checked));
+    }
+    unit::number(&mut making, &checked.planned);
     let mut again = preflight::run(&wanted, Depth::Start).await;
     // An old version that is not what it was any more cannot be maintained; its rows stay as they are.
     let mut out_of_date = Vec::new();
-    for (name, before) in &changed {
+    for (name, known) in &changed {
         let same = again
             .planned
             .iter()
             .find(|planned| &planned.plan.projection == name)
-            .is_some_and(|planned| fingerprint(planned, &again.planned) == *before);
+            .is_some_and(|planned| fingerprint(planned, &again.planned) == known.fingerprint);
         if !same {
-            out_of_date.push(name.clone());
+            out_of_date.push(name.as_str());
         }
     }
     if !out_of_date.is_empty() {
-        wanted.projections.retain(|projection| !out_of_date.contains(&projection.name));
+        // Nor can what reads it.
+        wanted.projections.retain(|projection| {
+            let name = projection.name.as_str();
+            !out_of_date.contains(&name) && !unit::reads_any(name, &out_of_date, &again.planned)
+        });
         again = preflight::run(&wanted, Depth::Start).await;
     }
     if !again.passed() {
@@ -138,17 +148,27 @@ pub(crate) async fn effective(config: &Config, checked: &Preflight, target: &mut
     Ok(Some(Effective { config: wanted, checked: again, making }))
 }
 
-/// Projections that read each other have to change together: they are built anew in place.
-fn is_chained(name: &str, checked: &Preflight) -> bool {
-    let outer = |planned: &&Planned| planned.part_of.is_none();
-    checked.planned.iter().filter(outer).any(|planned| {
-        let reads_one =
-            planned.reads.iter().any(|read| checked.planned.iter().filter(outer).any(|other| &other.plan.projection == read));
-        planned.reads.iter().any(|read| read == name) || (planned.plan.projection == name && reads_one)
-    })
+/// What has to be built anew, with what is known of it: definitions that changed, those that somebody wants rebuilt, and what reads
+/// them.
+async fn changed(config: &Config, checked: &Preflight, target: &Session) -> anyhow::Result<Vec<(String, Known)>> {
+    let mut built = Vec::new();
+    let mut changed: Vec<String> = Vec::new();
+    for projection in &config.projections {
+        let Some(planned) = checked.planned.iter().find(|planned| planned.plan.projection == projection.name) else { continue };
+        // Without its source it cannot be maintained as it was.
+        let Some(known) = known(target, &projection.name).await?.filter(|known| known.source.is_some()) else { continue };
+        if known.fingerprint != fingerprint(planned, &checked.planned) || known.rebuild_wanted {
+            changed.push(projection.name.clone());
+        }
+        built.push((projection.name.clone(), known));
+    }
+    let names: Vec<&str> = changed.iter().map(String::as_str).collect();
+    built.retain(|(name, _)| names.contains(&name.as_str()) || unit::reads_any(name, &names, &checked.planned));
+    Ok(built)
 }
 
-fn new_version(projection: &ProjectionConfig, schema: &str) -> ProjectionConfig {
+/// The new version, which reads the new versions of what it reads.
+fn new_version(projection: &ProjectionConfig, schema: &str, changed: &[&str]) -> ProjectionConfig {
     let name = format!("{}{SUFFIX}", projection.name);
     let indexes = projection.indexes.as_deref().map(|sql| {
         let moved = indexes_for(sql, &projection.name, schema, &name, INDEX_PREFIX).unwrap_or_else(|error| {
@@ -157,7 +177,8 @@ fn new_version(projection: &ProjectionConfig, schema: &str) -> ProjectionConfig 
         });
         moved.join(";\n")
     });
-    ProjectionConfig { name, indexes, ..projection.clone() }
+    let sql = with_suffixed_projections(&projection.sql, schema, changed, SUFFIX);
+    ProjectionConfig { name, sql, indexes, ..projection.clone() }
 }
 
 /// The new version and its hidden parts, with the fingerprints that they have under the old names.
@@ -171,6 +192,7 @@ fn makings(name: &str, checked: &Preflight) -> Vec<Making> {
             name: renamed(&planned.plan.projection, name, &format!("{name}{SUFFIX}")),
             replaces: planned.plan.projection.clone(),
             becomes: fingerprint(planned, &checked.planned),
+            unit: 0,
         })
         .collect()
 }
@@ -210,11 +232,20 @@ pub(crate) async fn make_ready(verifier: &Verifier, making: &[Making], statuses:
     if was_ready(verifier).await {
         tokio::time::sleep(AGAIN_AFTER).await;
     }
+    let mut done: Vec<&str> = Vec::new();
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let Some(made) = public.iter().find(|made| live(&made.name)) else { continue };
+        let next = public.iter().find(|made| live(&made.name) && !done.contains(&made.name.as_str()));
+        let Some(made) = next else { continue };
         match ready(verifier, made).await {
-            Ok(true) => return format!("the new version of {} is ready", made.replaces),
+            Ok(true) => {
+                done.push(&made.name);
+                let unit = public.iter().filter(|other| other.unit == made.unit);
+                if unit.clone().all(|other| done.contains(&other.name.as_str())) {
+                    let names: Vec<&str> = unit.map(|other| other.replaces.as_str()).collect();
+                    return format!("ready to take its place: the new version of {}", names.join(", "));
+                }
+            }
             Ok(false) => {
                 tracing::error!(
                     projection = made.name,

@@ -6,9 +6,9 @@ use anyhow::{Context as _, bail};
 use lockstep_connect::Session;
 use lockstep_plan::quote;
 use lockstep_refresh::drop_views;
-use tokio_postgres::Transaction;
+use tokio_postgres::{Row, Transaction};
 
-use super::{INDEX_PREFIX, OLD_SUFFIX, SUFFIX, renamed};
+use super::{INDEX_PREFIX, Making, OLD_SUFFIX, SUFFIX, renamed, unit};
 use crate::config::Config;
 use crate::preflight::Preflight;
 use crate::setup::fingerprint;
@@ -19,48 +19,64 @@ const LOCK_MAX: Duration = Duration::from_secs(2);
 /// How often it is tried.
 const TRIES: u32 = 5;
 
-/// Swaps every new version that is ready and still what is configured.
+/// Swaps every new version that is ready and still what is configured; those that read each other in one transaction.
 pub(super) async fn swap_ready(config: &Config, checked: &Preflight, target: &mut Session) -> anyhow::Result<()> {
     drop_retired(target).await?;
     let rows = target
-        .query("SELECT replaces, becomes FROM lockstep.projection WHERE ready AND part_of IS NULL AND replaces IS NOT NULL", &[])
+        .query(
+            "SELECT name, replaces, becomes, ready FROM lockstep.projection WHERE part_of IS NULL AND replaces IS NOT NULL",
+            &[],
+        )
         .await?;
-    let ready: Vec<(String, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-    for (name, becomes) in ready {
-        let planned = checked.planned.iter().find(|planned| planned.plan.projection == name);
-        if planned.is_none_or(|planned| fingerprint(planned, &checked.planned) != becomes) {
-            continue;
-        }
-        let mut tries = 1;
-        loop {
-            match swap(config, target, &name).await {
-                Ok(()) => break tracing::info!(projection = name, "the new version has taken its place"),
-                Err(error) if tries == TRIES => {
-                    let reason = format!("the new version waits beside it: {error:#}");
-                    tracing::error!(projection = name, reason);
-                    target.execute("UPDATE lockstep.projection SET hint = $2 WHERE name = $1", &[&name, &reason]).await?;
-                    break;
-                }
-                Err(error) => tracing::warn!(projection = name, error = format!("{error:#}"), "swapping; trying again"),
-            }
-            tries += 1;
+    let of_row = |row: &Row| Making { name: row.get(0), replaces: row.get(1), becomes: row.get(2), unit: 0 };
+    let mut making: Vec<Making> = rows.iter().map(of_row).collect();
+    let ready: Vec<&str> = rows.iter().filter(|row| row.get(3)).map(|row| row.get(0)).collect();
+    unit::number(&mut making, &checked.planned);
+    for number in 0..making.len() {
+        let together: Vec<&Making> = making.iter().filter(|made| made.unit == number).collect();
+        let wanted = |made: &&Making| {
+            let planned = checked.planned.iter().find(|planned| planned.plan.projection == made.replaces);
+            ready.contains(&made.name.as_str())
+                && planned.is_some_and(|planned| fingerprint(planned, &checked.planned) == made.becomes)
+        };
+        if !together.is_empty() && together.iter().all(wanted) {
+            let names: Vec<&str> = together.iter().map(|made| made.replaces.as_str()).collect();
+            swap_or_say_why(config, target, &names).await?;
         }
     }
     Ok(())
 }
 
-async fn swap(config: &Config, target: &mut Session, name: &str) -> anyhow::Result<()> {
+async fn swap_or_say_why(config: &Config, target: &mut Session, names: &[&str]) -> anyhow::Result<()> {
+    let mut tries = 1;
+    let projection = names.join(", ");
+    loop {
+        match swap(config, target, names).await {
+            Ok(()) => break tracing::info!(projection, "the new version has taken its place"),
+            Err(error) if tries == TRIES => {
+                let reason = format!("the new version waits beside it: {error:#}");
+                tracing::error!(projection, reason);
+                target.execute("UPDATE lockstep.projection SET hint = $2 WHERE name = ANY($1)", &[&names, &reason]).await?;
+                break;
+            }
+            Err(error) => tracing::warn!(projection, error = format!("{error:#}"), "swapping; trying again"),
+        }
+        tries += 1;
+    }
+    Ok(())
+}
+
+async fn swap(config: &Config, target: &mut Session, names: &[&str]) -> anyhow::Result<()> {
     let described = |error: tokio_postgres::Error| anyhow::anyhow!(lockstep_connect::describe(&error));
     let transaction = target.transaction().await.map_err(described)?;
     transaction.batch_execute(&format!("SET LOCAL lock_timeout = {}", LOCK_MAX.as_millis())).await.map_err(described)?;
-    let made = swap_inside(config, &transaction, name).await;
-    match made {
-        Ok(()) => transaction.commit().await.map_err(described),
-        Err(error) => {
+    for name in names {
+        if let Err(error) = swap_inside(config, &transaction, name).await {
             transaction.rollback().await.map_err(described)?;
-            Err(error)
+            return Err(error);
         }
     }
+    transaction.commit().await.map_err(described)
 }
 
 async fn swap_inside(config: &Config, transaction: &Transaction<'_>, name: &str) -> anyhow::Result<()> {

@@ -20,7 +20,7 @@ impl BatchRun<'_> {
                 Ok((if everything { Work::Everything } else { work }, Phase::Live))
             }
             // Whatever was missed while it was set aside is made good by refreshing everything.
-            Phase::Faulted { was_built: true, .. } => Ok((Work::Everything, Phase::Live)),
+            Phase::Degraded | Phase::Faulted { was_built: true, .. } => Ok((Work::Everything, Phase::Live)),
             Phase::Faulted { was_built: false, .. } => {
                 self.clear(index).await?;
                 Ok((Work::Nothing, Phase::Building { position: None, exhausted: false }))
