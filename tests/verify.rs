@@ -170,7 +170,9 @@ async fn assert_values(session: &Session, program: &Program) -> anyhow::Result<(
 /// Writers at full speed: nothing is ever reported that was not made wrong by hand, and what was is mended.
 #[tokio::test(flavor = "multi_thread")]
 async fn under_load_only_what_is_wrong_is_found() -> anyhow::Result<()> {
-    let rounds = std::env::var("LOCKSTEP_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(4).min(2000);
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let rounds = number("LOCKSTEP_ROUNDS").unwrap_or(4).min(2000);
+    let lasting = std::time::Duration::from_secs(60 * number("LOCKSTEP_MINUTES").unwrap_or(0));
     let seed = seed_from_environment();
     let cluster = cluster()?;
     let other = cluster.url("postgres");
@@ -186,7 +188,12 @@ async fn under_load_only_what_is_wrong_is_found() -> anyhow::Result<()> {
     session.batch_execute("INSERT INTO shop.orders (id, customer_id, status, amount, placed) SELECT n, NULL, 'quiet', n, '2024-01-01' FROM generate_series(900001, 902000) n").await?;
     projector.catch_up().await?;
     let mut workload = Workload::start(&setup.source_url, 3, seed);
-    for round in 0..rounds {
+    let began = std::time::Instant::now();
+    for round in 0..2000 {
+        if round >= rounds && began.elapsed() >= lasting {
+            println!("{round} rounds in {:?}, {} commits", began.elapsed(), workload.commits());
+            break;
+        }
         workload.reach(workload.commits() + 50).await?;
         let (status, verified) = run(&program, &["verify", "--json"])?;
         anyhow::ensure!((status, differences(&verified)) == (0, BTreeSet::new()), "seed {seed}, round {round}: {verified:#?}");
