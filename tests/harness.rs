@@ -105,6 +105,18 @@ impl Projector {
         Ok(Self { stop, task, target: connect(setup.target_url()).await?, source: connect(&setup.source_url).await? })
     }
 
+    /// The same, with the address of its read API.
+    pub(crate) async fn start_with_api(setup: &Setup, options: RefreshOptions) -> anyhow::Result<(Self, std::net::SocketAddr)> {
+        let (stop, stopped) = watch::channel(false);
+        let (published, mut address) = watch::channel(None);
+        let config = setup.config();
+        let hooks = Hooks { options, quiet: true, api_address: Some(published), ..Hooks::default() };
+        let task = tokio::spawn(async move { supervisor::run_until(&config, false, stopped, hooks).await });
+        let (target, source) = (connect(setup.target_url()).await?, connect(&setup.source_url).await?);
+        let found = tokio::time::timeout(PATIENCE, address.wait_for(Option::is_some)).await??.context("no address")?;
+        Ok((Self { stop, task, target, source }, found))
+    }
+
     /// Waits until every group contains the source's position of now.
     pub(crate) async fn catch_up(&mut self) -> anyhow::Result<()> {
         self.catch_up_within(PATIENCE).await

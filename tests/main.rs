@@ -1,5 +1,6 @@
 //! Scenarios against real clusters, one file each.
 
+mod api;
 mod backstop;
 mod commands;
 mod conformance;

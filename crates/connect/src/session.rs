@@ -3,8 +3,9 @@
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
-use tokio_postgres::Client;
+use tokio_postgres::{AsyncMessage, Client, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::error::ConnectError;
@@ -50,6 +51,18 @@ impl Session {
     /// # Errors
     /// See [`ConnectError`].
     pub async fn open(settings: &Settings, application_name: &str) -> Result<Self, ConnectError> {
+        Self::open_listening(settings, application_name, None).await
+    }
+
+    /// The same; what channels that are listened to say goes to `notifications`, which closes with the session.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn open_listening(
+        settings: &Settings,
+        application_name: &str,
+        notifications: Option<UnboundedSender<Notification>>,
+    ) -> Result<Self, ConnectError> {
         let endpoint = settings.endpoint().to_string();
         let tls_config = tls::client_config(settings.tls_mode, settings.root_certificate.as_ref())
             .map_err(|cause| ConnectError::Tls { endpoint: endpoint.clone(), cause })?;
@@ -60,13 +73,24 @@ impl Session {
         config.tcp_user_timeout(UNACKNOWLEDGED_MAX);
         // tokio-postgres bounds the TCP connection alone; a frozen server accepts it and then says nothing.
         let connecting = config.connect(MakeRustlsConnect::new(tls_config));
-        let (client, connection) = tokio::time::timeout(settings.connect_timeout(), connecting)
+        let (client, mut connection) = tokio::time::timeout(settings.connect_timeout(), connecting)
             .await
             .map_err(|_| ConnectError::Unreachable { endpoint: endpoint.clone(), cause: std::io::ErrorKind::TimedOut.into() })?
             .map_err(|cause| explain(endpoint.clone(), cause))?;
         let connection = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = %crate::describe(&error), "SQL connection ended");
+            loop {
+                match std::future::poll_fn(|context| connection.poll_message(context)).await {
+                    Some(Ok(AsyncMessage::Notification(notification))) => {
+                        // Who does not want them any more has dropped the other end.
+                        drop(notifications.as_ref().map(|wanted| wanted.send(notification)));
+                    }
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => {
+                        tracing::debug!(error = %crate::describe(&error), "SQL connection ended");
+                        break;
+                    }
+                    None => break,
+                }
             }
         });
         Ok(Self { client, connection })

@@ -187,6 +187,22 @@ async fn refresh(verifier: &Verifier, backed: &Backed, view: &View) -> anyhow::R
     log.execute("DELETE FROM lockstep.mv_refresh_log WHERE last_refresh_at < clock_timestamp() - interval '90 days'", &[])
         .await?;
     let outcome = if result.is_ok() { "success" } else { "error" };
+    if verifier.config.products() == Some(&backed.projection) {
+        // As the migration plan has them.
+        metrics::histogram!("product_search_mv_refresh_duration_ms").record(milliseconds);
+        if result.is_err() {
+            let labels = [("source", "view"), ("error_type", "refresh_failed")];
+            metrics::counter!("product_search_query_errors_total", &labels).increment(1);
+        }
+    }
+    if result.is_ok() {
+        // For those who keep in memory what they read from the view.
+        log.execute(
+            "SELECT pg_notify('lockstep_' || $1, json_build_object('view', $2::text)::text)",
+            &[&backed.projection, &view.name],
+        )
+        .await?;
+    }
     metrics::counter!("lockstep_mv_refresh_total", "view" => view.name.clone(), "outcome" => outcome).increment(1);
     metrics::histogram!("lockstep_mv_refresh_duration_seconds", "view" => view.name.clone()).record(milliseconds / 1000.0);
     if let Ok(run) = &result {
@@ -275,7 +291,7 @@ async fn tell_staleness(verifier: &Verifier, kept: &mut Option<Session>) {
     let rows = session
         .query(
             "SELECT view, extract(epoch FROM clock_timestamp() - max(last_refresh_at) FILTER (WHERE success))::float8,
-                    avg(success::int) FILTER (WHERE last_refresh_at > clock_timestamp() - interval '1 day')::float8
+                    avg(success::int) FILTER (WHERE last_refresh_at > clock_timestamp() - interval '1 day')::float8, max(projection)
              FROM lockstep.mv_refresh_log GROUP BY view",
             &[],
         )
@@ -283,6 +299,9 @@ async fn tell_staleness(verifier: &Verifier, kept: &mut Option<Session>) {
     for row in rows.iter().flatten() {
         let view: String = row.get(0);
         if let Some(seconds) = row.get::<_, Option<f64>>(1) {
+            if verifier.config.products().is_some_and(|products| row.get::<_, &str>(3) == products) {
+                metrics::gauge!("product_search_mv_staleness_seconds").set(seconds);
+            }
             metrics::gauge!("lockstep_mv_staleness_seconds", "view" => view.clone()).set(seconds);
         }
         if let Some(ratio) = row.get::<_, Option<f64>>(2) {

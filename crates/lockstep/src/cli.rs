@@ -53,6 +53,12 @@ pub enum Command {
         #[arg(long)]
         prune: bool,
     },
+    /// Serve the read API alone, beside a projector that runs elsewhere.
+    Serve {
+        /// Where to listen, instead of [api] listen.
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        listen: Option<std::net::SocketAddr>,
+    },
     /// Build a projection anew beside the old one, which is maintained meanwhile, and swap it in.
     Rebuild {
         /// The projection.

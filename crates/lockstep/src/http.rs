@@ -29,6 +29,12 @@ struct Watched {
 }
 
 impl Health {
+    /// Of a process that only reads: it is ready as soon as it listens.
+    pub(crate) fn of_a_reader() -> Self {
+        let (_, capture) = watch::channel(CaptureStatus::Streaming);
+        Self(Arc::new(RwLock::new(Some(Watched { groups: Vec::new(), capture }))))
+    }
+
     pub(crate) fn watch(&self, groups: Vec<watch::Receiver<GroupStatus>>, capture: watch::Receiver<CaptureStatus>) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Watched { groups, capture });
     }

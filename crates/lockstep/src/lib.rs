@@ -9,6 +9,7 @@
 //!
 //! Only this crate knows TOML, HTTP and the command line.
 
+mod api;
 mod backstop;
 mod boundaries;
 pub mod cli;
@@ -21,6 +22,7 @@ mod lease;
 mod monitor;
 pub mod preflight;
 mod progress;
+mod reload;
 mod requests;
 mod setup;
 pub mod supervisor;

@@ -51,6 +51,7 @@ async fn run(cli: Cli) -> Exit {
         Command::Check => commands::check(&config, cli.json).await,
         Command::Plan { name, sql } => commands::plan(&config, name.as_deref(), sql, cli.json).await,
         Command::Run { once, prune } => supervisor::run(&Config { prune, ..config }, once).await,
+        Command::Serve { listen } => commands::serve(&config, listen).await,
         Command::Rebuild { name, timeout } => commands::rebuild(&config, &name, timeout, cli.json).await,
         Command::Status => commands::status(&config, cli.json).await,
         Command::Wait { lsn, timeout } => commands::wait(&config, lsn, timeout, cli.json).await,

@@ -50,10 +50,18 @@ async fn look_at_source(config: &Config, source: &mut Option<Session>, slot_too:
         Some(session) if !session.is_closed() => session,
         _ => source.insert(Session::open(&config.source, "lockstep monitor").await?),
     };
-    if slot_too && let Some(state) = slot_state(session, &config.slot).await? {
+    if slot_too {
+        let state = slot_state(session, &config.slot).await?;
+        let active = state.as_ref().is_some_and(|state| state.active_pid.is_some());
+        metrics::gauge!("lockstep_slot_active").set(f64::from(u8::from(active)));
+        let Some(state) = state else { return position(session).await };
         metrics::gauge!("lockstep_slot_retained_bytes").set(float(state.retained_bytes));
         metrics::gauge!("lockstep_slot_safe_bytes").set(state.safe_bytes.map_or(-1.0, float));
     }
+    position(session).await
+}
+
+async fn position(session: &Session) -> anyhow::Result<Lsn> {
     let text: String = session.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
     Ok(text.parse()?)
 }

@@ -63,6 +63,8 @@ pub struct Planned {
     pub on_error: OnError,
     /// Statements that create its indexes.
     pub indexes: Option<String>,
+    /// Whether its changes are told.
+    pub feed: bool,
 }
 
 impl Planned {

@@ -9,6 +9,7 @@ use lockstep_capture::{
 };
 use lockstep_connect::Session;
 use lockstep_plan::quote;
+use lockstep_plan::sql::RowKey;
 use lockstep_refresh::{ProjectionState, Registered, claim_group, drop_projection, grant, load_registered, register};
 use lockstep_wal::ReplicationConnection;
 use sha2::{Digest as _, Sha256};
@@ -230,13 +231,17 @@ async fn note_version(config: &Config, planned: &Planned, making: &[Making], tar
     let made = making.iter().find(|made| &made.name == name);
     let configured = config.projections.iter().find(|projection| &projection.name == name).filter(|_| made.is_none());
     let source = configured.map(|projection| serde_json::to_value(Source::of(projection))).transpose()?;
+    let key = match &planned.plan.key {
+        RowKey::Primary(columns) | RowKey::Located(columns) => columns.as_slice(),
+        RowKey::SingleRow | RowKey::Copies { .. } => &[],
+    };
     let (replaces, becomes) = (made.map(|made| &made.replaces), made.map(|made| &made.becomes));
     target
         .execute(
-            "UPDATE lockstep.projection SET source = $2, replaces = $3, becomes = $4,
+            "UPDATE lockstep.projection SET source = $2, replaces = $3, becomes = $4, key_columns = $5,
                     ready = ready AND becomes IS NOT DISTINCT FROM $4
              WHERE name = $1",
-            &[&name, &source, &replaces, &becomes],
+            &[&name, &source, &replaces, &becomes, &key],
         )
         .await?;
     Ok(())

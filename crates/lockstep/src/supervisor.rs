@@ -19,9 +19,10 @@ use tokio::task::JoinSet;
 use crate::boundaries::Boundaries;
 use crate::config::Config;
 use crate::preflight::{self, Depth, Planned, Preflight};
+use crate::reload::{self, Reload};
 use crate::verification::{GroupHandle, Verifier};
 use crate::versions::Effective;
-use crate::{Exit, backstop, http, lease, monitor, progress, requests, setup, telemetry, versions, watch};
+use crate::{Exit, api, backstop, http, lease, monitor, progress, requests, setup, telemetry, versions, watch};
 
 /// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
 /// cost memory.
@@ -52,6 +53,10 @@ pub struct Hooks {
     pub quiet: bool,
     /// How often to look at the source's schema, if not as usual.
     pub look_at_schema_every: Option<Duration>,
+    /// Changes when the configuration file is to be read again.
+    pub reload: Option<watched::Receiver<u64>>,
+    /// Where the address of the read API is published.
+    pub api_address: Option<watched::Sender<Option<std::net::SocketAddr>>>,
 }
 
 /// How a round of running ended.
@@ -60,6 +65,8 @@ enum RoundEnd {
     CaughtUp,
     /// Set up again, for this reason.
     Again(String),
+    /// Set up again with another configuration.
+    Reloaded(Box<Config>),
     SetUpFailed(anyhow::Error),
     Failed(anyhow::Error),
 }
@@ -78,8 +85,12 @@ pub async fn run(config: &Config, once: bool) -> anyhow::Result<Exit> {
         wait_for_signal().await;
         std::process::exit(Exit::Failure as i32);
     });
-    let result = run_until(config, once, stop, Hooks::default()).await;
+    let (reload_sender, reload) = watched::channel(0);
+    let hangups = tokio::spawn(reload::count_hangups(reload_sender));
+    let hooks = Hooks { reload: Some(reload), ..Hooks::default() };
+    let result = run_until(config, once, stop, hooks).await;
     signals.abort();
+    hangups.abort();
     result
 }
 
@@ -101,22 +112,31 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<
     let metrics = telemetry::start_metrics();
     let health = http::Health::default();
     http::serve(config, metrics, health.clone()).await?;
+    let reading = start_api(config, once, &hooks).await?;
+    let mut reload = Reload::new(&hooks, reading);
+    let mut config = config.clone();
     let mut checked = checked;
     let mut new_slot = false;
     let mut has_run = false;
     loop {
         let began = tokio::time::Instant::now();
-        let reason = match round(config, &checked, once, stop.clone(), &hooks, &health, new_slot, &mut has_run).await {
-            RoundEnd::Stopped | RoundEnd::CaughtUp => return Ok(Exit::Good),
-            // Once it has run, a set-up that fails is as likely a server on its way back as anything else.
-            RoundEnd::SetUpFailed(error) if has_run => format!("{error:#}"),
-            RoundEnd::SetUpFailed(error) | RoundEnd::Failed(error) => return Err(error),
-            RoundEnd::Again(reason) => {
-                // Mostly the set-up mends it (the slot is gone). If not, the slot itself cannot be used.
-                new_slot = began.elapsed() < RESTART_WINDOW && NEW_SLOT_CODES.iter().any(|code| reason.contains(code));
-                reason
-            }
-        };
+        let reason =
+            match round(&config, &checked, once, stop.clone(), &hooks, &health, new_slot, &mut has_run, &mut reload).await {
+                RoundEnd::Stopped | RoundEnd::CaughtUp => return Ok(Exit::Good),
+                // Once it has run, a set-up that fails is as likely a server on its way back as anything else.
+                RoundEnd::SetUpFailed(error) if has_run => format!("{error:#}"),
+                RoundEnd::SetUpFailed(error) | RoundEnd::Failed(error) => return Err(error),
+                RoundEnd::Reloaded(new) => {
+                    config = *new;
+                    new_slot = false;
+                    "the configuration has changed".to_owned()
+                }
+                RoundEnd::Again(reason) => {
+                    // Mostly the set-up mends it (the slot is gone). If not, the slot itself cannot be used.
+                    new_slot = began.elapsed() < RESTART_WINDOW && NEW_SLOT_CODES.iter().any(|code| reason.contains(code));
+                    reason
+                }
+            };
         tracing::warn!(reason, new_slot, "setting up again");
         loop {
             tokio::select! {
@@ -124,11 +144,11 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<
                 _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
             }
             let again = tokio::select! {
-                again = preflight::run(config, Depth::Start) => again,
+                again = preflight::run(&config, Depth::Start) => again,
                 _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
             };
             // A query that has begun to fail is its own projection's fault; the others go on.
-            if again.passed() || only_known_ones_fail(config, &again).await {
+            if again.passed() || only_known_ones_fail(&config, &again).await {
                 checked = again;
                 break;
             }
@@ -136,6 +156,19 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<
             tracing::error!(reason, "not ready to go on; trying again");
         }
     }
+}
+
+/// Serves reads, if that is configured; also while another instance writes.
+async fn start_api(config: &Config, once: bool, hooks: &Hooks) -> anyhow::Result<Option<api::Running>> {
+    let Some((api, address)) = config.api.as_ref().and_then(|api| Some((api, api.listen?))) else { return Ok(None) };
+    if once {
+        return Ok(None);
+    }
+    let running = api::serve(config, api, address).await?;
+    if let Some(published) = &hooks.api_address {
+        published.send_replace(Some(running.address()));
+    }
+    Ok(Some(running))
 }
 
 /// Whether nothing stands in the way but queries of projections that worked before: those are set aside. A new projection must work.
@@ -161,9 +194,11 @@ async fn round(
     health: &http::Health,
     new_slot: bool,
     has_run: &mut bool,
+    reload: &mut Reload,
 ) -> RoundEnd {
     let started = tokio::select! {
         started = Box::pin(start(config, checked, once, hooks, new_slot, has_run)) => started,
+        new = reload.wanted(config) => return RoundEnd::Reloaded(Box::new(new)),
         _ = stop.wait_for(|stop| *stop) => return RoundEnd::Stopped,
     };
     match started {
@@ -173,7 +208,7 @@ async fn round(
             if let Some(statuses) = &hooks.statuses {
                 statuses.send_replace(running.statuses.clone());
             }
-            Box::pin(running.watch(config, checked, once, stop, hooks)).await
+            Box::pin(running.watch(config, checked, once, stop, hooks, reload)).await
         }
         Err(error) => RoundEnd::SetUpFailed(error),
     }
@@ -300,6 +335,7 @@ fn group_settings(
             planned.node,
             registered,
         )
+        .with_feed(planned.feed)
     };
     GroupSettings {
         name: group.name,
@@ -369,10 +405,12 @@ impl Running {
         once: bool,
         mut stop: watched::Receiver<bool>,
         hooks: &Hooks,
+        reload: &mut Reload,
     ) -> RoundEnd {
         let mut capture_status = self.capture.status();
         let progress = tokio::spawn(progress::show(config.clone(), self.statuses.clone(), hooks.quiet));
         let requests = Box::pin(requests::follow(&self.target, &self.verifier));
+        let feed = Box::pin(reload::keep_feed_short(config));
         let schedule = Box::pin(backstop::follow(&self.verifier, self.backed.clone()));
         let (in_force, checked) = self.effective.as_ref().map_or((config, checked), |found| (&found.config, &found.checked));
         let schema = Box::pin(watch::schema(in_force, checked, &self.signatures, hooks.look_at_schema_every));
@@ -384,6 +422,8 @@ impl Running {
             reason = schema => RoundEnd::Again(reason),
             () = schedule => RoundEnd::Again("schedules are followed no more".to_owned()),
             reason = requests => RoundEnd::Again(reason),
+            new = reload.wanted(config) => RoundEnd::Reloaded(Box::new(new)),
+            () = feed => RoundEnd::Again("the feed's history is kept no more".to_owned()),
             reason = versions => RoundEnd::Again(reason),
             reason = lease::keep(&self.target, self.leader_epoch, config.lease) => RoundEnd::Again(reason),
             () = closed(&self.target) => RoundEnd::Again("the session that holds the writer's lock ended".to_owned()),

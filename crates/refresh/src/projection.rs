@@ -21,6 +21,13 @@ const FAULT_RETRY: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..
 /// SQLSTATE, reason and hint of a fault.
 pub(crate) type FaultRecord = (Option<String>, String, Option<String>);
 
+/// Whether somebody may follow a projection's changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Feed {
+    Off,
+    On,
+}
+
 /// Where a projection stands.
 #[derive(Debug, Clone)]
 pub(crate) enum Phase {
@@ -201,6 +208,8 @@ pub struct Projection {
     part_of: Option<String>,
     /// Nobody waits for it: a new version beside the one that readers use, or one that was added to others that are built.
     pub(crate) in_making: bool,
+    /// Whether its changes are told.
+    feed: Feed,
     pub(crate) tracing: Tracing,
     /// When it will be due after the batch in work.
     pub(crate) due_after_batch: Option<Instant>,
@@ -255,6 +264,7 @@ impl Projection {
             written: 0,
             part_of: registered.part_of.clone(),
             in_making: registered.in_making,
+            feed: Feed::Off,
             tracing: Tracing::Works,
             due_after_batch: None,
             due_at: on_schedule.then(Instant::now),
@@ -287,6 +297,18 @@ impl Projection {
             }
             Phase::Building { .. } | Phase::Live | Phase::Degraded => self.phase = phase(registered),
         }
+    }
+
+    /// Tells those who follow its changes what each batch writes.
+    #[must_use]
+    pub fn with_feed(mut self, feed: bool) -> Self {
+        self.feed = if feed { Feed::On } else { Feed::Off };
+        self
+    }
+
+    /// Whether what the batch in work writes is to be told: while it is built nobody follows it.
+    pub(crate) fn feeds(&self) -> bool {
+        self.feed == Feed::On && self.is_built() && !self.in_making
     }
 
     /// Its name.

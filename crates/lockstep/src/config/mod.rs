@@ -1,5 +1,6 @@
 //! Configuration in two steps: the file as written ([`raw`]), then checked and resolved ([`Config`]).
 
+mod api;
 mod raw;
 
 use std::net::SocketAddr;
@@ -11,6 +12,8 @@ use croner::Cron;
 use lockstep_connect::Settings;
 use lockstep_refresh::OnError;
 use toml::Spanned;
+
+pub use api::{ApiConfig, WarmConfig};
 
 use crate::diagnostic::Diagnostic;
 
@@ -54,6 +57,10 @@ pub struct Config {
     pub metrics: Option<Listen>,
     /// The schedule behind the read models, if there is one.
     pub backstop: Option<BackstopConfig>,
+    /// The read API, if it is served.
+    pub api: Option<ApiConfig>,
+    /// How long changes are remembered for those who follow them; `None` without a feed.
+    pub feed_history: Option<Duration>,
     /// How often to look for rows that come or go with the time, if that is configured.
     pub time_resolution: Option<Duration>,
     /// How often to recompute projections that depend on the time as a whole, if that is configured.
@@ -108,6 +115,8 @@ pub struct ProjectionConfig {
     pub group: Option<String>,
     /// Whether the backstop looks after it.
     pub backstop: bool,
+    /// Whether its changes are told.
+    pub feed: bool,
     /// What becomes of the row of a key that fails.
     pub on_error: OnError,
     /// The time zone that its query is computed in.
@@ -149,6 +158,20 @@ impl Config {
         Reader { path, text, environment }.config(&file)
     }
 
+    /// The projection that answers for products.
+    pub fn products(&self) -> Option<&String> {
+        match &self.api {
+            Some(api) => api.products.as_ref(),
+            None => self.projections.iter().map(|projection| &projection.name).find(|name| *name == api::USUAL_PRODUCTS),
+        }
+    }
+
+    /// Whether another configuration differs at most in how requests are answered.
+    pub fn is_same_but_for_reading(&self, other: &Self) -> bool {
+        let without = |config: &Self| format!("{:?}", Self { api: None, ..config.clone() });
+        without(self) == without(other)
+    }
+
     /// The target's settings.
     pub fn target_settings(&self) -> &Settings {
         self.target.as_ref().unwrap_or(&self.source)
@@ -178,8 +201,11 @@ impl Reader<'_> {
             Some(_) | None => None,
         };
         let groups = file.groups.iter().map(|group| self.group(group)).collect::<Outcome<Vec<_>>>()?;
-        let projections =
-            file.projections.iter().map(|projection| self.projection(projection, &groups)).collect::<Outcome<Vec<_>>>()?;
+        let projections = file
+            .projections
+            .iter()
+            .map(|projection| self.projection(projection, &groups, file.feed.is_some()))
+            .collect::<Outcome<Vec<_>>>()?;
         for (index, projection) in file.projections.iter().enumerate() {
             if projections[..index].iter().any(|earlier| earlier.name == projections[index].name) {
                 return self.fail(
@@ -219,8 +245,10 @@ impl Reader<'_> {
                 .unwrap_or_default(),
             prune: false,
             groups,
-            projections,
+            projections: projections.clone(),
             metrics,
+            api: file.api.as_ref().map(|api| self.api(api, &projections)).transpose()?,
+            feed_history: self.feed(file.feed.as_ref())?,
             backstop: file.backstop.as_ref().map(|backstop| self.backstop(backstop)).transpose()?,
             time_resolution: self.duration(
                 time.and_then(|time| time.resolution_ms.as_ref()),
@@ -350,7 +378,7 @@ impl Reader<'_> {
         }
     }
 
-    fn projection(&self, projection: &raw::Projection, groups: &[GroupConfig]) -> Outcome<ProjectionConfig> {
+    fn projection(&self, projection: &raw::Projection, groups: &[GroupConfig], feed: bool) -> Outcome<ProjectionConfig> {
         let name = self.expand(&projection.name)?;
         let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_');
         let all_well = name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
@@ -402,6 +430,7 @@ impl Reader<'_> {
             indexes: projection.indexes.as_ref().map(|path| self.read(path)).transpose()?.map(|(_, text)| text),
             group,
             backstop: projection.backstop.unwrap_or(true),
+            feed: feed && projection.feed.unwrap_or(true),
             on_error: self.on_error(projection.on_error.as_ref())?,
             time_zone: projection
                 .timezone

@@ -15,6 +15,50 @@ pub(super) struct File {
     pub(super) metrics: Option<Metrics>,
     pub(super) time: Option<Time>,
     pub(super) backstop: Option<Backstop>,
+    pub(super) api: Option<Api>,
+    pub(super) feed: Option<Feed>,
+}
+
+/// The read API.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Api {
+    pub(super) listen: Option<Spanned<String>>,
+    pub(super) url: Option<Spanned<String>>,
+    pub(super) connections: Option<Spanned<Number>>,
+    pub(super) tables_at_once: Option<Spanned<Number>>,
+    pub(super) request_timeout_ms: Option<Spanned<Number>>,
+    pub(super) page_max: Option<Spanned<Number>>,
+    pub(super) sources: Option<Spanned<Vec<String>>>,
+    pub(super) enabled: Option<bool>,
+    pub(super) rollout_percent: Option<Spanned<Number>>,
+    pub(super) rollout_header: Option<Spanned<String>>,
+    pub(super) allow_source: Option<bool>,
+    pub(super) staleness_max_s: Option<Spanned<Number>>,
+    pub(super) min_lsn_wait_ms: Option<Spanned<Number>>,
+    pub(super) min_lsn_miss: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) cors_origins: Vec<Spanned<String>>,
+    pub(super) text_search: Option<Spanned<String>>,
+    pub(super) products: Option<Spanned<String>>,
+    pub(super) items: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(super) warm: Vec<Warm>,
+}
+
+/// A request that is made whenever a projection has changed.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Warm {
+    pub(super) projection: Spanned<String>,
+    pub(super) path: Spanned<String>,
+}
+
+/// The feed of changes.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Feed {
+    pub(super) history_s: Option<Spanned<Number>>,
 }
 
 /// The schedule behind the read models.
@@ -81,6 +125,7 @@ pub(super) struct Projection {
     pub(super) timezone: Option<Spanned<String>>,
     pub(super) on_error: Option<Spanned<String>>,
     pub(super) backstop: Option<bool>,
+    pub(super) feed: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -197,6 +197,7 @@ impl Planner<'_> {
             group: String::new(),
             time_zone: definition.time_zone,
             on_error: self.projection.on_error,
+            feed: self.projection.feed && part_of.is_none(),
             indexes: None,
         });
         Ok(all)
@@ -340,7 +341,7 @@ fn stand_in(planned: &Planned) -> StandIn {
     StandIn { projection: plan.projection.clone(), relation }
 }
 
-/// Lets those projections tell the keys they write that others read.
+/// Lets those projections tell the keys they write that others read or follow.
 pub(super) fn mark_read(planned: &mut [Planned]) {
     let read: Vec<String> = planned.iter().flat_map(|planned| planned.reads.clone()).collect();
     for planned in planned {
@@ -349,6 +350,6 @@ pub(super) fn mark_read(planned: &mut [Planned]) {
             RowKey::Located(_) => planned.part_of.is_none(),
             RowKey::SingleRow | RowKey::Copies { .. } => false,
         };
-        planned.plan.reports_keys = keyed && read.contains(&planned.plan.projection);
+        planned.plan.reports_keys = keyed && (planned.feed || read.contains(&planned.plan.projection));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use lockstep_connect::Session;
 use lockstep_plan::quote;
-use lockstep_refresh::drop_views;
+use lockstep_refresh::{drop_views, tell_that_all_changed};
 use tokio_postgres::{Row, Transaction};
 
 use super::{INDEX_PREFIX, Making, OLD_SUFFIX, SUFFIX, renamed, unit};
@@ -101,7 +101,13 @@ async fn swap_inside(config: &Config, transaction: &Transaction<'_>, name: &str)
         })?;
     }
     retire(config, transaction, name).await?;
-    replace_hidden(transaction, name, &new).await
+    replace_hidden(transaction, name, &new).await?;
+    if config.projections.iter().any(|projection| projection.name == name && projection.feed) {
+        let rows: i64 =
+            transaction.query_one("SELECT row_count FROM lockstep.projection WHERE name = $1", &[&name]).await?.get(0);
+        tell_that_all_changed(transaction.client(), name, rows).await?;
+    }
+    Ok(())
 }
 
 /// The new table gets the old one's grants, and the comments of columns that both have.

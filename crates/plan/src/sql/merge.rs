@@ -154,19 +154,19 @@ pub(crate) fn merge(ctes: &[String], target: &Target<'_>, gone_among: Option<(&s
     }
 }
 
-/// The keys of the rows written, one array of texts for each column of the identity that readers know.
+/// The keys of the rows written, one array of texts for each column of the identity that readers know; where that is a hash, the columns
+/// that it is made of follow.
 fn reported(key: &RowKey, parts: &[&str]) -> Vec<String> {
     let columns = key.columns();
     let selects: Vec<String> = parts.iter().map(|part| format!("SELECT {} FROM {part}", quote::list(columns))).collect();
     let written = format!("({}) AS written", selects.join(" UNION ALL "));
     let array = |(n, value): (usize, String)| format!("ARRAY(SELECT {value}::text FROM {written}) AS k{}", n + 1);
-    let values = match key {
+    let values: Vec<String> = match key {
         RowKey::Located(_) => vec![locator("written.", columns)],
-        RowKey::Primary(_) | RowKey::SingleRow | RowKey::Copies { .. } => {
-            columns.iter().map(|column| format!("written.{}", quote::identifier(column))).collect()
-        }
+        RowKey::Primary(_) | RowKey::SingleRow | RowKey::Copies { .. } => Vec::new(),
     };
-    values.into_iter().enumerate().map(array).collect()
+    let values = values.into_iter().chain(columns.iter().map(|column| format!("written.{}", quote::identifier(column))));
+    values.enumerate().map(array).collect()
 }
 
 /// The text of a row, which tells apart whatever can be told apart by looking.

@@ -17,6 +17,7 @@ use tokio_postgres::Client;
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::{BatchError, Side};
+use crate::feed::Fed;
 use crate::group::{FencePolicy, RefreshOptions};
 use crate::observer::{BatchObserver, BatchView, LiveProjection};
 use crate::projection::{Projection, Statements as ProjectionStatements};
@@ -42,6 +43,8 @@ pub(crate) struct BatchRun<'a> {
     pub(crate) zone: String,
     /// What the batch has written so far to the tables of projections that others read, by node.
     pub(crate) written: HashMap<u32, DirtyKeys>,
+    /// What the batch tells those who follow the changes, by projection.
+    pub(crate) fed: HashMap<usize, Fed>,
     /// Root keys that a build reads in this batch, for each projection that is building.
     pub(crate) page_rows: usize,
     /// Commit even if there is nothing to do: somebody waits for a batch's boundary.
@@ -247,6 +250,12 @@ impl BatchRun<'_> {
         let committing = Instant::now();
         if !checkpoint::write(target, checkpoint).await.map_err(sql_error(Side::Target))? {
             return Err(BatchError::Fenced);
+        }
+        for (index, fed) in &self.fed {
+            let projection = &self.projections[*index];
+            fed.write(target, projection.name(), projection.plan.key.columns(), checkpoint.lsn)
+                .await
+                .map_err(sql_error(Side::Target))?;
         }
         checkpoint::write_projections(target, self.leader_epoch, self.projections).await.map_err(sql_error(Side::Target))?;
         let viewed = self.observer.is_some_and(|observer| observer.wants(self.group));

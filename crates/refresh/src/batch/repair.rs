@@ -88,6 +88,9 @@ impl BatchRun<'_> {
         if gone > 0 && self.projections[index].plan.reports_keys {
             self.written.insert(self.projections[index].node, DirtyKeys::Whole);
         }
+        if gone > 0 && self.projections[index].feeds() {
+            self.fed.entry(index).or_default().note_unnamed(gone);
+        }
         Ok(gone)
     }
 

@@ -81,8 +81,13 @@ impl BatchRun<'_> {
         let rows = self.query_target(index, sql, bound).await?;
         let Some(row) = rows.first() else { return Ok(Counts::default()) };
         let counts = Counts { added: row.get(0), changed: row.get(1), gone: row.get(2), duplicates: row.get(3) };
-        if counts.added + counts.changed + counts.gone > 0 {
+        if counts.written() > 0 {
             self.note_written(index, row)?;
+            if self.projections[index].feeds() {
+                let key = self.projections[index].plan.reports_keys.then_some(&self.projections[index].plan.key);
+                let noted = self.fed.entry(index).or_default().note(counts.written(), key, row);
+                noted.map_err(|error| BatchError::Sql { side: Side::Target, error, projection: Some(index) })?;
+            }
         }
         Ok(counts)
     }

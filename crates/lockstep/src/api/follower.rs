@@ -1,0 +1,201 @@
+//! Following the feed of changes in the target: one session listens for all clients.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use lockstep_connect::{Session, Settings};
+use lockstep_plan::quote;
+use tokio::sync::{Notify, broadcast, mpsc};
+use tokio_postgres::Client;
+
+/// Events that a slow client may be behind; then it reads them from the table.
+const BEHIND_MAX: usize = 256;
+
+/// Rows of one look at the table.
+const PAGE: i64 = 500;
+
+/// Pause before another connection.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// A change, as clients get it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Event {
+    pub(super) id: i64,
+    /// JSON.
+    pub(super) data: String,
+}
+
+/// What clients are told.
+#[derive(Debug, Clone)]
+pub(super) enum Told {
+    /// This.
+    Event(Event),
+    /// Look into the table: nobody listened until now.
+    Look,
+}
+
+/// Who may be told, and up to where everybody has been.
+struct Channel {
+    events: broadcast::Sender<Told>,
+    last: Option<i64>,
+}
+
+/// Tells clients what the feed says.
+pub(super) struct Follower {
+    settings: Settings,
+    channels: Mutex<HashMap<String, Channel>>,
+    /// Names of projections that have changed.
+    changed: broadcast::Sender<String>,
+    /// The projections have changed.
+    reconfigured: Notify,
+}
+
+/// What a client is to be told first.
+pub(super) enum Backlog {
+    /// These, which came after what it has seen.
+    Events(Vec<Event>),
+    /// What came in between has been forgotten: it must drop everything. The feed is here now.
+    Forgotten(i64),
+}
+
+impl Follower {
+    pub(super) fn new(settings: Settings) -> Self {
+        let (changed, _) = broadcast::channel(BEHIND_MAX);
+        Self { settings, channels: Mutex::default(), changed, reconfigured: Notify::new() }
+    }
+
+    fn channels(&self) -> MutexGuard<'_, HashMap<String, Channel>> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The projections that have a feed.
+    pub(super) fn follow(&self, projections: impl Iterator<Item = String>) {
+        let names: Vec<String> = projections.collect();
+        let mut channels = self.channels();
+        channels.retain(|name, _| names.contains(name));
+        for name in names {
+            channels.entry(name).or_insert_with(|| Channel { events: broadcast::channel(BEHIND_MAX).0, last: None });
+        }
+        self.reconfigured.notify_one();
+    }
+
+    /// What is to come; `None` if the projection has no feed.
+    pub(super) fn subscribe(&self, projection: &str) -> Option<broadcast::Receiver<Told>> {
+        self.channels().get(projection).map(|channel| channel.events.subscribe())
+    }
+
+    /// Names of projections as they change.
+    pub(super) fn changed(&self) -> broadcast::Receiver<String> {
+        self.changed.subscribe()
+    }
+
+    /// What came after `since`.
+    pub(super) async fn backlog(&self, projection: &str, since: i64) -> anyhow::Result<Backlog> {
+        let session = Session::open(&self.settings, "lockstep feed").await?;
+        let row = session
+            .query_opt(
+                "SELECT changes_forgotten, (SELECT max(id) FROM lockstep.change WHERE projection = $1)
+                 FROM lockstep.projection WHERE name = $1",
+                &[&projection],
+            )
+            .await?;
+        let forgotten = row.as_ref().map_or(0, |row| row.get::<_, i64>(0));
+        let newest = row.and_then(|row| row.get::<_, Option<i64>>(1)).unwrap_or(forgotten);
+        // Beyond the newest is an identity of another time: the target was restored.
+        if since < forgotten || since > newest {
+            return Ok(Backlog::Forgotten(newest));
+        }
+        let mut events = Vec::new();
+        loop {
+            let page = after(&session, projection, events.last().map_or(since, |event: &Event| event.id)).await?;
+            if page.is_empty() {
+                return Ok(Backlog::Events(events));
+            }
+            events.extend(page);
+        }
+    }
+
+    /// Listens, forever.
+    pub(super) async fn run(self: std::sync::Arc<Self>) {
+        loop {
+            if self.channels().is_empty() {
+                self.reconfigured.notified().await;
+                continue;
+            }
+            if let Err(error) = self.listen().await {
+                tracing::debug!(error = format!("{error:#}"), "the feed of changes");
+            }
+            tokio::time::sleep(AGAIN_AFTER).await;
+        }
+    }
+
+    /// Listens until the session ends or the projections change.
+    async fn listen(&self) -> anyhow::Result<()> {
+        let (sender, mut notifications) = mpsc::unbounded_channel();
+        let session = Session::open_listening(&self.settings, "lockstep feed", Some(sender)).await?;
+        let names: Vec<String> = self.channels().keys().cloned().collect();
+        for name in &names {
+            session.batch_execute(&format!("LISTEN {}", quote::identifier(&format!("lockstep_{name}")))).await?;
+        }
+        // What came while nobody listened.
+        for name in &names {
+            self.tell(&session, name).await?;
+        }
+        loop {
+            let notification = tokio::select! {
+                notification = notifications.recv() => notification,
+                () = self.reconfigured.notified() => return Ok(()),
+            };
+            let Some(notification) = notification else { anyhow::bail!("the session ended") };
+            let Some(name) = notification.channel().strip_prefix("lockstep_") else { continue };
+            self.tell(&session, name).await?;
+            drop(self.changed.send(name.to_owned()));
+        }
+    }
+
+    /// Tells what is new of a projection.
+    async fn tell(&self, session: &Client, projection: &str) -> anyhow::Result<()> {
+        let Some(last) = self.channels().get(projection).map(|channel| channel.last) else { return Ok(()) };
+        let begins = last.is_none();
+        let mut last = match last {
+            Some(last) => last,
+            None => {
+                let row = session
+                    .query_one("SELECT coalesce(max(id), 0) FROM lockstep.change WHERE projection = $1", &[&projection])
+                    .await?;
+                row.get(0)
+            }
+        };
+        loop {
+            let events = after(session, projection, last).await?;
+            let mut channels = self.channels();
+            let Some(channel) = channels.get_mut(projection) else { return Ok(()) };
+            last = events.last().map_or(last, |event| event.id);
+            channel.last = Some(last);
+            if begins {
+                drop(channel.events.send(Told::Look));
+            }
+            if events.is_empty() {
+                return Ok(());
+            }
+            metrics::counter!("lockstep_feed_events_total", "projection" => projection.to_owned())
+                .increment(u64::try_from(events.len()).unwrap_or(0));
+            for event in events {
+                // Without a client there is nobody to tell.
+                drop(channel.events.send(Told::Event(event)));
+            }
+        }
+    }
+}
+
+async fn after(client: &Client, projection: &str, last: i64) -> Result<Vec<Event>, tokio_postgres::Error> {
+    let rows = client
+        .query(
+            "SELECT id, json_build_object('projection', projection, 'lsn', lsn, 'rows', rows, 'keys', keys, 'at', at)::text
+             FROM lockstep.change WHERE projection = $1 AND id > $2 ORDER BY id LIMIT $3",
+            &[&projection, &last, &PAGE],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| Event { id: row.get(0), data: row.get(1) }).collect())
+}

@@ -1,0 +1,228 @@
+//! The `OpenAPI` document: made from the catalogue, so that it has every projection's columns with their types.
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse as _, Response};
+use lockstep_read::{Column, Operator, Table};
+use serde_json::{Map, Value, json};
+
+use super::products::{COLUMNS, FACETS, ORDERS};
+use super::{Api, problem::Problem};
+
+/// `GET /openapi.json`
+pub(super) async fn document(State(api): State<Api>) -> Result<Response, Problem> {
+    let config = api.config();
+    let mut paths = Map::new();
+    let mut schemas = Map::new();
+    schemas.insert("Problem".to_owned(), problem());
+    for model in api.reader.models() {
+        // One that cannot be read now is left out rather than keeping the others back.
+        let Ok(table) = api.reader.table(&model.name).await else { continue };
+        schemas.insert(model.name.clone(), row(&table, None));
+        paths.insert(format!("/api/read/{}", model.name), read(&model.name, &table, config.page_max));
+        if config.products.as_ref() == Some(&model.name) {
+            schemas.insert("Product".to_owned(), row(&table, Some(&COLUMNS)));
+            paths.extend(products(config.page_max));
+        }
+    }
+    for projection in api.reader.models().iter().filter(|model| api.follower.subscribe(&model.name).is_some()) {
+        paths.insert(format!("/api/changes/{}", projection.name), changes(&projection.name));
+    }
+    let document = json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Lockstep read API",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Read models that follow their source within milliseconds. Every answer names its source (Lockstep-Source), how long ago it was known to be current in seconds (Lockstep-Staleness) and the source position that it contains (Lockstep-LSN)."
+        },
+        "paths": paths,
+        "components": { "schemas": schemas }
+    });
+    Ok(([(header::CONTENT_TYPE, "application/json")], document.to_string()).into_response())
+}
+
+fn problem() -> Value {
+    json!({
+        "type": "object",
+        "description": "problem+json (RFC 9457)",
+        "required": ["success", "type", "title", "status", "detail", "error"],
+        "properties": {
+            "success": { "const": false }, "type": { "type": "string" }, "title": { "type": "string" },
+            "status": { "type": "integer" }, "detail": { "type": "string" }, "error": { "type": "string" },
+            "parameter": { "type": "string", "description": "the parameter that is wrong" }
+        }
+    })
+}
+
+/// The JSON type that PostgreSQL prints for a column.
+fn type_of(column: &Column) -> Value {
+    let name = match (column.category, column.type_name.as_str()) {
+        (_, "json" | "jsonb") => return json!({}),
+        // NaN and the infinities are printed as texts.
+        ('N', "numeric" | "real" | "double precision") => return json!({ "type": ["number", "string", "null"] }),
+        ('N', "money" | "regclass" | "regtype" | "regproc") => "string",
+        ('N', _) => "number",
+        ('B', _) => "boolean",
+        ('A', _) => return json!({ "type": ["array", "null"], "items": {} }),
+        // Composites are printed as objects.
+        ('C', _) => return json!({ "type": ["object", "null"] }),
+        _ => "string",
+    };
+    if column.not_null { json!({ "type": name }) } else { json!({ "type": [name, "null"] }) }
+}
+
+fn row(table: &Table, only: Option<&[&str]>) -> Value {
+    let shown = |column: &&Column| match only {
+        Some(names) => names.contains(&column.name.as_str()),
+        None => !column.is_text_vector(),
+    };
+    let properties: Map<String, Value> =
+        table.columns.iter().filter(shown).map(|column| (column.name.clone(), type_of(column))).collect();
+    json!({ "type": "object", "properties": properties })
+}
+
+fn parameter(name: &str, description: &str, schema: &Value) -> Value {
+    json!({ "name": name, "in": "query", "required": false, "description": description, "schema": schema })
+}
+
+/// Parameters that every list has.
+fn common() -> Vec<Value> {
+    vec![
+        parameter(
+            "source",
+            "Read from this source alone, where that is allowed.",
+            &json!({ "enum": ["projection", "view", "tables"] }),
+        ),
+        parameter(
+            "min_lsn",
+            "The answer must contain this source position; waits for it. Also as header Lockstep-Min-LSN.",
+            &json!({ "type": "string", "pattern": "^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$" }),
+        ),
+        json!({ "name": "If-None-Match", "in": "header", "required": false, "schema": { "type": "string" } }),
+    ]
+}
+
+fn responses(schema: &Value) -> Value {
+    let problem = json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
+    json!({
+        "200": { "description": "Found.", "content": { "application/json": { "schema": schema } } },
+        "304": { "description": "The client has it: nothing has changed." },
+        "400": { "description": "A parameter is wrong; it is named.", "content": problem },
+        "404": { "description": "There is no such thing.", "content": problem },
+        "503": { "description": "Nothing can answer now, or the position is not contained yet.", "content": problem },
+        "504": { "description": "It took too long.", "content": problem }
+    })
+}
+
+fn read(name: &str, table: &Table, page_max: u32) -> Value {
+    let operators = Operator::ALL.map(|(name, _)| name).join(", ");
+    let mut parameters = vec![
+        parameter("select", "Columns, separated by commas.", &json!({ "type": "string" })),
+        parameter("order", "Columns, each with .asc or .desc; rank with a full-text search.", &json!({ "type": "string" })),
+        parameter("limit", "Rows of a page.", &json!({ "type": "integer", "minimum": 1, "maximum": page_max })),
+        parameter("after", "The cursor that the page before gave as next.", &json!({ "type": "string" })),
+        parameter("page", "The n-th page instead.", &json!({ "type": "integer", "minimum": 1 })),
+        parameter("total", "How to count.", &json!({ "enum": ["exact", "estimated", "none"] })),
+        parameter("facets", "Columns whose values are counted.", &json!({ "type": "string" })),
+        parameter("highlight", "Text columns in which the words of a full-text search are marked.", &json!({ "type": "string" })),
+    ];
+    parameters.extend(common());
+    for column in &table.columns {
+        let description = format!("{}: operator.value, with {operators}. May be given more than once.", column.type_name);
+        parameters.push(parameter(&format!("filter.{}", column.name), &description, &json!({ "type": "string" })));
+    }
+    let schema = json!({
+        "type": "object",
+        "required": ["data", "meta"],
+        "properties": {
+            "data": { "type": "array", "items": { "$ref": format!("#/components/schemas/{name}") } },
+            "meta": { "type": "object", "properties": {
+                "total": { "type": ["integer", "null"] }, "limit": { "type": "integer" }, "next": { "type": ["string", "null"] } } },
+            "facets": { "type": "object" }
+        }
+    });
+    json!({ "get": { "operationId": format!("read_{name}"), "summary": format!("Rows of {name}."), "parameters": parameters, "responses": responses(&schema) } })
+}
+
+fn products(page_max: u32) -> Map<String, Value> {
+    let names = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
+    let filters = vec![
+        parameter("categoryId", "Of this category.", &json!({ "type": "string" })),
+        parameter("brand", "Of this brand.", &json!({ "type": "string" })),
+        parameter("priceMin", "At this price or above.", &json!({ "type": "number" })),
+        parameter("priceMax", "At this price or below.", &json!({ "type": "number" })),
+        parameter("inStock", "true: only what is in stock.", &json!({ "type": "boolean" })),
+        parameter("status", "publish, if left out.", &json!({ "enum": ["publish", "draft"] })),
+        parameter("q", "Words, as for a web search: \"red shoes\" -leather or boots.", &json!({ "type": "string" })),
+        parameter("search", "The same as q.", &json!({ "type": "string" })),
+        parameter("highlight", "Mark what was found.", &json!({ "type": "boolean" })),
+        parameter("page", "From 1.", &json!({ "type": "integer", "minimum": 1 })),
+        parameter("limit", "Rows of a page.", &json!({ "type": "integer", "minimum": 1, "maximum": page_max })),
+        parameter("sortBy", "created_at if left out; the best first when searching.", &json!({ "enum": names(&ORDERS) })),
+        parameter("sortOrder", "DESC if left out.", &json!({ "enum": ["ASC", "DESC"] })),
+        parameter("total", "How to count.", &json!({ "enum": ["exact", "estimated"] })),
+        parameter("facets", &format!("Of {}, separated by commas.", names(&FACETS).join(", ")), &json!({ "type": "string" })),
+    ];
+    let schema = json!({
+        "type": "object",
+        "required": ["success", "data", "meta"],
+        "properties": {
+            "success": { "const": true },
+            "data": { "type": "array", "items": { "$ref": "#/components/schemas/Product" } },
+            "meta": { "type": "object", "required": ["total", "page", "limit", "totalPages"], "properties": {
+                "total": { "type": "integer" }, "page": { "type": "integer" }, "limit": { "type": "integer" },
+                "totalPages": { "type": "integer" }, "similar": { "const": true, "description": "nothing had the words; these are similar" } } },
+            "facets": { "type": "object" }
+        }
+    });
+    let operation = |id: &str, summary: &str, path_parameter: Option<&str>| {
+        let mut parameters: Vec<Value> = filters.iter().cloned().chain(common()).collect();
+        if let Some(name) = path_parameter {
+            parameters
+                .push(json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string", "minLength": 1 } }));
+        }
+        json!({ "get": { "operationId": id, "summary": summary, "parameters": parameters, "responses": responses(&schema) } })
+    };
+    let mut paths = Map::new();
+    paths.insert("/api/products".to_owned(), operation("listProducts", "Products, filtered.", None));
+    let mut search = operation("searchProducts", "Full-text search; similar words if nothing has the words themselves.", None);
+    if let Some(parameters) = search.pointer_mut("/get/parameters").and_then(Value::as_array_mut) {
+        // Here q is the one way to say it.
+        parameters.retain(|parameter| parameter["name"] != "search");
+        parameters.iter_mut().filter(|parameter| parameter["name"] == "q").for_each(|q| {
+            q["required"] = json!(true);
+            q["schema"]["minLength"] = json!(1);
+        });
+    }
+    paths.insert("/api/products/search".to_owned(), search);
+    paths.insert(
+        "/api/categories/{id}/products".to_owned(),
+        operation("productsOfCategory", "Products of a category.", Some("id")),
+    );
+    paths.insert("/api/brands/{brand}/products".to_owned(), operation("productsOfBrand", "Products of a brand.", Some("brand")));
+    let suggestions = json!({ "type": "object", "properties": { "success": { "const": true }, "data": { "type": "array", "items": {
+        "type": "object", "properties": { "value": { "type": "string" }, "match": { "enum": ["prefix", "similar"] } } } } } });
+    paths.insert(
+        "/api/products/suggest".to_owned(),
+        json!({ "get": { "operationId": "suggestProducts", "summary": "Names that somebody may be about to type.", "parameters": [
+            { "name": "q", "in": "query", "required": true, "schema": { "type": "string", "minLength": 1 } },
+            parameter("limit", "At most so many.", &json!({ "type": "integer", "minimum": 1, "maximum": 50 }))
+        ], "responses": responses(&suggestions) } }),
+    );
+    paths
+}
+
+fn changes(name: &str) -> Value {
+    json!({ "get": {
+        "operationId": format!("changes_{name}"),
+        "summary": format!("What each batch changed in {name}, as server-sent events: change with the keys, ready at the beginning, reset when what came in between has been forgotten."),
+        "parameters": [
+            parameter("since", "The id of the last event that was seen.", &json!({ "type": "integer" })),
+            { "name": "Last-Event-ID", "in": "header", "required": false, "schema": { "type": "integer" } }
+        ],
+        "responses": {
+            "200": { "description": "A stream without end.", "content": { "text/event-stream": { "schema": { "type": "string" } } } },
+            "400": { "description": "A parameter is wrong." }, "404": { "description": "There is no such feed." }
+        }
+    } })
+}

@@ -1,0 +1,99 @@
+//! The parameters of a request: each is taken once, and what is left over is a mistake.
+
+use std::str::FromStr;
+
+use axum::http::{HeaderMap, Uri};
+use lockstep_read::{Facet, Source, Total};
+use lockstep_wal::Lsn;
+
+use super::problem::Problem;
+
+/// Parameters that have not been taken yet, in the order in which they were written.
+pub(super) struct Parameters(Vec<(String, String)>);
+
+impl Parameters {
+    pub(super) fn of(uri: &Uri) -> Self {
+        let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+        Self(pairs.map(|(name, value)| (name.into_owned(), value.into_owned())).collect())
+    }
+
+    /// A parameter that may be given once. An empty value is no value.
+    pub(super) fn take(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        let mut found = None;
+        let mut rest = Vec::with_capacity(self.0.len());
+        for (key, value) in std::mem::take(&mut self.0) {
+            if key != name {
+                rest.push((key, value));
+            } else if found.replace(value).is_some() {
+                return Err(Problem::bad(name, "given more than once"));
+            }
+        }
+        self.0 = rest;
+        Ok(found.filter(|value| !value.is_empty()))
+    }
+
+    /// A parameter of some type.
+    pub(super) fn parse<T: FromStr>(&mut self, name: &str, what: &str) -> Result<Option<T>, Problem> {
+        let Some(text) = self.take(name)? else { return Ok(None) };
+        text.parse().map(Some).map_err(|_| Problem::bad(name, format!("not {what}")))
+    }
+
+    /// A number within bounds.
+    pub(super) fn number(&mut self, name: &str, default: u32, max: u32) -> Result<u32, Problem> {
+        let number = self.parse::<u32>(name, &format!("a number from 1 to {max}"))?.unwrap_or(default.min(max));
+        if number == 0 || number > max {
+            return Err(Problem::bad(name, format!("not a number from 1 to {max}")));
+        }
+        Ok(number)
+    }
+
+    /// One of some words.
+    pub(super) fn word<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Result<Option<T>, Problem> {
+        let Some(text) = self.take(name)? else { return Ok(None) };
+        let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(&text));
+        let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+        found.map(|(_, value)| Some(*value)).ok_or_else(|| Problem::bad(name, format!("not one of {}", names.join(", "))))
+    }
+
+    pub(super) fn total(&mut self) -> Result<Total, Problem> {
+        let words = [("exact", Total::Exact), ("estimated", Total::Estimated), ("none", Total::None)];
+        Ok(self.word("total", &words)?.unwrap_or(Total::Exact))
+    }
+
+    pub(super) fn source(&mut self) -> Result<Option<Source>, Problem> {
+        self.word("source", &Source::ALL.map(|source| (source.name(), source)))
+    }
+
+    /// The position that the answer must contain: a parameter, or a header.
+    pub(super) fn min_lsn(&mut self, headers: &HeaderMap) -> Result<Option<Lsn>, Problem> {
+        if let Some(lsn) = self.parse("min_lsn", "a position such as 0/1A2B3C4")? {
+            return Ok(Some(lsn));
+        }
+        let Some(header) = headers.get("lockstep-min-lsn") else { return Ok(None) };
+        let lsn = header.to_str().ok().and_then(|text| text.parse().ok());
+        lsn.map(Some).ok_or_else(|| Problem::bad("Lockstep-Min-LSN", "not a position such as 0/1A2B3C4"))
+    }
+
+    /// `facets=a,b`; `column` tells which column a name means.
+    pub(super) fn facets(&mut self, column: impl Fn(&str) -> Option<String>) -> Result<Vec<Facet>, Problem> {
+        let Some(text) = self.take("facets")? else { return Ok(Vec::new()) };
+        let facet = |name: &str| match column(name) {
+            Some(column) => Ok(Facet { name: name.to_owned(), column }),
+            None => Err(Problem::bad("facets", format!("\"{name}\" is none of the facets"))),
+        };
+        text.split(',').map(str::trim).filter(|name| !name.is_empty()).map(facet).collect()
+    }
+
+    /// What is left: filters.
+    pub(super) fn rest(self) -> Vec<(String, String)> {
+        self.0
+    }
+
+    /// Nothing may be left.
+    pub(super) fn done(self) -> Result<(), Problem> {
+        match self.0.first() {
+            Some((name, _)) => Err(Problem::bad(name, "there is no such parameter")),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `[api]` and `[feed]`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lockstep_connect::Settings;
+use lockstep_read::{Miss, ReadSettings, Source};
+use toml::Spanned;
+
+use super::{Outcome, ProjectionConfig, Reader, raw};
+
+/// The projection behind the product endpoints, unless it is said.
+pub(super) const USUAL_PRODUCTS: &str = "product_search";
+
+/// How long changes are remembered, unless it is said.
+const DEFAULT_HISTORY_S: u64 = 3_600;
+
+/// The read API.
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    /// Where it listens; `None` if only `lockstep serve` gives it an address.
+    pub listen: Option<SocketAddr>,
+    /// Whom it reads the target as, unless as Lockstep.
+    pub settings: Option<Settings>,
+    /// Sessions at most.
+    pub connections: usize,
+    /// Requests that compute over the source tables at the same time, at most.
+    pub tables_at_once: usize,
+    /// How long a request may take.
+    pub request_timeout: Duration,
+    /// Rows of a page at most.
+    pub page_max: u32,
+    /// The header by which a client takes part in a rollout or not; without it, its address.
+    pub rollout_header: String,
+    /// Sites whose scripts may read.
+    pub cors_origins: Vec<String>,
+    /// The projection behind the product endpoints.
+    pub products: Option<String>,
+    /// The projection whose reads count as searches for items.
+    pub items: Option<String>,
+    /// How requests are answered.
+    pub read: ReadSettings,
+    /// Requests that are made whenever a projection has changed.
+    pub warm: Vec<WarmConfig>,
+}
+
+/// A request that is made whenever a projection has changed, so that what it reads is in memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WarmConfig {
+    /// The projection.
+    pub projection: String,
+    /// Path and query.
+    pub path: String,
+}
+
+impl Reader<'_> {
+    pub(super) fn feed(&self, feed: Option<&raw::Feed>) -> Outcome<Option<Duration>> {
+        let Some(feed) = feed else { return Ok(None) };
+        let history = self.duration(feed.history_s.as_ref(), 1_000, 10..=31_536_000, "history_s")?;
+        Ok(Some(history.unwrap_or(Duration::from_secs(DEFAULT_HISTORY_S))))
+    }
+
+    pub(super) fn api(&self, api: &raw::Api, projections: &[ProjectionConfig]) -> Outcome<ApiConfig> {
+        let milliseconds = |value, default, allowed, name| -> Outcome<Duration> {
+            Ok(self.duration(value, 1, allowed, name)?.unwrap_or(Duration::from_millis(default)))
+        };
+        let read = ReadSettings {
+            enabled: api.enabled.unwrap_or(true),
+            rollout_percent: self.number(api.rollout_percent.as_ref(), 100, 0..=100, "rollout_percent")?,
+            chain: self.chain(api.sources.as_ref())?,
+            allow_forced: api.allow_source.unwrap_or(false),
+            min_lsn_wait: milliseconds(api.min_lsn_wait_ms.as_ref(), 1_000, 0..=60_000, "min_lsn_wait_ms")?,
+            min_lsn_miss: self.miss(api.min_lsn_miss.as_ref())?,
+            staleness_max: self.duration(api.staleness_max_s.as_ref(), 1_000, 1..=31_536_000, "staleness_max_s")?,
+            text_config: api
+                .text_search
+                .as_ref()
+                .map(|name| self.expand(name))
+                .transpose()?
+                .unwrap_or_else(|| "english".to_owned()),
+        };
+        Ok(ApiConfig {
+            listen: api.listen.as_ref().map(|listen| self.address(listen)).transpose()?,
+            settings: api.url.as_ref().map(|url| self.settings(Some(url))).transpose()?,
+            connections: self.number(api.connections.as_ref(), 10, 1..=1_000, "connections")?,
+            tables_at_once: self.number(api.tables_at_once.as_ref(), 4, 1..=1_000, "tables_at_once")?,
+            request_timeout: milliseconds(api.request_timeout_ms.as_ref(), 5_000, 10..=600_000, "request_timeout_ms")?,
+            page_max: self.number(api.page_max.as_ref(), 100, 1..=10_000, "page_max")?,
+            rollout_header: self.header(api.rollout_header.as_ref())?,
+            cors_origins: self.texts(&api.cors_origins)?,
+            products: self.answering(api.products.as_ref(), USUAL_PRODUCTS, projections)?,
+            items: self.answering(api.items.as_ref(), "recent_items", projections)?,
+            warm: api.warm.iter().map(|warm| self.warm(warm, projections)).collect::<Outcome<_>>()?,
+            read,
+        })
+    }
+
+    /// A number that is no time.
+    fn number<N: TryFrom<u128>>(
+        &self,
+        value: Option<&Spanned<raw::Number>>,
+        default: N,
+        allowed: std::ops::RangeInclusive<u64>,
+        name: &str,
+    ) -> Outcome<N> {
+        let number = self.duration(value, 1, allowed, name)?.map(|number| N::try_from(number.as_millis()));
+        Ok(number.and_then(Result::ok).unwrap_or(default))
+    }
+
+    fn address(&self, value: &Spanned<String>) -> Outcome<SocketAddr> {
+        self.expand(value)?
+            .parse()
+            .or_else(|_| self.fail(value.span(), "not an address to listen on", "for example \"127.0.0.1:8080\""))
+    }
+
+    fn chain(&self, value: Option<&Spanned<Vec<String>>>) -> Outcome<Vec<Source>> {
+        let Some(value) = value else { return Ok(Source::ALL.to_vec()) };
+        let help = "one or more of \"projection\", \"view\" and \"tables\", each once, best first";
+        let mut chain = Vec::new();
+        for name in value.get_ref() {
+            match Source::from_name(name) {
+                Some(source) if !chain.contains(&source) => chain.push(source),
+                Some(_) => return self.fail(value.span(), format!("{name} stands twice in sources"), help),
+                None => return self.fail(value.span(), format!("unknown source \"{name}\""), help),
+            }
+        }
+        if chain.is_empty() { self.fail(value.span(), "sources is empty", help) } else { Ok(chain) }
+    }
+
+    fn miss(&self, value: Option<&Spanned<String>>) -> Outcome<Miss> {
+        let Some(value) = value else { return Ok(Miss::Refuse) };
+        match self.expand(value)?.as_str() {
+            "refuse" => Ok(Miss::Refuse),
+            "tables" => Ok(Miss::Tables),
+            other => self.fail(
+                value.span(),
+                format!("unknown min_lsn_miss \"{other}\""),
+                "refuse (503 with Retry-After) or tables (the source tables answer)",
+            ),
+        }
+    }
+
+    fn header(&self, value: Option<&Spanned<String>>) -> Outcome<String> {
+        let Some(value) = value else { return Ok("x-request-key".to_owned()) };
+        let name = self.expand(value)?.to_ascii_lowercase();
+        if axum::http::HeaderName::try_from(name.as_str()).is_err() {
+            return self.fail(value.span(), "not the name of a header", "for example \"x-user-id\"");
+        }
+        Ok(name)
+    }
+
+    /// A projection that is named, or the usual one if it is configured.
+    fn answering(
+        &self,
+        value: Option<&Spanned<String>>,
+        usual: &str,
+        projections: &[ProjectionConfig],
+    ) -> Outcome<Option<String>> {
+        let known = |name: &str| projections.iter().any(|projection| projection.name == name);
+        let Some(value) = value else { return Ok(known(usual).then(|| usual.to_owned())) };
+        let name = self.expand(value)?;
+        if name.is_empty() {
+            return Ok(None);
+        }
+        if !known(&name) {
+            return self.fail(value.span(), format!("there is no projection \"{name}\""), "name one, or \"\" for none");
+        }
+        Ok(Some(name))
+    }
+
+    fn warm(&self, warm: &raw::Warm, projections: &[ProjectionConfig]) -> Outcome<WarmConfig> {
+        let projection = self.expand(&warm.projection)?;
+        let Some(known) = projections.iter().find(|known| known.name == projection) else {
+            return self.fail(
+                warm.projection.span(),
+                format!("there is no projection \"{projection}\""),
+                "name a configured one",
+            );
+        };
+        if !known.feed {
+            return self.fail(
+                warm.projection.span(),
+                format!("nothing tells when {projection} has changed"),
+                "add [feed], and leave out feed = false of the projection",
+            );
+        }
+        let path = self.expand(&warm.path)?;
+        if !path.starts_with("/api/") || path.parse::<axum::http::Uri>().is_err() {
+            return self.fail(warm.path.span(), "not a path of the read API", "for example \"/api/products?limit=20\"");
+        }
+        Ok(WarmConfig { projection, path })
+    }
+}

@@ -1,0 +1,142 @@
+//! Filters: `column=operator.value`.
+
+use crate::error::ReadError;
+
+/// How a column is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operator {
+    /// Equal.
+    Eq,
+    /// Not equal; NULL is not equal to anything, and not different either, as in SQL.
+    Ne,
+    /// Less.
+    Lt,
+    /// Less or equal.
+    Lte,
+    /// Greater.
+    Gt,
+    /// Greater or equal.
+    Gte,
+    /// One of a list.
+    In,
+    /// SQL's LIKE; `*` may be written for `%`.
+    Like,
+    /// The same, in any case.
+    Ilike,
+    /// NULL, or not.
+    Is,
+    /// A full-text search on a tsvector column.
+    Fts,
+}
+
+impl Operator {
+    /// Every operator with its name in requests.
+    pub const ALL: [(&'static str, Self); 11] = [
+        ("eq", Self::Eq),
+        ("ne", Self::Ne),
+        ("lt", Self::Lt),
+        ("lte", Self::Lte),
+        ("gt", Self::Gt),
+        ("gte", Self::Gte),
+        ("in", Self::In),
+        ("like", Self::Like),
+        ("ilike", Self::Ilike),
+        ("is", Self::Is),
+        ("fts", Self::Fts),
+    ];
+}
+
+/// A filter, not yet checked against a table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// The parameter as the client wrote it, for messages.
+    pub parameter: String,
+    /// The column.
+    pub column: String,
+    /// The comparison.
+    pub operator: Operator,
+    /// One value; any number for `in`; `null` or `notnull` for `is`.
+    pub values: Vec<String>,
+}
+
+impl Condition {
+    /// A comparison with one value.
+    pub fn new(parameter: &str, column: &str, operator: Operator, value: impl Into<String>) -> Self {
+        Self { parameter: parameter.to_owned(), column: column.to_owned(), operator, values: vec![value.into()] }
+    }
+
+    /// Reads `operator.value`, for example `gte.100`, `in.(a,"b,c")`, `is.null`.
+    ///
+    /// # Errors
+    /// It is not of that form: names the parameter.
+    pub fn parse(parameter: &str, column: &str, text: &str) -> Result<Self, ReadError> {
+        let names = || Operator::ALL.map(|(name, _)| name).join(", ");
+        let found = text.split_once('.').and_then(|(name, value)| {
+            let operator = Operator::ALL.iter().find(|(known, _)| *known == name)?.1;
+            Some((operator, value))
+        });
+        let Some((operator, value)) = found else {
+            let example = format!("write operator.value, for example eq.{}; the operators are {}", shortened(text), names());
+            return Err(ReadError::bad(parameter, example));
+        };
+        let values = match operator {
+            Operator::In => list(value).ok_or_else(|| ReadError::bad(parameter, "write a list as in.(a,b,\"c,d\")"))?,
+            Operator::Is if value != "null" && value != "notnull" => {
+                return Err(ReadError::bad(parameter, "write is.null or is.notnull"));
+            }
+            Operator::Eq
+            | Operator::Ne
+            | Operator::Lt
+            | Operator::Lte
+            | Operator::Gt
+            | Operator::Gte
+            | Operator::Like
+            | Operator::Ilike
+            | Operator::Is
+            | Operator::Fts => vec![value.to_owned()],
+        };
+        Ok(Self { parameter: parameter.to_owned(), column: column.to_owned(), operator, values })
+    }
+}
+
+fn shortened(text: &str) -> String {
+    text.chars().take(20).collect()
+}
+
+/// `(a,"b,c")`: in quotes a backslash keeps the next character as it is.
+fn list(text: &str) -> Option<Vec<String>> {
+    let inner = text.strip_prefix('(')?.strip_suffix(')')?;
+    if inner.is_empty() {
+        return Some(Vec::new());
+    }
+    let mut values = vec![String::new()];
+    let mut characters = inner.chars();
+    let mut quoted = false;
+    while let Some(character) = characters.next() {
+        let value = values.last_mut()?;
+        match character {
+            '"' => quoted = !quoted,
+            '\\' if quoted => value.push(characters.next()?),
+            ',' if !quoted => values.push(String::new()),
+            other => value.push(other),
+        }
+    }
+    (!quoted).then_some(values)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions() {
+        let parsed = Condition::parse("price", "price", "gte.1.5").map(|condition| (condition.operator, condition.values));
+        assert_eq!(parsed, Ok((Operator::Gte, vec!["1.5".to_owned()])));
+        let parsed = Condition::parse("b", "b", "in.(a,\"b,c\",\"d\\\"e\",)").map(|condition| condition.values);
+        assert_eq!(parsed, Ok(vec!["a".to_owned(), "b,c".to_owned(), "d\"e".to_owned(), String::new()]));
+        assert_eq!(Condition::parse("b", "b", "in.()").map(|condition| condition.values), Ok(Vec::new()));
+        for bad in ["", "5", "gt", "between.1", "in.a,b", "in.(\"a)", "is.", "is.5"] {
+            assert!(Condition::parse("b", "b", bad).is_err(), "{bad}");
+        }
+    }
+}

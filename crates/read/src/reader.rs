@@ -1,0 +1,605 @@
+//! Answering a request from the first source that can.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use lockstep_plan::quote;
+use lockstep_wal::Lsn;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Semaphore;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
+
+use crate::condition::Operator;
+use crate::cursor;
+use crate::error::{ReadError, SourceFault};
+use crate::pool::{Borrowed, Pool, Slots};
+use crate::select::{Query, Statement, Statements, statements};
+use crate::settings::{Miss, Model, ReadSettings, Source};
+use crate::suggest::{self, Suggestion};
+use crate::table::{self, Table};
+
+/// How long what the catalogue said is believed.
+const CATALOGUE_FOR: Duration = Duration::from_secs(5);
+
+/// A request.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The projection.
+    pub projection: String,
+    /// What of it.
+    pub query: Query,
+    /// The version that the client has.
+    pub known: Option<String>,
+    /// Distinguishes answers to different requests of the same version.
+    pub identity: String,
+    /// The source that it insists on.
+    pub forced: Option<Source>,
+    /// What decides whether it takes part in a rollout.
+    pub sticky_key: String,
+    /// The position that the answer must contain.
+    pub min_lsn: Option<Lsn>,
+}
+
+/// Where a projection was when it was read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Version {
+    /// Changes with every batch and every definition.
+    pub tag: String,
+    /// How long ago it was known to be current, in seconds.
+    pub staleness_seconds: Option<f64>,
+    /// The position that it contains.
+    pub lsn: Option<String>,
+}
+
+/// A facet's name and its JSON.
+pub type Facets = Vec<(String, String)>;
+
+/// An answer.
+#[derive(Debug, Clone, Default)]
+pub struct Answer {
+    /// Where the rows come from; `None` if the client has them already.
+    pub source: Option<Source>,
+    /// Each row as JSON.
+    pub rows: Vec<String>,
+    /// The cursor of the next page, if there is one.
+    pub next: Option<String>,
+    /// How many rows there are, if it was asked for.
+    pub total: Option<i64>,
+    /// The facets that were asked for.
+    pub facets: Facets,
+    /// The version; without a tag unless the source is the projection.
+    pub version: Version,
+    /// Whether the client has this version.
+    pub not_modified: bool,
+}
+
+/// Reads projections.
+pub struct Reader {
+    target: Pool,
+    source: Pool,
+    /// For requests that wait for a position, so that they do not keep the others waiting.
+    waits: Pool,
+    one_database: bool,
+    costly: Slots,
+    costly_wait: Duration,
+    in_force: RwLock<Arc<InForce>>,
+    tables: Mutex<HashMap<String, (Instant, Arc<Table>)>>,
+}
+
+/// What a reload replaces.
+struct InForce {
+    settings: ReadSettings,
+    models: Vec<Model>,
+}
+
+impl Reader {
+    /// A reader over the pools. At most `costly_max` requests compute over the source tables at the same time.
+    pub fn new(target: Pool, source: Pool, waits: Pool, one_database: bool, costly_max: usize, costly_wait: Duration) -> Self {
+        let settings = ReadSettings {
+            enabled: true,
+            rollout_percent: 100,
+            chain: Source::ALL.to_vec(),
+            allow_forced: false,
+            min_lsn_wait: Duration::from_secs(1),
+            min_lsn_miss: Miss::Refuse,
+            staleness_max: None,
+            text_config: "english".to_owned(),
+        };
+        Self {
+            target,
+            source,
+            waits,
+            one_database,
+            costly: Arc::new(Semaphore::new(costly_max)),
+            costly_wait,
+            in_force: RwLock::new(Arc::new(InForce { settings, models: Vec::new() })),
+            tables: Mutex::default(),
+        }
+    }
+
+    /// Takes other settings and projections; requests that run go on with theirs.
+    pub fn configure(&self, settings: ReadSettings, models: Vec<Model>) {
+        *self.in_force.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(InForce { settings, models });
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn in_force(&self) -> Arc<InForce> {
+        self.in_force.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> ReadSettings {
+        self.in_force().settings.clone()
+    }
+
+    /// The projections that can be read.
+    pub fn models(&self) -> Vec<Model> {
+        self.in_force().models.clone()
+    }
+
+    /// The share of sessions in use, 0 to 1.
+    pub fn usage(&self) -> f64 {
+        self.target.usage().max(self.source.usage())
+    }
+
+    fn model(&self, name: &str) -> Result<Model, ReadError> {
+        let in_force = self.in_force();
+        let found = in_force.models.iter().find(|model| model.name == name).cloned();
+        found.ok_or_else(|| ReadError::NoSuchProjection(name.to_owned()))
+    }
+
+    /// The columns of a projection: of its table, else of its view, else of its defining query.
+    ///
+    /// # Errors
+    /// There is no such projection, or no server tells.
+    pub async fn table(&self, projection: &str) -> Result<Arc<Table>, ReadError> {
+        let model = self.model(projection)?;
+        let kept = self.tables.lock().unwrap_or_else(PoisonError::into_inner).get(projection).cloned();
+        if let Some((since, table)) = &kept
+            && since.elapsed() < CATALOGUE_FOR
+        {
+            return Ok(table.clone());
+        }
+        let found = match self.looked_up(&model).await {
+            Some(table) => Arc::new(table),
+            // What it was last known to be is better than nothing.
+            None => kept.map(|(_, table)| table).ok_or(ReadError::Unavailable)?,
+        };
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.insert(projection.to_owned(), (Instant::now(), found.clone()));
+        Ok(found)
+    }
+
+    async fn looked_up(&self, model: &Model) -> Option<Table> {
+        if let Ok(session) = self.target.get().await {
+            for name in [model.name.clone(), format!("mv_{}", model.name)] {
+                match table::look_up(&session, &model.schema, &name).await {
+                    Ok(Some(mut table)) => {
+                        if table.key.is_empty() {
+                            table.key.clone_from(&model.key);
+                        }
+                        return Some(table);
+                    }
+                    Ok(None) => {}
+                    Err(error) => tracing::debug!(error = %lockstep_connect::describe(&error), "looking a table up"),
+                }
+            }
+        }
+        let session = self.pool_of(model, Source::Tables).get().await.ok()?;
+        table::describe(&session, model.sql.trim().trim_end_matches(';'), &model.key).await.ok()
+    }
+
+    fn pool_of(&self, model: &Model, source: Source) -> &Pool {
+        match source {
+            Source::Projection | Source::View => &self.target,
+            Source::Tables if model.on_target || self.one_database => &self.target,
+            Source::Tables => &self.source,
+        }
+    }
+
+    /// Answers a request.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn read(&self, request: &Request) -> Result<Answer, ReadError> {
+        let model = self.model(&request.projection)?;
+        let in_force = self.in_force();
+        let settings = &in_force.settings;
+        let mut chain = match request.forced {
+            Some(_) if !settings.allow_forced => {
+                return Err(ReadError::bad("source", "choosing a source is not allowed here ([api] allow_source)"));
+            }
+            Some(forced) => vec![forced],
+            None => settings.chain_for(&request.sticky_key).to_vec(),
+        };
+        if let Some(lsn) = request.min_lsn
+            && chain.first() != Some(&Source::Tables)
+        {
+            chain = self.chain_with(&model, settings, lsn, chain).await?;
+        }
+        let table = self.table(&model.name).await?;
+        let mut last = ReadError::Unavailable;
+        let mut put_last: Vec<Source> = Vec::new();
+        let mut from: Option<Source> = None;
+        let mut tried = chain.into_iter();
+        loop {
+            // What is stale or set aside is better than nothing.
+            let (source, whatever) = match tried.next() {
+                Some(source) => (source, false),
+                None if put_last.is_empty() => return Err(last),
+                None => (put_last.remove(0), true),
+            };
+            if let Some(from) = from {
+                let labels =
+                    [("projection", model.name.clone()), ("from", from.name().to_owned()), ("to", source.name().to_owned())];
+                metrics::counter!("lockstep_read_fallbacks_total", &labels).increment(1);
+                if model.is_products {
+                    metrics::counter!("product_search_fallback_total").increment(1);
+                }
+            }
+            let began = Instant::now();
+            match Box::pin(self.ask(&model, &table, settings, request, source, whatever)).await {
+                Ok(answer) => {
+                    note_success(&model, source, &answer, began.elapsed());
+                    return Ok(answer);
+                }
+                Err(Obstacle::Request(error)) => return Err(error),
+                Err(Obstacle::Source(fault)) => {
+                    note_fault(&model, source, fault);
+                    match fault {
+                        SourceFault::Stale => put_last.push(source),
+                        SourceFault::Missing => self.forget(&model.name),
+                        SourceFault::TimedOut => last = ReadError::TimedOut,
+                        SourceFault::NotBuilt | SourceFault::Unreachable | SourceFault::Busy | SourceFault::Refused => {}
+                    }
+                    from = Some(source);
+                }
+            }
+        }
+    }
+
+    /// The chain for a request that must contain a position; waits for it.
+    async fn chain_with(
+        &self,
+        model: &Model,
+        settings: &ReadSettings,
+        lsn: Lsn,
+        chain: Vec<Source>,
+    ) -> Result<Vec<Source>, ReadError> {
+        let contained = match self.waits.get().await {
+            Ok(session) => {
+                let session = Borrowed::new(session);
+                let seconds = settings.min_lsn_wait.as_secs_f64();
+                let lsn = lsn.to_string();
+                let waited = session
+                    .session()
+                    .query_one(
+                        "SELECT lockstep.wait_for($1::text::pg_lsn, $2::float8 * interval '1 second', $3)",
+                        &[&lsn, &seconds, &model.name],
+                    )
+                    .await;
+                match waited {
+                    Ok(row) => {
+                        session.give_back();
+                        row.get(0)
+                    }
+                    Err(_) => false,
+                }
+            }
+            Err(_) => false,
+        };
+        // A view is of its last refresh, whatever the projection contains.
+        let may = |source: &Source| *source == Source::Tables || (*source == Source::Projection && contained);
+        let kept: Vec<Source> = chain.into_iter().filter(may).collect();
+        if contained {
+            return Ok(kept);
+        }
+        match settings.min_lsn_miss {
+            Miss::Tables => Ok(vec![Source::Tables]),
+            Miss::Refuse => Err(ReadError::NotYet),
+        }
+    }
+
+    fn forget(&self, projection: &str) {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(projection);
+    }
+
+    async fn ask(
+        &self,
+        model: &Model,
+        table: &Table,
+        settings: &ReadSettings,
+        request: &Request,
+        source: Source,
+        whatever: bool,
+    ) -> Result<Answer, Obstacle> {
+        let from = match source {
+            Source::Projection => quote::qualified(&model.schema, &model.name),
+            Source::View => quote::qualified(&model.schema, &format!("mv_{}", model.name)),
+            Source::Tables => format!("(\n{}\n)", model.sql.trim().trim_end_matches(';')),
+        };
+        let wanted = statements(&request.query, table, &from, &settings.text_config).map_err(Obstacle::Request)?;
+        let _slot = match source {
+            Source::Tables => {
+                let waiting = tokio::time::timeout(self.costly_wait, self.costly.clone().acquire_owned());
+                Some(waiting.await.map_err(|_| Obstacle::Source(SourceFault::Busy))?)
+            }
+            Source::Projection | Source::View => None,
+        };
+        let session = Borrowed::new(self.pool_of(model, source).get().await.map_err(Obstacle::Source)?);
+        let answer = one_snapshot(session.session(), model, settings, request, &wanted, source, whatever).await;
+        match answer {
+            Ok(answer) => {
+                session.give_back();
+                Ok(answer)
+            }
+            Err(Trouble::Fault(fault)) => {
+                if session.session().batch_execute("ROLLBACK").await.is_ok() {
+                    session.give_back();
+                }
+                Err(Obstacle::Source(fault))
+            }
+            Err(Trouble::Sql(error)) => {
+                let obstacle = self.explain(session.session(), &request.query, &wanted, &error).await;
+                if session.session().batch_execute("ROLLBACK").await.is_ok() {
+                    session.give_back();
+                }
+                Err(obstacle)
+            }
+        }
+    }
+
+    /// Whose fault an error is: the request's, if it is about one of its values.
+    async fn explain(&self, client: &Client, request: &Query, wanted: &Statements, error: &tokio_postgres::Error) -> Obstacle {
+        let code = lockstep_connect::sqlstate(error).map(tokio_postgres::error::SqlState::code).unwrap_or_default();
+        // Data exceptions, and operators that do not exist for a type.
+        if !code.starts_with("22") && code != "42883" && code != "42601" {
+            return Obstacle::Source(SourceFault::of(error));
+        }
+        if client.batch_execute("ROLLBACK").await.is_err() {
+            return Obstacle::Source(SourceFault::Unreachable);
+        }
+        for typed in &wanted.typed {
+            let sql = format!("SELECT $1::text::{}", typed.type_name);
+            if client.query_typed(&sql, &[(&typed.value, Type::TEXT)]).await.is_err() {
+                let what = if typed.parameter == "after" {
+                    "not a cursor of this order".to_owned()
+                } else {
+                    format!("not a value of type {}", typed.type_name)
+                };
+                return Obstacle::Request(ReadError::bad(&typed.parameter, what));
+            }
+        }
+        if code == "22025"
+            && let Some(like) =
+                request.conditions.iter().find(|condition| matches!(condition.operator, Operator::Like | Operator::Ilike))
+        {
+            return Obstacle::Request(ReadError::bad(
+                &like.parameter,
+                "the pattern ends in the middle of an escape: write \\\\ for a backslash",
+            ));
+        }
+        match (code, wanted.typed.first()) {
+            ("42883", Some(typed)) => Obstacle::Request(ReadError::bad(
+                &typed.parameter,
+                format!("values of type {} cannot be compared so", typed.type_name),
+            )),
+            // The source's own: a row whose expression fails while the defining query is computed.
+            _ => Obstacle::Source(SourceFault::Refused),
+        }
+    }
+
+    /// Values of a column that somebody may be about to type, from the projection's table.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    pub async fn suggest(
+        &self,
+        projection: &str,
+        column: &str,
+        input: &str,
+        condition: Option<&str>,
+        limit: u32,
+    ) -> Result<Vec<Suggestion>, ReadError> {
+        let model = self.model(projection)?;
+        let table = self.table(projection).await?;
+        table.column("q", column)?;
+        let mut last = ReadError::Unavailable;
+        for source in [Source::Projection, Source::View] {
+            let name = if source == Source::View { format!("mv_{}", model.name) } else { model.name.clone() };
+            let statement = suggest::sql(&table, &quote::qualified(&model.schema, &name), column, input, condition, limit);
+            let Ok(session) = self.target.get().await else { continue };
+            let session = Borrowed::new(session);
+            match run(session.session(), &statement).await {
+                Ok(rows) => {
+                    session.give_back();
+                    return Ok(rows.iter().map(|row| Suggestion { value: row.get(0), prefix: row.get(1) }).collect());
+                }
+                Err(error) => {
+                    // Such as a byte 0.
+                    if lockstep_connect::sqlstate(&error).is_some_and(|state| state.code().starts_with("22")) {
+                        return Err(ReadError::bad("q", "not a text"));
+                    }
+                    let fault = SourceFault::of(&error);
+                    note_fault(&model, source, fault);
+                    if fault == SourceFault::TimedOut {
+                        last = ReadError::TimedOut;
+                    }
+                }
+            }
+        }
+        Err(last)
+    }
+}
+
+/// Why a source gave no answer.
+enum Obstacle {
+    /// No source will.
+    Request(ReadError),
+    /// Another one may.
+    Source(SourceFault),
+}
+
+enum Trouble {
+    Sql(tokio_postgres::Error),
+    Fault(SourceFault),
+}
+
+impl From<tokio_postgres::Error> for Trouble {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+/// Runs everything in one transaction, so that rows, total, facets and version belong together; in as few round trips as can be.
+async fn one_snapshot(
+    client: &Client,
+    model: &Model,
+    settings: &ReadSettings,
+    request: &Request,
+    wanted: &Statements,
+    source: Source,
+    whatever: bool,
+) -> Result<Answer, Trouble> {
+    let begin =
+        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL TimeZone = {}", quote::literal(&model.time_zone));
+    let looking = async {
+        match source {
+            Source::Projection => version(client, model).await.map(Some),
+            Source::View => view_version(client, model).await.map(Some),
+            Source::Tables => Ok(None),
+        }
+    };
+    let (begun, version) = tokio::join!(biased; client.batch_execute(&begin), looking);
+    begun?;
+    let mut answer = Answer { source: Some(source), version: Version::default(), ..Answer::default() };
+    match (version?, source) {
+        (Some(found), Source::Projection) => {
+            if !found.is_built {
+                return Err(Trouble::Fault(SourceFault::NotBuilt));
+            }
+            let late =
+                settings.staleness_max.is_some_and(|max| found.version.staleness_seconds.unwrap_or(f64::MAX) > max.as_secs_f64());
+            if (found.is_faulted || late) && !whatever {
+                return Err(Trouble::Fault(SourceFault::Stale));
+            }
+            answer.version = found.version;
+            answer.version.tag = tag(&answer.version.tag, &request.identity);
+            if request.known.as_ref().is_some_and(|known| known.split(',').any(|known| known.trim() == answer.version.tag)) {
+                client.batch_execute("COMMIT").await?;
+                answer.source = Some(source);
+                answer.not_modified = true;
+                return Ok(answer);
+            }
+        }
+        (Some(found), _) => answer.version = found.version,
+        (None, _) => answer.version.staleness_seconds = Some(0.0),
+    }
+    let total = async {
+        match &wanted.total {
+            Some(statement) => run(client, statement).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let facets = join_all(wanted.facets.iter().map(|(_, statement)| run(client, statement)));
+    // All are sent before the first is awaited: the COMMIT is behind them.
+    let (rows, total, facets, committed) =
+        tokio::join!(biased; run(client, &wanted.rows), total, facets, client.batch_execute("COMMIT"));
+    let rows = rows?;
+    answer.total = total?.as_deref().and_then(|rows| rows.first()).map(counted);
+    for ((name, _), found) in wanted.facets.iter().zip(facets) {
+        answer.facets.push((name.clone(), found?.first().map(|row| row.get(0)).unwrap_or_default()));
+    }
+    committed?;
+    if rows.len() > wanted.limit {
+        let values: Vec<Option<String>> = rows[wanted.limit - 1].get(1);
+        answer.next = (!values.is_empty()).then(|| cursor::encode(&values));
+    }
+    answer.rows = rows.iter().take(wanted.limit).map(|row| row.get(0)).collect();
+    Ok(answer)
+}
+
+async fn run(client: &Client, statement: &Statement) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let values: Vec<(&(dyn ToSql + Sync), Type)> =
+        statement.values.iter().map(|value| (value as &(dyn ToSql + Sync), Type::TEXT)).collect();
+    client.query_typed(&statement.sql, &values).await
+}
+
+/// A count, or what the planner expects.
+fn counted(row: &Row) -> i64 {
+    if let Ok(count) = row.try_get::<_, i64>(0) {
+        return count;
+    }
+    let plan: serde_json::Value = row.try_get(0).unwrap_or_default();
+    plan.pointer("/0/Plan/Plan Rows").and_then(serde_json::Value::as_i64).unwrap_or_default()
+}
+
+struct Found {
+    version: Version,
+    is_built: bool,
+    is_faulted: bool,
+}
+
+async fn version(client: &Client, model: &Model) -> Result<Found, tokio_postgres::Error> {
+    let rows = client
+        .query_typed(
+            "SELECT concat_ws(' ', p.fingerprint, c.batches, c.snapshot), extract(epoch FROM clock_timestamp() - c.current_as_of)::float8,
+                    c.lsn::text, p.built_at IS NOT NULL, p.state = 'faulted'
+             FROM lockstep.projection AS p JOIN lockstep.checkpoint AS c USING (group_name) WHERE p.name = $1",
+            &[(&model.name, Type::TEXT)],
+        )
+        .await?;
+    let Some(row) = rows.first() else {
+        return Ok(Found { version: Version::default(), is_built: false, is_faulted: false });
+    };
+    let staleness = row.get::<_, Option<f64>>(1).map(|seconds| seconds.max(0.0));
+    let version = Version { tag: row.get(0), staleness_seconds: staleness, lsn: row.get(2) };
+    Ok(Found { version, is_built: row.get(3), is_faulted: row.get(4) })
+}
+
+async fn view_version(client: &Client, model: &Model) -> Result<Found, tokio_postgres::Error> {
+    let view = format!("mv_{}", model.name);
+    let rows = client
+        .query_typed(
+            "SELECT extract(epoch FROM clock_timestamp() - max(last_refresh_at))::float8 FROM lockstep.mv_refresh_log WHERE view = $1 AND success",
+            &[(&view, Type::TEXT)],
+        )
+        .await?;
+    let staleness_seconds = rows.first().and_then(|row| row.get(0));
+    Ok(Found { version: Version { staleness_seconds, ..Version::default() }, is_built: true, is_faulted: false })
+}
+
+/// An HTTP entity tag: of the version, and of what was asked for.
+fn tag(version: &str, identity: &str) -> String {
+    let digest = Sha256::digest(format!("{version}\n{identity}"));
+    let hexadecimal: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    format!("W/\"{hexadecimal}\"")
+}
+
+fn note_success(model: &Model, source: Source, answer: &Answer, took: Duration) {
+    let labels = [("projection", model.name.clone()), ("source", source.name().to_owned())];
+    metrics::counter!("lockstep_reads_total", &labels).increment(1);
+    if answer.not_modified {
+        return;
+    }
+    if model.is_products {
+        metrics::histogram!("product_search_query_duration_ms", "source" => source.name()).record(took.as_secs_f64() * 1000.0);
+    }
+    if model.is_items {
+        metrics::histogram!("item_search_latency_seconds").record(took.as_secs_f64());
+    }
+}
+
+fn note_fault(model: &Model, source: Source, fault: SourceFault) {
+    tracing::warn!(projection = model.name, source = source.name(), fault = fault.label(), "a source cannot answer");
+    let labels =
+        [("projection", model.name.clone()), ("source", source.name().to_owned()), ("error_type", fault.label().to_owned())];
+    metrics::counter!("lockstep_read_errors_total", &labels).increment(1);
+    if model.is_products {
+        let labels = [("source", source.name().to_owned()), ("error_type", fault.label().to_owned())];
+        metrics::counter!("product_search_query_errors_total", &labels).increment(1);
+    }
+}

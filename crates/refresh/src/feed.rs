@@ -1,0 +1,125 @@
+//! The feed of changes: for each batch and projection the keys of the rows that it wrote, in a table and as a notification.
+
+use std::collections::BTreeSet;
+
+use lockstep_plan::sql::RowKey;
+use lockstep_wal::Lsn;
+use serde_json::{Map, Value};
+use tokio_postgres::{Client, Row};
+
+/// More keys than this are not told one by one: whoever follows drops everything.
+const KEYS_MAX: usize = 1000;
+
+/// Columns of a merge's result before the keys.
+const COUNTS: usize = 4;
+
+/// What a batch wrote to one projection.
+#[derive(Debug, Default)]
+pub(crate) struct Fed {
+    rows: i64,
+    keys: BTreeSet<Vec<Option<String>>>,
+    /// Some rows cannot be named, or there are too many.
+    unnamed: bool,
+}
+
+impl Fed {
+    /// Notes the rows that a merge wrote. Its result has arrays with their keys if it was asked for them: `key` is what they are of.
+    pub(crate) fn note(&mut self, rows: i64, key: Option<&RowKey>, row: &Row) -> Result<(), tokio_postgres::Error> {
+        self.rows += rows;
+        let (first, columns) = match key {
+            Some(RowKey::Primary(columns)) => (COUNTS, columns.len()),
+            // Before them is their hash.
+            Some(RowKey::Located(columns)) => (COUNTS + 1, columns.len()),
+            Some(RowKey::SingleRow | RowKey::Copies { .. }) | None => (0, 0),
+        };
+        if columns == 0 || self.unnamed {
+            self.unnamed = true;
+            return Ok(());
+        }
+        let arrays: Vec<Vec<Option<&str>>> =
+            (first..first + columns).map(|column| row.try_get(column)).collect::<Result<_, _>>()?;
+        for n in 0..arrays[0].len() {
+            self.keys.insert(arrays.iter().map(|array| array[n].map(str::to_owned)).collect());
+        }
+        self.unnamed = self.keys.len() > KEYS_MAX;
+        Ok(())
+    }
+
+    /// Notes rows that cannot be named.
+    pub(crate) fn note_unnamed(&mut self, rows: i64) {
+        self.rows += rows;
+        self.unnamed = true;
+    }
+
+    fn keys(&self, columns: &[String]) -> Option<String> {
+        if self.unnamed {
+            return None;
+        }
+        let object = |key: &Vec<Option<String>>| {
+            let values = key.iter().map(|value| value.clone().map_or(Value::Null, Value::String));
+            Value::Object(columns.iter().cloned().zip(values).collect::<Map<_, _>>())
+        };
+        Some(Value::Array(self.keys.iter().map(object).collect()).to_string())
+    }
+
+    /// Records it in the batch's transaction, and notifies the listeners, who are told when it commits.
+    pub(crate) async fn write(
+        &self,
+        target: &Client,
+        projection: &str,
+        columns: &[String],
+        lsn: Option<Lsn>,
+    ) -> Result<(), tokio_postgres::Error> {
+        if self.rows == 0 {
+            return Ok(());
+        }
+        tell(target, projection, lsn, self.rows, self.keys(columns)).await
+    }
+}
+
+/// Tells those who follow a projection that all of it may have changed: another version has taken its place.
+///
+/// # Errors
+/// The statement failed.
+pub async fn tell_that_all_changed(target: &Client, projection: &str, rows: i64) -> Result<(), tokio_postgres::Error> {
+    tell(target, projection, None, rows, None).await
+}
+
+async fn tell(
+    target: &Client,
+    projection: &str,
+    lsn: Option<Lsn>,
+    rows: i64,
+    keys: Option<String>,
+) -> Result<(), tokio_postgres::Error> {
+    target
+        .execute(
+            "WITH added AS (
+                 INSERT INTO lockstep.change (projection, lsn, rows, keys) VALUES ($1, $2::text::pg_lsn, $3, $4::text::json)
+                 RETURNING id, lsn, rows, keys
+             )
+             SELECT pg_notify('lockstep_' || $1, lockstep.change_notice(id, lsn, rows, keys)) FROM added",
+            &[&projection, &lsn.map(|lsn| lsn.to_string()), &rows, &keys],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Forgets changes that are older than `keep_seconds`, and notes for each projection up to where.
+///
+/// # Errors
+/// The statement failed.
+pub async fn forget_changes(target: &Client, keep_seconds: f64) -> Result<(), tokio_postgres::Error> {
+    target
+        .execute(
+            "WITH gone AS (
+                 DELETE FROM lockstep.change WHERE at < clock_timestamp() - $1::double precision * interval '1 second'
+                 RETURNING projection, id
+             )
+             UPDATE lockstep.projection AS p SET changes_forgotten = g.id
+             FROM (SELECT projection, max(id) AS id FROM gone GROUP BY projection) AS g WHERE p.name = g.projection",
+            &[&keep_seconds],
+        )
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,82 @@
+-- Reading: keys by which clients page, waiting for one projection, the feed of changes, and a view of where everything is.
+
+-- The columns that identify a row; empty where none do.
+ALTER TABLE lockstep.projection ADD COLUMN key_columns text[] NOT NULL DEFAULT '{}';
+
+-- Waiting concerns every group, or only the one of a projection.
+DROP FUNCTION lockstep.wait_for(pg_lsn, interval);
+DROP FUNCTION lockstep.contains(pg_lsn);
+
+-- Whether every group, or a projection's, contains a source position.
+CREATE FUNCTION lockstep.contains(wanted pg_lsn, projection text DEFAULT NULL) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(bool_and(coalesce(c.lsn >= wanted, false)), false) FROM lockstep.checkpoint AS c
+    WHERE projection IS NULL OR c.group_name = (SELECT p.group_name FROM lockstep.projection AS p WHERE p.name = projection)
+$$;
+
+-- Returns true as soon as every group, or a projection's, contains a source position, false if the time runs out. For a service that
+-- has just written and now reads its own write:  SELECT lockstep.wait_for(pg_current_wal_insert_lsn(), '2 seconds', 'product_search');
+--
+-- The advisory lock is how the projector sees that somebody waits: an idle group then writes its position at once.
+CREATE FUNCTION lockstep.wait_for(lsn pg_lsn, timeout interval DEFAULT '30 seconds', projection text DEFAULT NULL) RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    deadline timestamptz := clock_timestamp() + timeout;
+    pause    double precision := 0.001;
+BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        RAISE EXCEPTION 'lockstep.wait_for needs READ COMMITTED: this transaction''s snapshot cannot see later batches'
+            USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    LOOP
+        IF lockstep.contains(lsn, projection) THEN
+            RETURN true;
+        END IF;
+        IF clock_timestamp() >= deadline THEN
+            RETURN false;
+        END IF;
+        PERFORM pg_advisory_lock_shared(lockstep.waiters_lock());
+        PERFORM pg_sleep(pause);
+        PERFORM pg_advisory_unlock_shared(lockstep.waiters_lock());
+        pause := least(pause * 1.5, 0.02);
+    END LOOP;
+END
+$$;
+
+-- What each batch changed, for caches. Written in the batch's transaction; kept for a configured time.
+CREATE TABLE lockstep.change (
+    id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    projection text        NOT NULL,
+    lsn        pg_lsn,               -- every commit before this source position is contained; NULL while something is being built
+    rows       bigint      NOT NULL, -- rows added, changed or removed
+    keys       json,                 -- their keys, each an object; NULL: too many to tell, or rows without a key
+    at         timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+CREATE INDEX ON lockstep.change (projection, id);
+CREATE INDEX ON lockstep.change (at);
+
+-- Changes up to this one have been forgotten: who has seen less must drop everything.
+ALTER TABLE lockstep.projection ADD COLUMN changes_forgotten bigint NOT NULL DEFAULT 0;
+
+-- What a listener on channel lockstep_<projection> is told; PostgreSQL allows less than 8,000 bytes.
+CREATE FUNCTION lockstep.change_notice(id bigint, lsn pg_lsn, rows bigint, keys json) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT CASE WHEN octet_length(n.whole) < 7900 THEN n.whole ELSE n.short END
+    FROM (SELECT json_build_object('id', id, 'lsn', lsn, 'rows', rows, 'keys', keys)::text AS whole,
+                 json_build_object('id', id, 'lsn', lsn, 'rows', rows, 'keys', NULL)::text AS short) AS n
+$$;
+
+-- Where everything is, one row a projection.
+CREATE VIEW lockstep.status AS
+SELECT p.name AS projection, p.group_name, p.kind, p.state, p.row_count AS rows, c.lsn, c.current_as_of,
+       extract(epoch FROM clock_timestamp() - c.current_as_of)::double precision AS staleness_seconds,
+       (SELECT count(*) FROM lockstep.quarantine AS q WHERE q.projection = p.name) AS quarantined,
+       v.outcome AS last_verification, v.finished_at AS verified_at, p.sqlstate, p.reason, p.hint
+FROM lockstep.projection AS p
+LEFT JOIN lockstep.checkpoint AS c USING (group_name)
+LEFT JOIN LATERAL (
+    SELECT r.outcome, r.finished_at FROM lockstep.verification AS r
+    WHERE r.projection = p.name AND r.finished_at IS NOT NULL ORDER BY r.id DESC LIMIT 1
+) AS v ON true
+WHERE p.part_of IS NULL;

@@ -1,0 +1,729 @@
+//! The read API over HTTP, against a live projector.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use lockstep_connect::Session;
+use lockstep_refresh::RefreshOptions;
+use lockstep_testkit::{cluster, connect};
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::harness::{PATIENCE, Program, Projector, Setup, until};
+
+/// The shipped projection, as the documentation has it.
+const PRODUCT_SEARCH: &str = include_str!("../config/projections/product_search.sql");
+const PRODUCT_INDEXES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/projections/product_search.indexes.sql");
+const SAMPLE: &str = include_str!("../config/sample/schema.sql");
+
+/// An answer: status, headers in lower case, body.
+struct Answer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {} {}", self.status, self.body))
+    }
+
+    /// Names of products, in their order.
+    fn names(&self) -> Vec<String> {
+        let json = self.json();
+        let rows = json["data"].as_array().cloned().unwrap_or_else(|| panic!("{json}"));
+        rows.iter().map(|row| row["name"].as_str().unwrap_or_default().to_owned()).collect()
+    }
+
+    fn source(&self) -> &str {
+        self.header("lockstep-source").unwrap_or_default()
+    }
+}
+
+/// A request as a client on the command line would write it.
+async fn get_with(address: SocketAddr, path: &str, headers: &str) -> anyhow::Result<Answer> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n{headers}\r\n").as_bytes()).await?;
+    let mut bytes = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await??;
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| anyhow::anyhow!("no answer to {path}: {text}"))?;
+    let mut lines = head.lines();
+    let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|status| status.parse().ok()).unwrap_or(0);
+    let headers =
+        lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
+    Ok(Answer { status, headers, body: body.to_owned() })
+}
+
+async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Answer> {
+    get_with(address, path, "").await
+}
+
+/// A shop of ten products with a projector that serves reads.
+struct Shop {
+    setup: Setup,
+    session: Session,
+    projector: Projector,
+    address: SocketAddr,
+}
+
+const PRODUCTS: &str = r#"
+INSERT INTO custom_post_types (slug, name) VALUES ('product', 'Product'), ('page', 'Page');
+INSERT INTO custom_posts ("postTypeId", slug, title, content, status, "customFields", "createdAt")
+SELECT (SELECT id FROM custom_post_types WHERE slug = 'product'), 'p' || n, name, content, status,
+       jsonb_build_object('sku', 'S' || n, 'brand', brand, 'categoryId', category, 'recommendedPrice', price, 'inventory', inventory,
+                          'trackInventory', true),
+       timestamptz '2025-01-01 00:00:00+00' + n * interval '1 hour'
+FROM (VALUES
+    (1, 'Red Running Shoes', 'Light <b>shoes</b> for running', 'publish', 'Acme', 'shoes', 100, 5),
+    (2, 'Blue Running Shoes', 'Shoes for running & walking', 'publish', 'Acme', 'shoes', 120, 0),
+    (3, 'Leather Boots', 'Boots of leather', 'publish', 'Bolt', 'shoes', 250, 3),
+    (4, 'Cotton Shirt', 'A shirt', 'publish', 'Acme', 'shirts', 30, 10),
+    (5, 'Wool Shirt', 'A warm shirt', 'publish', 'Cozy', 'shirts', 60, 1),
+    (6, 'Silk Scarf', NULL, 'publish', 'Cozy', 'scarves', 45, 7),
+    (7, 'Sport Watch', 'A watch', 'publish', 'Bolt', 'watches', 300, 2),
+    (8, 'Hidden Draft', 'Not for you', 'draft', 'Acme', 'shoes', 1, 1),
+    (9, 'Wool Socks', 'Warm socks', 'publish', 'Cozy', 'socks', 10, 100),
+    (10, 'No Price', 'Ask for it', 'publish', NULL, NULL, NULL, NULL)
+) AS v (n, name, content, status, brand, category, price, inventory)"#;
+
+impl Shop {
+    /// `api` is more TOML for `[api]`; what comes before it is for the whole file.
+    async fn open(cluster_url: &str, preamble: &str, api: &str) -> anyhow::Result<Self> {
+        let extra = format!("key = [\"id\"]\nindexes = \"{PRODUCT_INDEXES}\"\n");
+        let mut setup = Setup::new(
+            cluster_url,
+            &[
+                ("product_search", PRODUCT_SEARCH, &extra),
+                ("by_brand", "SELECT p.\"customFields\" ->> 'brand' AS brand, count(*) AS n FROM custom_posts p GROUP BY 1", ""),
+            ],
+        );
+        setup.preamble = format!("{preamble}\n[feed]\nhistory_s = 600\n[api]\nlisten = \"127.0.0.1:0\"\n{api}\n");
+        let session = connect(cluster_url).await?;
+        session.batch_execute(SAMPLE).await?;
+        session.batch_execute(PRODUCTS).await?;
+        let (mut projector, address) = Projector::start_with_api(&setup, RefreshOptions::default()).await?;
+        projector.catch_up().await?;
+        Ok(Self { setup, session, projector, address })
+    }
+
+    async fn names(&self, path: &str) -> anyhow::Result<Vec<String>> {
+        let answer = get(self.address, path).await?;
+        anyhow::ensure!(answer.status == 200, "{path}: {} {}", answer.status, answer.body);
+        Ok(answer.names())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn products_as_the_plan_has_them() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let shop = Shop::open(&cluster.url("postgres"), "", "").await?;
+    let at = shop.address;
+    let all = get(at, "/api/products").await?;
+    assert_eq!((all.status, all.source()), (200, "projection"), "{}", all.body);
+    let json = all.json();
+    assert_eq!(json["success"], true);
+    assert_eq!(json["meta"], serde_json::json!({ "total": 9, "page": 1, "limit": 20, "totalPages": 1 }));
+    let first = json["data"][0].as_object().cloned().unwrap_or_default();
+    let mut columns: Vec<&String> = first.keys().collect();
+    columns.sort();
+    assert_eq!(columns, ["brand", "created_at", "id", "in_stock", "inventory", "name", "recommended_price", "sku", "slug"]);
+    assert_eq!(all.names()[0], "No Price", "the newest first");
+    for (path, expected) in [
+        (
+            "/api/products?categoryId=shoes&sortBy=price&sortOrder=ASC",
+            vec!["Red Running Shoes", "Blue Running Shoes", "Leather Boots"],
+        ),
+        (
+            "/api/products?priceMin=50&priceMax=150&inStock=true&sortBy=name&sortOrder=asc",
+            vec!["Red Running Shoes", "Wool Shirt"],
+        ),
+        ("/api/products?brand=Cozy&sortBy=price", vec!["Wool Shirt", "Silk Scarf", "Wool Socks"]),
+        ("/api/products?status=draft", vec!["Hidden Draft"]),
+        ("/api/products?limit=2&page=2&sortBy=name&sortOrder=ASC", vec!["Leather Boots", "No Price"]),
+        ("/api/products?page=1000000000", vec![]),
+        ("/api/products/search?q=running", vec!["Red Running Shoes", "Blue Running Shoes"]),
+        ("/api/products/search?q=running%20-blue", vec!["Red Running Shoes"]),
+        ("/api/products?search=%22warm%20socks%22", vec!["Wool Socks"]),
+        ("/api/products/search?q=scarf%20or%20watch&sortBy=name&sortOrder=ASC", vec!["Silk Scarf", "Sport Watch"]),
+        ("/api/products/search?q=%26%20%7C%20!%20(%20'", vec![]),
+        ("/api/categories/shirts/products?sortBy=price&sortOrder=DESC", vec!["Wool Shirt", "Cotton Shirt"]),
+        ("/api/brands/Bolt/products?sortBy=price&sortOrder=ASC", vec!["Leather Boots", "Sport Watch"]),
+        ("/api/brands/Nobody/products", vec![]),
+    ] {
+        let mut found = shop.names(path).await?;
+        if path.contains("q=running") {
+            // Equal ranks are told apart by the key, which is random.
+            found.sort_by_key(|name| !name.starts_with("Red"));
+        }
+        assert_eq!(found, expected, "{path}");
+    }
+    // Facets are of the filtered list.
+    let faceted = get(at, "/api/products?priceMin=40&facets=brand,category,price&limit=1").await?.json();
+    assert_eq!(
+        faceted["facets"]["brand"]["values"],
+        serde_json::json!([{ "value": "Acme", "count": 2 }, { "value": "Bolt", "count": 2 }, { "value": "Cozy", "count": 2 }])
+    );
+    assert_eq!(faceted["facets"]["category"]["values"][0], serde_json::json!({ "value": "shoes", "count": 3 }));
+    let ranges = faceted["facets"]["price"]["ranges"].as_array().cloned().unwrap_or_default();
+    let counted: i64 = ranges.iter().filter_map(|range| range["count"].as_i64()).sum();
+    assert_eq!((counted, &faceted["facets"]["price"]["min"], &faceted["facets"]["price"]["max"]), (6, &45.into(), &300.into()));
+    // Snippets are safe to put into a page.
+    let marked = get(at, "/api/products/search?q=shoes&highlight=true&brand=Acme&inStock=true").await?.json();
+    let snippet = marked["data"][0]["highlight"]["description"].as_str().unwrap_or_default().to_owned();
+    assert!(snippet.contains("<mark>shoes</mark>") && snippet.contains("&lt;b&gt;"), "{snippet}");
+    let estimated = get(at, "/api/products?total=estimated").await?;
+    assert!(estimated.status == 200 && estimated.json()["meta"]["total"].is_i64(), "{}", estimated.body);
+    // Nothing here knows similar words without pg_trgm.
+    assert_eq!(shop.names("/api/products/search?q=runing").await?, Vec::<String>::new());
+    shop.session.batch_execute("CREATE SCHEMA extensions; CREATE EXTENSION pg_trgm SCHEMA extensions").await?;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        // The catalogue is looked at every few seconds.
+        let similar = get(at, "/api/products/search?q=lether").await?;
+        if similar.names() == ["Leather Boots"] {
+            assert_eq!(similar.json()["meta"]["similar"], true);
+            break;
+        }
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "{}", similar.body);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let suggested = get(at, "/api/products/suggest?q=wo").await?.json();
+    assert_eq!(
+        suggested["data"],
+        serde_json::json!([{ "value": "Wool Shirt", "match": "prefix" }, { "value": "Wool Socks", "match": "prefix" }])
+    );
+    let suggested = get(at, "/api/products/suggest?q=lether&limit=1").await?.json();
+    assert_eq!(suggested["data"], serde_json::json!([{ "value": "Leather Boots", "match": "similar" }]));
+    assert_eq!(get(at, "/api/products/suggest?q=%25").await?.json()["data"], serde_json::json!([]), "% is no wildcard");
+    shop.projector.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_named() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let shop = Shop::open(&cluster.url("postgres"), "", "").await?;
+    for (path, parameter) in [
+        ("/api/products?priceMin=cheap", "priceMin"),
+        ("/api/products?priceMax=1e400000", "priceMax"),
+        ("/api/products?page=0", "page"),
+        ("/api/products?page=-1", "page"),
+        ("/api/products?limit=101", "limit"),
+        ("/api/products?sortBy=id;DROP%20TABLE%20custom_posts", "sortBy"),
+        ("/api/products?sortOrder=up", "sortOrder"),
+        ("/api/products?inStock=maybe", "inStock"),
+        ("/api/products?status=trash", "status"),
+        ("/api/products?facets=brand,secret", "facets"),
+        ("/api/products?colour=red", "colour"),
+        ("/api/products?brand=a&brand=b", "brand"),
+        ("/api/products?brand=a%00b", "brand"),
+        ("/api/products?highlight=true", "highlight"),
+        ("/api/products?source=view", "source"),
+        ("/api/products?min_lsn=now", "min_lsn"),
+        ("/api/products/search", "q"),
+        ("/api/products/suggest", "q"),
+        ("/api/products/suggest?q=%00", "q"),
+        ("/api/read/product_search?colour=eq.red", "colour"),
+        ("/api/read/product_search?recommended_price=red", "recommended_price"),
+        ("/api/read/product_search?recommended_price=eq.red", "recommended_price"),
+        ("/api/read/product_search?id=eq.1", "id"),
+        ("/api/read/product_search?search_vector=eq.1", "search_vector"),
+        ("/api/read/product_search?name=fts.x", "name"),
+        ("/api/read/product_search?recommended_price=like.1", "recommended_price"),
+        ("/api/read/product_search?select=name,nothing", "select"),
+        ("/api/read/product_search?order=nothing.desc", "order"),
+        ("/api/read/product_search?order=name.up", "order"),
+        ("/api/read/product_search?after=nonsense", "after"),
+        ("/api/read/product_search?after=WyJ4Il0", "after"),
+        ("/api/read/product_search?limit=0", "limit"),
+        ("/api/read/product_search?facets=search_vector", "facets"),
+        ("/api/read/product_search?highlight=name", "highlight"),
+        ("/api/changes/product_search?since=x", "since"),
+    ] {
+        let answer = get(shop.address, path).await?;
+        assert_eq!(answer.status, 400, "{path}: {}", answer.body);
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+        let problem = answer.json();
+        assert_eq!(problem["parameter"], parameter, "{path}: {problem}");
+        for internal in ["read_model", "SELECT", "postgres", "custom_posts\"", "ERROR"] {
+            assert!(!answer.body.contains(internal), "{path} tells {internal}: {}", answer.body);
+        }
+    }
+    for path in ["/", "/api", "/api/read/nothing", "/api/changes/nothing", "/api/products/x/y", "/api/read/product_search__2"] {
+        let answer = get(shop.address, path).await?;
+        assert!(answer.status == 404 && answer.json()["status"] == 404, "{path}: {} {}", answer.status, answer.body);
+    }
+    // Whatever is written into a parameter is a value: never an error of the server, and never more rows than without it.
+    let evil = [
+        "'",
+        "\"",
+        "';--",
+        "' OR '1'='1",
+        "\\",
+        "%27",
+        "$1",
+        "${}",
+        ");DROP TABLE custom_posts;--",
+        "1; SELECT pg_sleep(9)",
+        "\u{1F600}",
+        "a\u{0}",
+        "::text",
+        "{{}}",
+        "/*",
+        "%",
+        "_",
+        "NULL",
+        "NaN",
+        "Infinity",
+        "0x1",
+        "1e3",
+    ];
+    let names = [
+        "categoryId",
+        "priceMin",
+        "priceMax",
+        "inStock",
+        "brand",
+        "search",
+        "q",
+        "status",
+        "page",
+        "limit",
+        "sortBy",
+        "sortOrder",
+        "facets",
+        "total",
+        "highlight",
+        "source",
+        "min_lsn",
+    ];
+    let generic = [
+        "select",
+        "order",
+        "limit",
+        "after",
+        "page",
+        "total",
+        "facets",
+        "highlight",
+        "name",
+        "recommended_price",
+        "id",
+        "filter.sku",
+    ];
+    for value in evil {
+        let encoded: String = form_urlencoded::byte_serialize(value.as_bytes()).collect();
+        let mut paths: Vec<String> = names.iter().map(|name| format!("/api/products?{name}={encoded}")).collect();
+        paths.extend(generic.iter().map(|name| format!("/api/read/product_search?{name}={encoded}")));
+        paths.extend(
+            ["eq.", "in.(", "like.", "fts.", "is."].map(|operator| format!("/api/read/product_search?name={operator}{encoded}")),
+        );
+        paths.push(format!("/api/brands/{}/products", encoded.replace('+', "%20")));
+        paths.push(format!("/api/products/suggest?q={encoded}"));
+        paths.push(format!("/api/products?{encoded}=1"));
+        paths.push(format!("/api/read/product_search?{encoded}=eq.1"));
+        for path in paths {
+            let answer = get(shop.address, &path).await?;
+            assert!(answer.status < 500, "{path}: {} {}", answer.status, answer.body);
+            if answer.status == 200 {
+                assert!(answer.json()["data"].as_array().is_some_and(|rows| rows.len() <= 10), "{path}");
+            }
+        }
+    }
+    let count: i64 = shop.session.query_one("SELECT count(*) FROM custom_posts", &[]).await?.get(0);
+    assert_eq!(count, 10);
+    shop.projector.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_projection_with_filters_and_pages() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let shop = Shop::open(&cluster.url("postgres"), "", "").await?;
+    for (query, expected) in [
+        (
+            "recommended_price=gte.100&recommended_price=lt.300&order=recommended_price",
+            vec!["Red Running Shoes", "Blue Running Shoes", "Leather Boots"],
+        ),
+        ("recommended_price=is.null", vec!["No Price"]),
+        ("brand=is.notnull&recommended_price=lte.10&order=name", vec!["Hidden Draft", "Wool Socks"]),
+        ("sku=in.(S1,%22S3%22,S99)&order=sku", vec!["Red Running Shoes", "Leather Boots"]),
+        ("sku=in.()", vec![]),
+        ("name=like.Wool*&order=name.desc", vec!["Wool Socks", "Wool Shirt"]),
+        ("name=ilike.*SHIRT&order=name", vec!["Cotton Shirt", "Wool Shirt"]),
+        ("status=ne.publish", vec!["Hidden Draft"]),
+        ("in_stock=eq.true&brand=eq.Bolt&order=created_at", vec!["Leather Boots", "Sport Watch"]),
+        ("search_vector=fts.warm&order=name", vec!["Wool Shirt", "Wool Socks"]),
+        ("filter.name=eq.Silk%20Scarf", vec!["Silk Scarf"]),
+        ("created_at=lt.2025-01-01T02:30:00Z&order=created_at.desc", vec!["Blue Running Shoes", "Red Running Shoes"]),
+    ] {
+        assert_eq!(shop.names(&format!("/api/read/product_search?select=name&{query}")).await?, expected, "{query}");
+    }
+    // Page by page, in every direction, NULLs included: each row once, in the order of the whole.
+    for order in [
+        "recommended_price",
+        "recommended_price.desc",
+        "brand.desc,recommended_price",
+        "brand,name.desc",
+        "in_stock.desc,inventory.desc",
+        "",
+    ] {
+        let whole = shop.names(&format!("/api/read/product_search?limit=100&order={order}")).await?;
+        assert_eq!(whole.len(), 10);
+        let mut paged = Vec::new();
+        let mut after = String::new();
+        loop {
+            let page =
+                get(shop.address, &format!("/api/read/product_search?limit=3&total=none&order={order}&after={after}")).await?;
+            paged.extend(page.names());
+            let next = page.json()["meta"]["next"].clone();
+            match next.as_str() {
+                Some(cursor) => after = cursor.to_owned(),
+                None => break,
+            }
+        }
+        assert_eq!(paged, whole, "{order}");
+    }
+    let ranked = get(shop.address, "/api/read/product_search?select=name&search_vector=fts.shoes&highlight=name").await?.json();
+    assert!(ranked["data"][0]["highlight"]["name"].as_str().is_some_and(|name| name.contains("<mark>Shoes</mark>")), "{ranked}");
+    // Groups, whose key may be NULL.
+    let groups = get(shop.address, "/api/read/by_brand?order=n.desc,brand&total=exact&facets=n").await?.json();
+    assert_eq!(groups["data"][0], serde_json::json!({ "brand": "Acme", "n": 4 }), "{groups}");
+    assert_eq!(groups["meta"]["total"], 4);
+    let mut paged = 0;
+    let mut after = String::new();
+    while paged < 10 {
+        let page = get(shop.address, &format!("/api/read/by_brand?order=n&limit=1&after={after}")).await?.json();
+        paged += page["data"].as_array().map_or(0, Vec::len);
+        match page["meta"]["next"].as_str() {
+            Some(cursor) => after = cursor.to_owned(),
+            None => break,
+        }
+    }
+    assert_eq!(paged, 4);
+    shop.projector.stop().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tags_and_positions() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let mut shop = Shop::open(&cluster.url("postgres"), "", "min_lsn_wait_ms = 30000\n").await?;
+    let at = shop.address;
+    let first = get(at, "/api/products?brand=Acme").await?;
+    let tag = first.header("etag").unwrap_or_default().to_owned();
+    assert!(tag.starts_with("W/\"") && first.header("lockstep-lsn").is_some() && first.header("lockstep-staleness").is_some());
+    let second = get_with(at, "/api/products?brand=Acme", &format!("If-None-Match: \"x\", {tag}\r\n")).await?;
+    assert_eq!((second.status, second.body.as_str()), (304, ""));
+    let other = get_with(at, "/api/products?brand=Bolt", &format!("If-None-Match: {tag}\r\n")).await?;
+    assert_eq!(other.status, 200, "it is the tag of another question");
+    // Who has written reads it, by its position.
+    for price in 1..20 {
+        shop.session
+            .batch_execute(&format!(
+                "UPDATE custom_posts SET \"customFields\" = \"customFields\" || '{{\"recommendedPrice\": {price}}}' WHERE slug = 'p1'"
+            ))
+            .await?;
+        let lsn: String = shop.session.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
+        let headers = format!("Lockstep-Min-LSN: {lsn}\r\nIf-None-Match: {tag}\r\n");
+        let answer = get_with(at, "/api/products?brand=Acme&sortBy=created_at&sortOrder=ASC", &headers).await?;
+        assert_eq!(answer.json()["data"][0]["recommended_price"], price, "{}", answer.body);
+        assert_eq!(answer.source(), "projection");
+    }
+    let changed = get_with(at, "/api/products?brand=Acme", &format!("If-None-Match: {tag}\r\n")).await?;
+    assert_eq!(changed.status, 200);
+    shop.projector.catch_up().await?;
+    let zipped = get_with(at, "/api/products", "Accept-Encoding: gzip\r\n").await?;
+    assert_eq!(zipped.header("content-encoding"), Some("gzip"));
+    assert_eq!(zipped.header("access-control-allow-origin"), None, "other sites' scripts are not let in by default");
+    shop.projector.stop().await?;
+    Ok(())
+}
+
+/// A projector that does not follow: positions are never contained.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_that_is_not_contained_in_time() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let shop = Shop::open(&cluster.url("postgres"), "", "min_lsn_wait_ms = 50\n").await?;
+    let refused = get(shop.address, "/api/products?min_lsn=FFFFFFFF/0").await?;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("1")), "{}", refused.body);
+    shop.projector.stop().await?;
+    let program = Program::new(&shop.setup)?;
+    let serving = Serving::start(&program, &shop.setup, "min_lsn_wait_ms = 50\nmin_lsn_miss = \"tables\"").await?;
+    shop.session.batch_execute("UPDATE custom_posts SET title = 'Written' WHERE slug = 'p6'").await?;
+    let lsn: String = shop.session.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
+    let answer = get(serving.address, &format!("/api/products?brand=Cozy&min_lsn={lsn}")).await?;
+    assert_eq!(answer.source(), "tables", "{}", answer.body);
+    assert!(answer.names().contains(&"Written".to_owned()));
+    let without = get(serving.address, "/api/products?brand=Cozy").await?;
+    assert_eq!(without.source(), "projection");
+    assert!(!without.names().contains(&"Written".to_owned()));
+    Ok(())
+}
+
+/// `lockstep serve` as a child, whose configuration can be changed.
+struct Serving {
+    child: std::process::Child,
+    address: SocketAddr,
+}
+
+impl Serving {
+    async fn start(program: &Program, setup: &Setup, api: &str) -> anyhow::Result<Self> {
+        write_config(program, setup, api)?;
+        let log = std::fs::File::create(program.directory.path().join("log"))?;
+        let child = program.command(&["serve"]).stdout(std::process::Stdio::null()).stderr(log).spawn()?;
+        let mut serving = Self { child, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            let log = program.log();
+            if let Some(address) = log.lines().find_map(|line| line.split_once("serving the read API address=")) {
+                serving.address = address.1.trim().parse()?;
+                return Ok(serving);
+            }
+            anyhow::ensure!(tokio::time::Instant::now() < deadline, "it does not serve: {log}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn hang_up(&self) -> anyhow::Result<()> {
+        let id = i32::try_from(self.child.id())?;
+        Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::Signal::SIGHUP)?)
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn write_config(program: &Program, setup: &Setup, api: &str) -> anyhow::Result<()> {
+    let mut setup = setup.clone();
+    setup.preamble = format!("[feed]\n[api]\nlisten = \"127.0.0.1:0\"\n{api}\n");
+    program.file("lockstep.toml", &setup.toml())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_chain_the_flag_and_the_rollout() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let shop = Shop::open(&cluster.url("postgres"), "[backstop]\nschedule = \"* * * * * *\"", "allow_source = true\n").await?;
+    let at = shop.address;
+    until(&shop.session, "SELECT count(*) > 0 FROM lockstep.mv_refresh_log WHERE success AND projection = 'product_search'")
+        .await?;
+    // Every source gives the same answer.
+    let mut bodies = Vec::new();
+    for source in ["projection", "view", "tables"] {
+        let answer = get(at, &format!("/api/products?source={source}&sortBy=name&facets=brand,price&priceMin=20")).await?;
+        assert_eq!((answer.status, answer.source()), (200, source), "{}", answer.body);
+        bodies.push(answer.body);
+    }
+    assert!(bodies[0] == bodies[1] && bodies[1] == bodies[2], "{bodies:#?}");
+    shop.projector.stop().await?;
+    let program = Program::new(&shop.setup)?;
+    let serving = Serving::start(&program, &shop.setup, "").await?;
+    let source_of = |key: String| async move {
+        let answer = get_with(serving.address, "/api/products", &format!("X-Request-Key: {key}\r\n")).await?;
+        anyhow::ensure!(answer.status == 200, "{}", answer.body);
+        anyhow::Ok(answer.source().to_owned())
+    };
+    assert_eq!(source_of("a".to_owned()).await?, "projection");
+    // Ten, fifty, a hundred percent, sticky; and off. A file that is wrong changes nothing.
+    let mut taking_part: Vec<String> = Vec::new();
+    for (api, expected) in [
+        ("rollout_percent = 10", 5..=35),
+        ("rollout_percent = 50", 70..=130),
+        ("rollout_percent = 777", 70..=130),
+        ("rollout_percent = 100", 200..=200),
+        ("enabled = false", 0..=0),
+    ] {
+        let hangups = program.log().matches("has been read again").count() + program.log().matches("is not reloaded").count();
+        write_config(&program, &shop.setup, api)?;
+        serving.hang_up()?;
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while program.log().matches("has been read again").count() + program.log().matches("is not reloaded").count() == hangups {
+            anyhow::ensure!(tokio::time::Instant::now() < deadline, "not read again: {}", program.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let mut found = Vec::new();
+        for n in 0..200 {
+            if source_of(format!("user-{n}")).await? == "projection" {
+                found.push(format!("user-{n}"));
+            }
+        }
+        assert!(expected.contains(&found.len()), "{api}: {}", found.len());
+        if api.starts_with("rollout") {
+            assert!(taking_part.iter().all(|key| found.contains(key)), "{api}: who takes part goes on taking part");
+            taking_part = found;
+        }
+    }
+    // The table is gone: the view answers; the view is gone: the tables do. Nothing of it is an error for the client.
+    write_config(&program, &shop.setup, "")?;
+    let serving = Serving::start(&program, &shop.setup, "").await?;
+    shop.session.batch_execute("ALTER TABLE read_model.product_search RENAME TO hidden").await?;
+    let answer = get(serving.address, "/api/products?sortBy=name&facets=brand,price&priceMin=20").await?;
+    assert_eq!((answer.status, answer.source()), (200, "view"), "{}", answer.body);
+    assert_eq!(answer.body, bodies[0]);
+    assert_eq!(answer.header("etag"), None);
+    shop.session.batch_execute("DROP MATERIALIZED VIEW read_model.mv_product_search").await?;
+    let answer = get(serving.address, "/api/products?sortBy=name&facets=brand,price&priceMin=20").await?;
+    assert_eq!((answer.status, answer.source()), (200, "tables"), "{}", answer.body);
+    assert_eq!(answer.body, bodies[0]);
+    shop.session.batch_execute("ALTER TABLE custom_posts RENAME TO posts").await?;
+    let answer = get(serving.address, "/api/products").await?;
+    assert_eq!((answer.status, answer.header("retry-after")), (503, Some("5")), "{}", answer.body);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_feed_of_changes() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let mut shop = Shop::open(
+        &cluster.url("postgres"),
+        "",
+        "[[api.warm]]\nprojection = \"product_search\"\npath = \"/api/products?limit=7\"\n",
+    )
+    .await?;
+    let mut feed = Feed::open(shop.address, "/api/changes/product_search", "").await?;
+    let ready = feed.next().await?;
+    assert_eq!(ready.name, "ready");
+    let id: String =
+        shop.session.query_one("SELECT id::text FROM read_model.product_search WHERE slug = 'p4'", &[]).await?.get(0);
+    shop.session.batch_execute("UPDATE custom_posts SET title = 'Linen Shirt' WHERE slug = 'p4'").await?;
+    let change = feed.next().await?;
+    assert_eq!(change.name, "change");
+    let told: Value = serde_json::from_str(&change.data)?;
+    assert_eq!((&told["keys"], &told["rows"]), (&serde_json::json!([{ "id": id }]), &1.into()), "{told}");
+    assert!(told["lsn"].is_string() && told["projection"] == "product_search");
+    // What nobody reads from the projection is no change of it; groups are known by their columns, NULL too.
+    let mut groups = Feed::open(shop.address, "/api/changes/by_brand", "").await?;
+    assert_eq!(groups.next().await?.name, "ready");
+    shop.session
+        .batch_execute("UPDATE custom_posts SET \"updatedAt\" = now() WHERE slug = 'p4'; UPDATE custom_posts SET \"customFields\" = \"customFields\" || '{\"brand\": \"New\"}' WHERE slug = 'p10'")
+        .await?;
+    let told: Value = serde_json::from_str(&groups.next().await?.data)?;
+    assert_eq!(told["keys"], serde_json::json!([{ "brand": null }, { "brand": "New" }]), "{told}");
+    let second: Value = serde_json::from_str(&feed.next().await?.data)?;
+    assert_eq!(second["keys"].as_array().map(Vec::len), Some(1), "{second}");
+    // A client that comes again goes on where it was; whoever has missed too much is told so.
+    drop(feed);
+    shop.session.batch_execute("UPDATE custom_posts SET title = 'Hemp Shirt' WHERE slug = 'p4'").await?;
+    shop.projector.catch_up().await?;
+    let mut again = Feed::open(shop.address, "/api/changes/product_search", &format!("Last-Event-ID: {}\r\n", change.id)).await?;
+    assert_eq!(serde_json::from_str::<Value>(&again.next().await?.data)?, second);
+    let last = again.next().await?;
+    assert_eq!(serde_json::from_str::<Value>(&last.data)?["keys"], serde_json::json!([{ "id": id }]));
+    // Many rows at once are told as many.
+    shop.session
+        .batch_execute(
+            "INSERT INTO custom_posts (\"postTypeId\", slug, title) SELECT (SELECT id FROM custom_post_types WHERE slug = 'product'), 'm' || n, 'Many' FROM generate_series(1, 3000) n",
+        )
+        .await?;
+    let many: Value = serde_json::from_str(&again.next().await?.data)?;
+    assert_eq!((&many["keys"], &many["rows"]), (&Value::Null, &3000.into()));
+    until(&shop.session, "SELECT count(*) > 3 FROM lockstep.change").await?;
+    shop.session.batch_execute("UPDATE lockstep.change SET at = at - interval '1 day'").await?;
+    lockstep_refresh::forget_changes(&shop.session, 600.0).await?;
+    let mut late = Feed::open(shop.address, &format!("/api/changes/product_search?since={}", change.id), "").await?;
+    assert_eq!(late.next().await?.name, "reset");
+    shop.session.batch_execute("DELETE FROM custom_posts WHERE slug = 'm1'").await?;
+    assert_eq!(late.next().await?.name, "change");
+    shop.projector.stop().await?;
+    Ok(())
+}
+
+/// A client of server-sent events.
+struct Feed {
+    stream: TcpStream,
+    text: String,
+}
+
+struct Told {
+    name: String,
+    id: String,
+    data: String,
+}
+
+impl Feed {
+    async fn open(address: SocketAddr, path: &str, headers: &str) -> anyhow::Result<Self> {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(format!("GET {path} HTTP/1.0\r\n{headers}\r\n").as_bytes()).await?;
+        let mut this = Self { stream, text: String::new() };
+        while !this.text.contains("\r\n\r\n") {
+            this.read().await?;
+        }
+        let (head, rest) = this.text.split_once("\r\n\r\n").unwrap_or_default();
+        anyhow::ensure!(head.contains("200 OK") && head.contains("text/event-stream"), "{head}");
+        this.text = rest.to_owned();
+        Ok(this)
+    }
+
+    async fn read(&mut self) -> anyhow::Result<()> {
+        let mut bytes = vec![0; 65_536];
+        let read = tokio::time::timeout(PATIENCE, self.stream.read(&mut bytes)).await??;
+        anyhow::ensure!(read > 0, "the stream ended");
+        self.text.push_str(&String::from_utf8_lossy(&bytes[..read]));
+        Ok(())
+    }
+
+    /// The next event; comments that keep the connection do not count.
+    async fn next(&mut self) -> anyhow::Result<Told> {
+        let waited = tokio::time::timeout(PATIENCE, self.next_event()).await;
+        waited.map_err(|_| anyhow::anyhow!("no event; received so far: {:?}", self.text))?
+    }
+
+    async fn next_event(&mut self) -> anyhow::Result<Told> {
+        loop {
+            if let Some((event, rest)) = self.text.split_once("\n\n") {
+                let field = |name: &str| {
+                    let line = event.lines().find_map(|line| line.strip_prefix(name));
+                    line.map(|value| value.trim_start().to_owned()).unwrap_or_default()
+                };
+                let told = Told { name: field("event:"), id: field("id:"), data: field("data:") };
+                let rest = rest.to_owned();
+                self.text = rest;
+                if !told.name.is_empty() {
+                    return Ok(told);
+                }
+                continue;
+            }
+            self.read().await?;
+        }
+    }
+}
+
+/// The document is valid JSON with every endpoint, and tells the columns' types.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let shop = Shop::open(&cluster.url("postgres"), "", "cors_origins = [\"https://shop.example\"]\n").await?;
+    let document = get(shop.address, "/openapi.json").await?.json();
+    for path in [
+        "/api/products",
+        "/api/products/search",
+        "/api/products/suggest",
+        "/api/categories/{id}/products",
+        "/api/brands/{brand}/products",
+        "/api/read/product_search",
+        "/api/read/by_brand",
+        "/api/changes/by_brand",
+    ] {
+        assert!(document["paths"][path]["get"]["responses"]["200"].is_object(), "{path}");
+    }
+    assert_eq!(
+        document["components"]["schemas"]["Product"]["properties"]["in_stock"]["type"],
+        serde_json::json!(["boolean", "null"])
+    );
+    let allowed = get_with(shop.address, "/api/products", "Origin: https://shop.example\r\n").await?;
+    assert_eq!(allowed.header("access-control-allow-origin"), Some("https://shop.example"));
+    let other = get_with(shop.address, "/api/products", "Origin: https://other.example\r\n").await?;
+    assert_eq!(other.header("access-control-allow-origin"), None);
+    shop.projector.stop().await?;
+    Ok(())
+}
