@@ -23,8 +23,11 @@ const SUSPECTS_MAX: usize = 10_000;
 /// How long the repair of suspects may take.
 const REPAIR_MAX: Duration = Duration::from_mins(30);
 
-/// How often the staleness of the views is told.
+/// How often the schedules are looked at.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How often the ages of views and verifications are told, in ticks.
+const TELL_EVERY: u32 = 5;
 
 /// A projection that the backstop looks after.
 #[derive(Debug, Clone)]
@@ -110,22 +113,26 @@ pub(crate) async fn drop_unwanted(target: &Session, schema: &str, backed: &[Back
 
 /// Follows the schedules; never returns. Runs wait for each other, so none is started twice.
 pub(crate) async fn follow(verifier: &Verifier, backed: Arc<Vec<Backed>>) {
-    let Some(schedules) = &verifier.config.backstop else { return std::future::pending().await };
-    let mut next_refresh = next(schedules.refresh.as_ref());
-    let mut next_verification = next(schedules.verify.as_ref());
+    let schedules = verifier.config.backstop.as_ref();
+    let refreshes = schedules.and_then(|schedules| schedules.refresh.as_ref());
+    let verifications = schedules.and_then(|schedules| schedules.verify.as_ref());
+    let mut next_refresh = next(refreshes);
+    let mut next_verification = next(verifications);
     let mut telling = None;
-    loop {
+    for tick in 0_u32.. {
         tokio::time::sleep(TICK).await;
-        tell_staleness(verifier, &mut telling).await;
+        if tick.is_multiple_of(TELL_EVERY) {
+            tell_ages(verifier, &backed, &mut telling).await;
+        }
         let now = Zoned::now();
         if next_refresh.as_ref().is_some_and(|at| *at <= now) {
             refresh_all(verifier, &backed).await;
-            next_refresh = next(schedules.refresh.as_ref());
+            next_refresh = next(refreshes);
         }
         if next_verification.as_ref().is_some_and(|at| *at <= now) {
             let names = backed.iter().map(|backed| backed.projection.clone()).collect();
             verify_all(verifier, names).await;
-            next_verification = next(schedules.verify.as_ref());
+            next_verification = next(verifications);
         }
     }
 }
@@ -278,8 +285,8 @@ async fn repair(group: &GroupHandle, projection: &str, suspects: Suspects) -> i6
     drift
 }
 
-/// How long ago each view was last refreshed.
-async fn tell_staleness(verifier: &Verifier, kept: &mut Option<Session>) {
+/// What gauges tell of the last refreshes and verifications. They are in the target, so they outlive a restart.
+async fn tell_ages(verifier: &Verifier, backed: &[Backed], kept: &mut Option<Session>) {
     let session = match kept {
         Some(session) if !session.is_closed() => session,
         _ => match Session::open(verifier.config.target_settings(), "lockstep backstop").await {
@@ -288,12 +295,13 @@ async fn tell_staleness(verifier: &Verifier, kept: &mut Option<Session>) {
             Err(_) => return,
         },
     };
+    let views: Vec<&str> = backed.iter().filter_map(|backed| backed.view.as_ref()).map(|view| view.name.as_str()).collect();
     let rows = session
         .query(
             "SELECT view, extract(epoch FROM clock_timestamp() - max(last_refresh_at) FILTER (WHERE success))::float8,
                     avg(success::int) FILTER (WHERE last_refresh_at > clock_timestamp() - interval '1 day')::float8, max(projection)
-             FROM lockstep.mv_refresh_log GROUP BY view",
-            &[],
+             FROM lockstep.mv_refresh_log WHERE view = ANY ($1) GROUP BY view",
+            &[&views],
         )
         .await;
     for row in rows.iter().flatten() {
@@ -307,5 +315,17 @@ async fn tell_staleness(verifier: &Verifier, kept: &mut Option<Session>) {
         if let Some(ratio) = row.get::<_, Option<f64>>(2) {
             metrics::gauge!("lockstep_mv_success_ratio", "view" => view).set(ratio);
         }
+    }
+    let rows = session
+        .query(
+            "SELECT projection, extract(epoch FROM max(finished_at))::float8 FROM lockstep.verification
+             WHERE finished_at IS NOT NULL AND outcome <> 'failed' AND projection IN (SELECT name FROM lockstep.projection)
+             GROUP BY projection",
+            &[],
+        )
+        .await;
+    for row in rows.iter().flatten() {
+        let labels = [("projection", row.get::<_, String>(0))];
+        metrics::gauge!("lockstep_last_verification_timestamp_seconds", &labels).set(row.get::<_, f64>(1));
     }
 }

@@ -12,6 +12,7 @@ use lockstep_refresh::{BatchObserver, BatchView, GroupCommand, LiveProjection};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Config;
+use crate::observed::Observed;
 
 /// How long to wait for a group's next batch.
 const BOUNDARY_MAX: Duration = Duration::from_mins(10);
@@ -34,13 +35,14 @@ struct Wanted {
 pub(crate) struct Boundaries {
     wanted: Mutex<HashMap<String, Wanted>>,
     other: Option<Arc<dyn BatchObserver>>,
+    observed: Arc<Observed>,
     /// A schedule and a command may ask at once: they wait for each other.
     turn: tokio::sync::Mutex<()>,
 }
 
 impl Boundaries {
-    pub(crate) fn new(other: Option<Arc<dyn BatchObserver>>) -> Arc<Self> {
-        Arc::new(Self { wanted: Mutex::default(), other, turn: tokio::sync::Mutex::default() })
+    pub(crate) fn new(other: Option<Arc<dyn BatchObserver>>, observed: Arc<Observed>) -> Arc<Self> {
+        Arc::new(Self { wanted: Mutex::default(), other, observed, turn: tokio::sync::Mutex::default() })
     }
 
     fn wanted(&self) -> MutexGuard<'_, HashMap<String, Wanted>> {
@@ -125,6 +127,7 @@ impl BatchObserver for Boundaries {
 
     fn after_commit<'a>(&'a self, batch: BatchView<'a>) -> BoxFuture<'a, ()> {
         async move {
+            self.observed.freshness(batch.group, batch.freshness_seconds);
             self.take_target(&batch).await;
             if let Some(other) = &self.other {
                 other.after_commit(batch).await;

@@ -1,4 +1,4 @@
-//! The metrics listener: `/metrics`, `/healthz` (the process lives), `/readyz` (every projection is live).
+//! The metrics listener: `/metrics`, `/healthz` (the process lives), `/readyz` (every projection is live), and the page.
 
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -15,6 +15,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::observed::Observed;
+use crate::page::{self, Viewed};
 
 /// Without it the histograms' memory grows with every observation.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -26,17 +28,24 @@ pub(crate) struct Health(Arc<RwLock<Option<Watched>>>);
 struct Watched {
     groups: Vec<watch::Receiver<GroupStatus>>,
     capture: watch::Receiver<CaptureStatus>,
+    /// Projections that cannot even be planned.
+    broken: Vec<String>,
 }
 
 impl Health {
     /// Of a process that only reads: it is ready as soon as it listens.
     pub(crate) fn of_a_reader() -> Self {
         let (_, capture) = watch::channel(CaptureStatus::Streaming);
-        Self(Arc::new(RwLock::new(Some(Watched { groups: Vec::new(), capture }))))
+        Self(Arc::new(RwLock::new(Some(Watched { groups: Vec::new(), capture, broken: Vec::new() }))))
     }
 
-    pub(crate) fn watch(&self, groups: Vec<watch::Receiver<GroupStatus>>, capture: watch::Receiver<CaptureStatus>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Watched { groups, capture });
+    pub(crate) fn watch(
+        &self,
+        groups: Vec<watch::Receiver<GroupStatus>>,
+        capture: watch::Receiver<CaptureStatus>,
+        broken: Vec<String>,
+    ) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Watched { groups, capture, broken });
     }
 
     /// Why it is not ready; empty if it is.
@@ -49,6 +58,7 @@ impl Health {
             CaptureStatus::Reconnecting(_) => vec!["the stream is reconnecting".to_owned()],
             CaptureStatus::Ended(_) => vec!["the stream has ended".to_owned()],
         };
+        obstacles.extend(watched.broken.iter().map(|name| format!("{name} is faulted")));
         for group in &watched.groups {
             let status = group.borrow();
             let not_live =
@@ -66,7 +76,12 @@ struct Served {
 }
 
 /// Starts serving, if an address is configured. The default address being taken is not an error.
-pub(crate) async fn serve(config: &Config, metrics: PrometheusHandle, health: Health) -> anyhow::Result<()> {
+pub(crate) async fn serve(
+    config: &Config,
+    metrics: PrometheusHandle,
+    health: Health,
+    observed: Option<Arc<Observed>>,
+) -> anyhow::Result<()> {
     let upkeep = metrics.clone();
     tokio::spawn(async move {
         loop {
@@ -89,6 +104,10 @@ pub(crate) async fn serve(config: &Config, metrics: PrometheusHandle, health: He
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .with_state(Served { metrics, health });
+    let router = match observed {
+        Some(observed) => router.merge(page::routes(Viewed::new(config, observed))),
+        None => router,
+    };
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(error = %error, "the metrics listener ended");

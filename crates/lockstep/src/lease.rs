@@ -15,6 +15,7 @@ use anyhow::{Context as _, bail};
 use lockstep_connect::Session;
 
 use crate::config::Config;
+use crate::observed::{Instance, Observed};
 
 /// The session-level advisory lock of the instance that writes: "lockstep" with the top bit set.
 pub(crate) const WRITER_LOCK: i64 = i64::MIN | 0x6C6F_636B_7374_6570;
@@ -37,13 +38,14 @@ pub(crate) struct Leadership {
 }
 
 /// Waits, for ever, until this instance is the one that writes.
-pub(crate) async fn become_leader(config: &Config) -> anyhow::Result<Leadership> {
+pub(crate) async fn become_leader(config: &Config, observed: &Observed) -> anyhow::Result<Leadership> {
     // A standby's session has another name, so that it is not mistaken for the leader's.
     let target = Session::open(config.target_settings(), "lockstep standby").await.context("target")?;
     let mut waited = false;
     while !try_lock(&target).await? {
         if !waited {
             tracing::info!("another instance writes to this target; standing by");
+            observed.becomes(Instance::Standby, None);
             waited = true;
         }
         if lease_has_run_out(&target).await? {

@@ -20,6 +20,8 @@ pub mod diagnostic;
 mod http;
 mod lease;
 mod monitor;
+mod observed;
+mod page;
 pub mod preflight;
 mod progress;
 mod reload;

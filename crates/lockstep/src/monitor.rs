@@ -1,6 +1,7 @@
 //! Gauges: what changes without a batch. Looked up every second, and on the source every five.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lockstep_capture::{Capture, slot_state};
@@ -10,25 +11,29 @@ use lockstep_wal::Lsn;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::observed::{Observed, Slot};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The slot is looked at every so many intervals.
 const SLOT_EVERY: u64 = 5;
 
-/// Runs until aborted. `relations` gives the label of each followed relation.
+/// Runs until aborted. `relations` gives the label of each followed relation; `broken` the group and name of each projection that
+/// cannot even be planned, so that no group has it.
 pub(crate) async fn run(
     config: Config,
     capture: Capture,
     groups: Vec<String>,
     statuses: Vec<watch::Receiver<GroupStatus>>,
     relations: HashMap<u32, String>,
+    broken: Vec<(String, String)>,
+    observed: Arc<Observed>,
 ) {
     let mut source: Option<Session> = None;
     let mut source_lsn = Lsn::ZERO;
     for round in 0_u64.. {
         let asked_at = Instant::now();
-        match look_at_source(&config, &mut source, round % SLOT_EVERY == 0).await {
+        match look_at_source(&config, &mut source, round % SLOT_EVERY == 0, &observed).await {
             Ok(lsn) => {
                 source_lsn = lsn;
                 capture.note_source_position(lsn, asked_at);
@@ -39,13 +44,21 @@ pub(crate) async fn run(
             }
         }
         for (index, (name, status)) in groups.iter().zip(&statuses).enumerate() {
-            group_gauges(&capture, index, name, &status.borrow(), source_lsn, &relations);
+            group_gauges(&capture, index, name, &status.borrow(), source_lsn, &relations, &observed);
+        }
+        for (group, projection) in &broken {
+            state_gauges(group, projection, ProjectionState::Faulted);
         }
         tokio::time::sleep(INTERVAL).await;
     }
 }
 
-async fn look_at_source(config: &Config, source: &mut Option<Session>, slot_too: bool) -> anyhow::Result<Lsn> {
+async fn look_at_source(
+    config: &Config,
+    source: &mut Option<Session>,
+    slot_too: bool,
+    observed: &Observed,
+) -> anyhow::Result<Lsn> {
     let session = match source {
         Some(session) if !session.is_closed() => session,
         _ => source.insert(Session::open(&config.source, "lockstep monitor").await?),
@@ -54,6 +67,13 @@ async fn look_at_source(config: &Config, source: &mut Option<Session>, slot_too:
         let state = slot_state(session, &config.slot).await?;
         let active = state.as_ref().is_some_and(|state| state.active_pid.is_some());
         metrics::gauge!("lockstep_slot_active").set(f64::from(u8::from(active)));
+        observed.slot(state.as_ref().map(|state| Slot {
+            name: config.slot.clone(),
+            active,
+            wal_status: state.wal_status.clone(),
+            retained_bytes: state.retained_bytes,
+            safe_bytes: state.safe_bytes.unwrap_or(-1),
+        }));
         let Some(state) = state else { return position(session).await };
         metrics::gauge!("lockstep_slot_retained_bytes").set(float(state.retained_bytes));
         metrics::gauge!("lockstep_slot_safe_bytes").set(state.safe_bytes.map_or(-1.0, float));
@@ -73,6 +93,7 @@ fn group_gauges(
     status: &GroupStatus,
     source_lsn: Lsn,
     relations: &HashMap<u32, String>,
+    observed: &Observed,
 ) {
     let group = name.to_owned();
     let (waiting, by_relation) =
@@ -90,22 +111,23 @@ fn group_gauges(
     } else {
         status.contained_lsn.unwrap_or_default()
     };
-    if position > Lsn::ZERO {
-        metrics::gauge!("lockstep_lag_bytes", "group" => group.clone()).set(unsigned(source_lsn.bytes_since(position)));
+    let lag = (position > Lsn::ZERO).then(|| source_lsn.bytes_since(position));
+    if let Some(lag) = lag {
+        metrics::gauge!("lockstep_lag_bytes", "group" => group.clone()).set(unsigned(lag));
     }
-    if let Some(as_of) = waiting.or_else(|| capture.current_as_of()) {
-        let staleness = Instant::now().saturating_duration_since(as_of);
-        metrics::gauge!("lockstep_staleness_seconds", "group" => group.clone()).set(staleness.as_secs_f64());
-    }
+    observed.group(name, waiting.or_else(|| capture.current_as_of()), lag, by_relation.values().sum());
     for projection in &status.projections {
-        for state in ProjectionState::ALL {
-            let value = if projection.state == state { 1.0 } else { 0.0 };
-            let labels = [("group", group.clone()), ("projection", projection.name.clone()), ("state", state.name().to_owned())];
-            metrics::gauge!("lockstep_projection_state", &labels).set(value);
-        }
+        state_gauges(&group, &projection.name, projection.state);
         let name = projection.name.clone();
         metrics::gauge!("lockstep_quarantined_keys", "projection" => name).set(count(projection.quarantined));
         metrics::gauge!("lockstep_projection_rows", "projection" => projection.name.clone()).set(float(projection.rows));
+    }
+}
+
+fn state_gauges(group: &str, projection: &str, now: ProjectionState) {
+    for state in ProjectionState::ALL {
+        let labels = [("group", group.to_owned()), ("projection", projection.to_owned()), ("state", state.name().to_owned())];
+        metrics::gauge!("lockstep_projection_state", &labels).set(f64::from(u8::from(now == state)));
     }
 }
 

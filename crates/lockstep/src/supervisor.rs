@@ -17,12 +17,13 @@ use tokio::sync::{mpsc, watch as watched};
 use tokio::task::JoinSet;
 
 use crate::boundaries::Boundaries;
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_GROUP};
+use crate::observed::{Instance, Observed};
 use crate::preflight::{self, Depth, Planned, Preflight};
 use crate::reload::{self, Reload};
 use crate::verification::{GroupHandle, Verifier};
 use crate::versions::Effective;
-use crate::{Exit, api, backstop, http, lease, monitor, progress, requests, setup, telemetry, versions, watch};
+use crate::{Exit, api, backstop, commands, http, lease, monitor, progress, requests, setup, telemetry, versions, watch};
 
 /// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
 /// cost memory.
@@ -111,7 +112,13 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<
     }
     let metrics = telemetry::start_metrics();
     let health = http::Health::default();
-    http::serve(config, metrics, health.clone()).await?;
+    let observed = Arc::new(Observed::default());
+    observed.becomes(Instance::Starting, None);
+    http::serve(config, metrics, health.clone(), Some(observed.clone())).await?;
+    let _observing = Aborted(tokio::spawn({
+        let observed = observed.clone();
+        async move { observed.run().await }
+    }));
     let reading = start_api(config, once, &hooks).await?;
     let mut reload = Reload::new(&hooks, reading);
     let mut config = config.clone();
@@ -121,7 +128,9 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<
     loop {
         let began = tokio::time::Instant::now();
         let reason =
-            match round(&config, &checked, once, stop.clone(), &hooks, &health, new_slot, &mut has_run, &mut reload).await {
+            match round(&config, &checked, once, stop.clone(), &hooks, &health, new_slot, &mut has_run, &mut reload, &observed)
+                .await
+            {
                 RoundEnd::Stopped | RoundEnd::CaughtUp => return Ok(Exit::Good),
                 // Once it has run, a set-up that fails is as likely a server on its way back as anything else.
                 RoundEnd::SetUpFailed(error) if has_run => format!("{error:#}"),
@@ -138,6 +147,7 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<
                 }
             };
         tracing::warn!(reason, new_slot, "setting up again");
+        observed.becomes(Instance::SettingUpAgain, Some(reason));
         loop {
             tokio::select! {
                 () = tokio::time::sleep(AGAIN_AFTER) => {}
@@ -195,22 +205,33 @@ async fn round(
     new_slot: bool,
     has_run: &mut bool,
     reload: &mut Reload,
+    observed: &Arc<Observed>,
 ) -> RoundEnd {
     let started = tokio::select! {
-        started = Box::pin(start(config, checked, once, hooks, new_slot, has_run)) => started,
+        started = Box::pin(start(config, checked, once, hooks, new_slot, has_run, observed)) => started,
         new = reload.wanted(config) => return RoundEnd::Reloaded(Box::new(new)),
         _ = stop.wait_for(|stop| *stop) => return RoundEnd::Stopped,
     };
     match started {
         Ok(running) => {
             *has_run = true;
-            health.watch(running.statuses.clone(), running.capture.status());
+            health.watch(running.statuses.clone(), running.capture.status(), running.broken.clone());
+            observed.becomes(Instance::Leading, None);
             if let Some(statuses) = &hooks.statuses {
                 statuses.send_replace(running.statuses.clone());
             }
             Box::pin(running.watch(config, checked, once, stop, hooks, reload)).await
         }
         Err(error) => RoundEnd::SetUpFailed(error),
+    }
+}
+
+/// A task that ends with its owner.
+struct Aborted(tokio::task::JoinHandle<()>);
+
+impl Drop for Aborted {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -229,6 +250,8 @@ struct Running {
     groups: JoinSet<GroupEnd>,
     stop_groups: watched::Sender<bool>,
     monitor: tokio::task::JoinHandle<()>,
+    /// Projections that cannot even be planned.
+    broken: Vec<String>,
 }
 
 async fn start(
@@ -238,11 +261,12 @@ async fn start(
     hooks: &Hooks,
     new_slot: bool,
     has_run: &mut bool,
+    observed: &Arc<Observed>,
 ) -> anyhow::Result<Running> {
     let lease::Leadership { target, waited } = if once {
         lease::Leadership { target: lease::lock_out_others(config).await?, waited: false }
     } else {
-        lease::become_leader(config).await?
+        lease::become_leader(config, observed).await?
     };
     let looked_again;
     let checked = if waited {
@@ -281,7 +305,7 @@ async fn start(
     let mut statuses = Vec::new();
     let mut names = Vec::new();
     let mut handles = Vec::new();
-    let boundaries = Boundaries::new(hooks.observer.clone());
+    let boundaries = Boundaries::new(hooks.observer.clone(), observed.clone());
     for (index, group) in grouped.into_iter().enumerate() {
         names.push(group.name.clone());
         let public = group.members.iter().filter(|(planned, _)| planned.part_of.is_none());
@@ -301,7 +325,17 @@ async fn start(
         .await
         .context("dropping views that are no longer wanted")?;
     let relations = checked.tracked.iter().map(|tracked| (tracked.oid, tracked.label())).collect();
-    let monitor = tokio::spawn(monitor::run(config.clone(), capture.clone(), names, statuses.clone(), relations));
+    let broken: Vec<(String, String)> = config
+        .projections
+        .iter()
+        .filter(|projection| checked.failure_of(&projection.name).is_some())
+        .map(|projection| (projection.group.clone().unwrap_or_else(|| DEFAULT_GROUP.to_owned()), projection.name.clone()))
+        .collect();
+    observed.groups_are(&names);
+    observed.planned(commands::plans(checked));
+    let monitor =
+        monitor::run(config.clone(), capture.clone(), names, statuses.clone(), relations, broken.clone(), observed.clone());
+    let monitor = tokio::spawn(monitor);
     Ok(Running {
         capture,
         target: installed.target,
@@ -314,6 +348,7 @@ async fn start(
         groups,
         stop_groups,
         monitor,
+        broken: broken.into_iter().map(|(_, name)| name).collect(),
     })
 }
 

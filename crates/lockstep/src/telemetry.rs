@@ -1,12 +1,17 @@
 //! Logs and metrics.
 
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_util::MetricKindMask;
 use tracing_subscriber::EnvFilter;
 
 /// Buckets of durations, in seconds: from a fast batch to a long recomputation.
 const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.04, 0.06, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+
+/// A gauge that nobody has set for so long is not shown.
+const GAUGES_FOR: Duration = Duration::from_secs(15);
 
 /// The migration plan's buckets, in milliseconds.
 const QUERY_MILLISECONDS: &[f64] = &[10.0, 25.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0];
@@ -43,7 +48,8 @@ pub fn start_metrics() -> PrometheusHandle {
     let builder = buckets.into_iter().fold(PrometheusBuilder::new(), |builder, (matcher, values)| {
         builder.set_buckets_for_metric(matcher, values).unwrap_or_else(|_| PrometheusBuilder::new())
     });
-    let recorder = builder.build_recorder();
+    // What is no longer told is no longer true: of an instance that has lost its place, or of a view that is gone.
+    let recorder = builder.idle_timeout(MetricKindMask::GAUGE, Some(GAUGES_FOR)).build_recorder();
     let handle = recorder.handle();
     if metrics::set_global_recorder(recorder).is_err() {
         tracing::debug!("a metrics recorder is installed already");

@@ -337,8 +337,6 @@ fn measure(projection: &str, outcome: &'static str, compared: u64, differing: u6
     metrics::counter!("lockstep_drift_rows_total", &labels).increment(differing);
     metrics::counter!("lockstep_repaired_rows_total", &labels)
         .increment(repaired.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0));
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    metrics::gauge!("lockstep_last_verification_timestamp_seconds", &labels).set(now.as_secs_f64());
 }
 
 /// The values of some of a row's columns.

@@ -52,25 +52,8 @@ pub(super) async fn changes(
     Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
 }
 
-/// Counts a client for as long as it is there.
-struct Subscribed(String);
-
-impl Subscribed {
-    fn new(projection: &str) -> Self {
-        metrics::gauge!("lockstep_feed_subscribers", "projection" => projection.to_owned()).increment(1.0);
-        Self(projection.to_owned())
-    }
-}
-
-impl Drop for Subscribed {
-    fn drop(&mut self) {
-        metrics::gauge!("lockstep_feed_subscribers", "projection" => self.0.clone()).decrement(1.0);
-    }
-}
-
 /// Sends events until the client is gone, or the database cannot be read: then the client comes again by itself.
 async fn follow(api: Api, projection: String, since: Option<i64>, sender: mpsc::Sender<SentEvent>) {
-    let _counted = Subscribed::new(&projection);
     // First the subscription, then the table: in this order nothing can slip in between.
     let Some(mut receiver) = api.follower.subscribe(&projection) else { return };
     // Who names no event begins here: beyond the newest, so to speak.

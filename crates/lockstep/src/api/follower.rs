@@ -85,6 +85,15 @@ impl Follower {
         self.channels().get(projection).map(|channel| channel.events.subscribe())
     }
 
+    /// Tells how many clients there are.
+    #[allow(clippy::cast_precision_loss)]
+    pub(super) fn measure(&self) {
+        for (name, channel) in self.channels().iter() {
+            let clients = channel.events.receiver_count() as f64;
+            metrics::gauge!("lockstep_feed_subscribers", "projection" => name.clone()).set(clients);
+        }
+    }
+
     /// Names of projections as they change.
     pub(super) fn changed(&self) -> broadcast::Receiver<String> {
         self.changed.subscribe()

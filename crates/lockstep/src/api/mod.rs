@@ -206,6 +206,7 @@ impl Api {
         loop {
             metrics::gauge!("db_connection_usage").set(self.reader.usage());
             metrics::gauge!("cache_hit_ratio").set(self.ratio.tick());
+            self.follower.measure();
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     }

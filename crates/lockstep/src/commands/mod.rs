@@ -12,6 +12,7 @@ mod wait;
 
 pub use check::check;
 pub use plan::plan;
+pub(crate) use plan::plans;
 pub use quarantine::{quarantine_list, quarantine_retry};
 pub use rebuild::rebuild;
 pub use serve::serve;

@@ -1,5 +1,6 @@
 //! `lockstep plan`: how each projection is maintained, as a tree for people and as JSON for programs.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use lockstep_plan::sql::{self, Fresh, Link, Places, TracedKeys};
@@ -8,7 +9,7 @@ use serde::Serialize;
 
 use crate::config::Config;
 use crate::diagnostic::Diagnostic;
-use crate::preflight::{self, Depth, Planned};
+use crate::preflight::{self, Depth, Planned, Preflight};
 use crate::{Exit, telemetry};
 
 /// Rows a page of a link's filling has, in the statements shown.
@@ -92,6 +93,18 @@ pub async fn plan(config: &Config, name: Option<&str>, with_sql: bool, json: boo
         eprintln!("{error}\n");
     }
     Ok(if preflight.passed() { Exit::Good } else { Exit::Failure })
+}
+
+/// Each projection's plan with its parts, as JSON.
+pub(crate) fn plans(checked: &Preflight) -> BTreeMap<String, serde_json::Value> {
+    let outer = checked.planned.iter().filter(|planned| planned.part_of.is_none());
+    let one = |planned: &Planned| {
+        let name = &planned.plan.projection;
+        let of_it = |other: &&Planned| &other.plan.projection == name || other.part_of.as_ref() == Some(name);
+        let views: Vec<PlanView<'_>> = checked.planned.iter().filter(of_it).map(|planned| view(planned, false)).collect();
+        (name.clone(), serde_json::to_value(views).unwrap_or_default())
+    };
+    outer.map(one).collect()
 }
 
 fn view(planned: &Planned, with_sql: bool) -> PlanView<'_> {

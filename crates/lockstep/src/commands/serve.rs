@@ -22,7 +22,7 @@ pub async fn serve(config: &Config, listen: Option<SocketAddr>) -> anyhow::Resul
         return Ok(Exit::Usage);
     };
     let address = listen.or(api_config.listen).unwrap_or_else(|| SocketAddr::from(DEFAULT_ADDRESS));
-    http::serve(config, telemetry::start_metrics(), http::Health::of_a_reader()).await?;
+    http::serve(config, telemetry::start_metrics(), http::Health::of_a_reader(), None).await?;
     let running = api::serve(config, api_config, address).await?;
     let (sender, wished) = watch::channel(0);
     let mut reload = Reload::new(&Hooks { reload: Some(wished), ..Hooks::default() }, Some(running));
