@@ -407,3 +407,51 @@ async fn plans_point_at_what_makes_them_whole() -> anyhow::Result<()> {
     assert!(plans[0]["query"].as_str().unwrap_or_default()[position..].starts_with("row_number()"), "{output}");
     Ok(())
 }
+
+/// A database with materialized views becomes a configuration that works as it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn init_offers_materialized_views() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let url = cluster.url("postgres");
+    let session = shop(&url).await?;
+    session
+        .batch_execute(
+            "CREATE MATERIALIZED VIEW public.mv_order_row AS SELECT o.id, o.status, o.amount FROM shop.orders o;
+             CREATE UNIQUE INDEX ON public.mv_order_row (id);
+             CREATE INDEX mv_order_status ON public.mv_order_row (status) WHERE status <> 'new';
+             CREATE MATERIALIZED VIEW shop.\"Sales by status\" AS SELECT o.status, count(*) AS n FROM shop.orders o GROUP BY o.status;
+             CREATE MATERIALIZED VIEW public.dice AS SELECT o.id, random() AS r FROM shop.orders o",
+        )
+        .await?;
+    let program = Program::new(&Setup::new(&url, &[("one", "SELECT 1", "")]))?;
+    let (status, _, errors) = program.run(&["init", "--url", &url])?;
+    assert!(status == 2 && errors.contains("is there already"), "{status} {errors}");
+    std::fs::remove_file(program.directory.path().join("lockstep.toml"))?;
+    let (status, output, errors) = program.run(&["init", "--url", &url])?;
+    assert_eq!(status, 0, "{output}{errors}");
+    assert!(output.contains("order_row from public.mv_order_row") && output.contains(": incremental"), "{output}");
+    assert!(output.contains("dice from public.dice") && output.contains("cannot be maintained"), "{output}");
+    let written = std::fs::read_to_string(program.directory.path().join("lockstep.toml"))?;
+    assert!(written.contains("key = [\"id\"]") && written.contains("# name = \"dice\""), "{written}");
+    // As it is, but for a listener that others may have.
+    program.file("lockstep.toml", &written.replace("127.0.0.1:9187", ""))?;
+    let (status, output, errors) = program.run(&["run", "--once"])?;
+    assert_eq!(status, 0, "{output}{errors}");
+    let equal: bool = session
+        .query_one(
+            "SELECT (SELECT count(*) FROM read_model.order_row) = (SELECT count(*) FROM shop.orders)
+                AND EXISTS (SELECT FROM pg_indexes WHERE schemaname = 'read_model' AND tablename = 'order_row' AND indexname = 'mv_order_status')
+                AND (SELECT sum(n) FROM read_model.sales_by_status) = (SELECT count(*) FROM shop.orders)",
+            &[],
+        )
+        .await?
+        .get(0);
+    assert!(equal);
+    let (status, _, errors) = program.run(&["init", "-c", "other.toml", "--url", "postgres://nobody@127.0.0.1:1/x"])?;
+    assert!(status == 1 && errors.contains("cannot reach"), "{status} {errors}");
+    for shell in ["bash", "zsh", "fish"] {
+        let (status, output, _) = program.run(&["completions", shell])?;
+        assert!(status == 0 && output.contains("quarantine"), "{shell}");
+    }
+    Ok(())
+}

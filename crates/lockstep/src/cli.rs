@@ -5,13 +5,25 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+/// What people do with it, in the order in which they do it.
+const EXAMPLES: &str = "Examples:
+  lockstep demo                                             see it on a private cluster
+  lockstep init --url postgres://app@db.example/shop        begin with the materialized views that are there
+  lockstep check                                            what is missing, and what to do about it
+  lockstep plan product_search --sql                        how a projection is maintained
+  lockstep run                                              build, then follow (SIGHUP reads the configuration again)
+  lockstep status --json                                    where everything is
+  lockstep wait --timeout 5s && lockstep verify             catch up, and compare every row
+
+Exit status: 0 good, 1 failure, 2 wrong usage or configuration, 3 timed out.";
+
 /// Keeps read-model tables equal to SQL SELECTs, within milliseconds of each commit.
 #[derive(Debug, Parser)]
 #[command(
     name = "lockstep",
     version,
     about,
-    after_help = "Exit status: 0 good, 1 failure, 2 wrong usage or configuration, 3 timed out."
+    after_help = EXAMPLES
 )]
 pub struct Cli {
     /// The configuration file.
@@ -34,6 +46,12 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write a commented configuration from an existing database: each materialized view becomes a projection.
+    Init {
+        /// The database; libpq's variables (PGHOST, PGUSER …) if left out.
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+    },
     /// Look at servers, privileges, tables and queries; change nothing.
     Check,
     /// Show how each projection is maintained.
@@ -111,6 +129,11 @@ pub enum Command {
         /// Leave the read models' tables.
         #[arg(long)]
         keep_tables: bool,
+    },
+    /// Print the completions of a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
     },
     /// Show it all on a private cluster with a live workload.
     Demo(DemoArguments),

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 use lockstep::cli::{Cli, Command, QuarantineAction};
 use lockstep::config::Config;
 use lockstep::{Exit, commands, demo, supervisor, telemetry};
@@ -40,6 +40,13 @@ async fn run(cli: Cli) -> Exit {
     if let Command::Demo(arguments) = &cli.command {
         return finish(demo::run(arguments, cli.json).await);
     }
+    if let Command::Init { url } = &cli.command {
+        return finish(commands::init(&cli.config, url.as_deref()).await);
+    }
+    if let Command::Completions { shell } = &cli.command {
+        clap_complete::generate(*shell, &mut Cli::command(), "lockstep", &mut std::io::stdout());
+        return Exit::Good;
+    }
     let config = match Config::load(&cli.config) {
         Ok(config) => config,
         Err(diagnostic) => {
@@ -64,7 +71,7 @@ async fn run(cli: Cli) -> Exit {
             }
         },
         Command::Teardown { yes, keep_tables } => commands::teardown(&config, yes, keep_tables, cli.json).await,
-        Command::Demo(_) => Ok(Exit::Good),
+        Command::Demo(_) | Command::Init { .. } | Command::Completions { .. } => Ok(Exit::Good),
     })
 }
 

@@ -1,6 +1,7 @@
 //! The commands that look or tidy, one a file.
 
 mod check;
+mod init;
 mod plan;
 mod quarantine;
 mod rebuild;
@@ -11,6 +12,7 @@ mod verify;
 mod wait;
 
 pub use check::check;
+pub use init::init;
 pub use plan::plan;
 pub(crate) use plan::plans;
 pub use quarantine::{quarantine_list, quarantine_retry};
