@@ -594,3 +594,38 @@ async fn the_document() -> anyhow::Result<()> {
     shop.projector.stop().await?;
     Ok(())
 }
+
+/// A source that does not answer in time is followed by the next; without a next one the client is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_takes_too_long() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let url = cluster.url("postgres");
+    let shop = Shop::open(&url, "", "request_timeout_ms = 300\nmin_lsn_wait_ms = 10\n").await?;
+    shop.projector.stop().await?;
+    let program = Program::new(&shop.setup)?;
+    let chain =
+        Serving::start(&program, &shop.setup, "request_timeout_ms = 4000\nsources = [\"projection\", \"tables\"]").await?;
+    let other = Program::new(&shop.setup)?;
+    let alone =
+        Serving::start(&other, &shop.setup, "request_timeout_ms = 300\nmin_lsn_wait_ms = 10\nsources = [\"projection\"]").await?;
+    // Both know what the table looks like.
+    assert_eq!(get(chain.address, "/api/products").await?.source(), "projection");
+    assert_eq!(get(alone.address, "/api/products").await?.source(), "projection");
+    let locked = connect(&url).await?;
+    locked.batch_execute("BEGIN; LOCK TABLE read_model.product_search").await?;
+    let late = get(alone.address, "/api/products").await?;
+    assert_eq!((late.status, late.header("retry-after")), (504, Some("5")), "{}", late.body);
+    let answer = get(chain.address, "/api/products").await?;
+    assert_eq!((answer.status, answer.source()), (200, "tables"), "{}", answer.body);
+    locked.batch_execute("ROLLBACK").await?;
+    let answer = get(alone.address, "/api/products").await?;
+    assert_eq!((answer.status, answer.source()), (200, "projection"), "{}", answer.body);
+    // Nothing is left inside a transaction.
+    until(
+        &shop.session,
+        "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'lockstep read' AND state LIKE 'idle in transaction%'",
+    )
+    .await?;
+    drop((chain, alone));
+    Ok(())
+}

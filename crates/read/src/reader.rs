@@ -103,6 +103,7 @@ impl Reader {
             rollout_percent: 100,
             chain: Source::ALL.to_vec(),
             allow_forced: false,
+            timeout: Duration::from_secs(5),
             min_lsn_wait: Duration::from_secs(1),
             min_lsn_miss: Miss::Refuse,
             staleness_max: None,
@@ -221,6 +222,7 @@ impl Reader {
             chain = self.chain_with(&model, settings, lsn, chain).await?;
         }
         let table = self.table(&model.name).await?;
+        let deadline = Instant::now() + settings.timeout;
         let mut last = ReadError::Unavailable;
         let mut put_last: Vec<Source> = Vec::new();
         let mut from: Option<Source> = None;
@@ -241,7 +243,12 @@ impl Reader {
                 }
             }
             let began = Instant::now();
-            match Box::pin(self.ask(&model, &table, settings, request, source, whatever)).await {
+            // A source that hangs leaves the others their share of the time.
+            let left = u32::try_from(tried.len() + put_last.len() + 1).unwrap_or(u32::MAX);
+            let share = deadline.saturating_duration_since(Instant::now()) / left;
+            let attempt = Attempt { model: &model, table: &table, settings, request, source, whatever, share };
+            let asked = tokio::time::timeout(share, Box::pin(self.ask(attempt))).await;
+            match asked.unwrap_or(Err(Obstacle::Source(SourceFault::TimedOut))) {
                 Ok(answer) => {
                     note_success(&model, source, &answer, began.elapsed());
                     return Ok(answer);
@@ -307,15 +314,8 @@ impl Reader {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(projection);
     }
 
-    async fn ask(
-        &self,
-        model: &Model,
-        table: &Table,
-        settings: &ReadSettings,
-        request: &Request,
-        source: Source,
-        whatever: bool,
-    ) -> Result<Answer, Obstacle> {
+    async fn ask(&self, attempt: Attempt<'_>) -> Result<Answer, Obstacle> {
+        let Attempt { model, table, settings, request, source, .. } = attempt;
         let from = match source {
             Source::Projection => quote::qualified(&model.schema, &model.name),
             Source::View => quote::qualified(&model.schema, &format!("mv_{}", model.name)),
@@ -330,7 +330,7 @@ impl Reader {
             Source::Projection | Source::View => None,
         };
         let session = Borrowed::new(self.pool_of(model, source).get().await.map_err(Obstacle::Source)?);
-        let answer = one_snapshot(session.session(), model, settings, request, &wanted, source, whatever).await;
+        let answer = one_snapshot(session.session(), &attempt, &wanted).await;
         match answer {
             Ok(answer) => {
                 session.give_back();
@@ -435,6 +435,20 @@ impl Reader {
     }
 }
 
+/// One source asked.
+#[derive(Clone, Copy)]
+struct Attempt<'a> {
+    model: &'a Model,
+    table: &'a Table,
+    settings: &'a ReadSettings,
+    request: &'a Request,
+    source: Source,
+    /// Even if it is stale or set aside.
+    whatever: bool,
+    /// How long it may take.
+    share: Duration,
+}
+
 /// Why a source gave no answer.
 enum Obstacle {
     /// No source will.
@@ -455,17 +469,13 @@ impl From<tokio_postgres::Error> for Trouble {
 }
 
 /// Runs everything in one transaction, so that rows, total, facets and version belong together; in as few round trips as can be.
-async fn one_snapshot(
-    client: &Client,
-    model: &Model,
-    settings: &ReadSettings,
-    request: &Request,
-    wanted: &Statements,
-    source: Source,
-    whatever: bool,
-) -> Result<Answer, Trouble> {
-    let begin =
-        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL TimeZone = {}", quote::literal(&model.time_zone));
+async fn one_snapshot(client: &Client, attempt: &Attempt<'_>, wanted: &Statements) -> Result<Answer, Trouble> {
+    let Attempt { model, settings, request, source, whatever, share, .. } = *attempt;
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL TimeZone = {}; SET LOCAL statement_timeout = {}",
+        quote::literal(&model.time_zone),
+        share.as_millis().max(1)
+    );
     let looking = async {
         match source {
             Source::Projection => version(client, model).await.map(Some),

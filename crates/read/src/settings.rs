@@ -52,6 +52,8 @@ pub struct ReadSettings {
     pub chain: Vec<Source>,
     /// Whether a request may choose its source.
     pub allow_forced: bool,
+    /// How long all sources together may take.
+    pub timeout: Duration,
     /// How long a request with a position waits for it.
     pub min_lsn_wait: Duration,
     /// What answers when that is not long enough.

@@ -64,7 +64,9 @@ impl Reader<'_> {
         let milliseconds = |value, default, allowed, name| -> Outcome<Duration> {
             Ok(self.duration(value, 1, allowed, name)?.unwrap_or(Duration::from_millis(default)))
         };
+        let timeout = milliseconds(api.request_timeout_ms.as_ref(), 5_000, 10..=600_000, "request_timeout_ms")?;
         let read = ReadSettings {
+            timeout,
             enabled: api.enabled.unwrap_or(true),
             rollout_percent: self.number(api.rollout_percent.as_ref(), 100, 0..=100, "rollout_percent")?,
             chain: self.chain(api.sources.as_ref())?,
@@ -84,7 +86,7 @@ impl Reader<'_> {
             settings: api.url.as_ref().map(|url| self.settings(Some(url))).transpose()?,
             connections: self.number(api.connections.as_ref(), 10, 1..=1_000, "connections")?,
             tables_at_once: self.number(api.tables_at_once.as_ref(), 4, 1..=1_000, "tables_at_once")?,
-            request_timeout: milliseconds(api.request_timeout_ms.as_ref(), 5_000, 10..=600_000, "request_timeout_ms")?,
+            request_timeout: timeout,
             page_max: self.number(api.page_max.as_ref(), 100, 1..=10_000, "page_max")?,
             rollout_header: self.header(api.rollout_header.as_ref())?,
             cors_origins: self.texts(&api.cors_origins)?,
