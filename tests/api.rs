@@ -307,7 +307,7 @@ async fn any_projection_with_filters_and_pages() -> anyhow::Result<()> {
         let mut after = String::new();
         loop {
             let page =
-                get(shop.address, &format!("/api/read/product_search?limit=3&total=none&order={order}&after={after}")).await?;
+                get(shop.address, &format!("/api/read/product_search?limit=1&total=none&order={order}&after={after}")).await?;
             paged.extend(page.names());
             let next = page.json()["meta"]["next"].clone();
             match next.as_str() {
