@@ -16,8 +16,9 @@ use super::follower::{Backlog, Event, Told};
 use super::parameters::Parameters;
 use super::problem::Problem;
 
-/// Events that wait for a client's network.
-const WAITING_MAX: usize = 64;
+/// Events that wait for a client's network. One that falls further behind reads the table again; an event may have a thousand keys, and
+/// there may be many such clients.
+const WAITING_MAX: usize = 2;
 
 /// A comment goes out so often, so that proxies keep the connection and a client that is gone is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -82,33 +83,30 @@ async fn follow(api: Api, projection: String, since: Option<i64>, sender: mpsc::
 
 /// Sends what came after `since`, and returns where the client is then.
 async fn begin(api: &Api, projection: &str, since: Option<i64>, sender: &mpsc::Sender<SentEvent>) -> Result<i64, ()> {
-    let backlog = api.follower.backlog(projection, since.unwrap_or(i64::MAX)).await.map_err(|error| {
-        tracing::debug!(projection, error = format!("{error:#}"), "the feed's history");
-    })?;
-    match (backlog, since) {
-        (Backlog::Forgotten(newest), None) => {
-            send(sender, SentEvent::default().event("ready").id(newest.to_string()).data("{}")).await?;
-            Ok(newest)
-        }
-        (Backlog::Forgotten(newest), Some(_)) => {
-            send(sender, SentEvent::default().event("reset").id(newest.to_string()).data("{}")).await?;
-            Ok(newest)
-        }
-        (Backlog::Events(events), _) => {
-            let mut last = since.unwrap_or_default();
-            for event in events {
-                last = event.id;
-                send(sender, sent(&event)).await?;
+    // Who names no event begins at the end: nothing is beyond this one.
+    let mut last = since.unwrap_or(i64::MAX);
+    loop {
+        let backlog = api.follower.backlog(projection, last).await.map_err(|error| {
+            tracing::debug!(projection, error = format!("{error:#}"), "the feed's history");
+        })?;
+        match backlog {
+            Backlog::Forgotten(newest) => {
+                let name = if since.is_none() { "ready" } else { "reset" };
+                let event = SentEvent::default().event(name).id(newest.to_string()).data("{}");
+                sender.send(event).await.map_err(drop)?;
+                return Ok(newest);
             }
-            Ok(last)
+            Backlog::Events(events) if events.is_empty() => return Ok(last),
+            Backlog::Events(events) => {
+                for event in events {
+                    last = event.id;
+                    sender.send(sent(&event)).await.map_err(drop)?;
+                }
+            }
         }
     }
 }
 
 fn sent(event: &Event) -> SentEvent {
     SentEvent::default().event("change").id(event.id.to_string()).data(&event.data)
-}
-
-async fn send(sender: &mpsc::Sender<SentEvent>, event: SentEvent) -> Result<(), ()> {
-    sender.send(event).await.map_err(drop)
 }

@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 const BEHIND_MAX: usize = 256;
 
 /// Rows of one look at the table.
-const PAGE: i64 = 500;
+const PAGE: i64 = 50;
 
 /// Pause before another connection.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
@@ -45,6 +45,8 @@ struct Channel {
 pub(super) struct Follower {
     settings: Settings,
     channels: Mutex<HashMap<String, Channel>>,
+    /// For what clients have missed: one after the other, so that many that come at once do not take a session each.
+    history: tokio::sync::Mutex<Option<Session>>,
     /// Names of projections that have changed.
     changed: broadcast::Sender<String>,
     /// The projections have changed.
@@ -53,7 +55,7 @@ pub(super) struct Follower {
 
 /// What a client is to be told first.
 pub(super) enum Backlog {
-    /// These, which came after what it has seen.
+    /// These, which came after what it has seen; there may be more. None: it has seen everything.
     Events(Vec<Event>),
     /// What came in between has been forgotten: it must drop everything. The feed is here now.
     Forgotten(i64),
@@ -62,7 +64,13 @@ pub(super) enum Backlog {
 impl Follower {
     pub(super) fn new(settings: Settings) -> Self {
         let (changed, _) = broadcast::channel(BEHIND_MAX);
-        Self { settings, channels: Mutex::default(), changed, reconfigured: Notify::new() }
+        Self {
+            settings,
+            channels: Mutex::default(),
+            history: tokio::sync::Mutex::default(),
+            changed,
+            reconfigured: Notify::new(),
+        }
     }
 
     fn channels(&self) -> MutexGuard<'_, HashMap<String, Channel>> {
@@ -101,7 +109,11 @@ impl Follower {
 
     /// What came after `since`.
     pub(super) async fn backlog(&self, projection: &str, since: i64) -> anyhow::Result<Backlog> {
-        let session = Session::open(&self.settings, "lockstep feed").await?;
+        let mut kept = self.history.lock().await;
+        let session = match &*kept {
+            Some(session) if !session.is_closed() => session,
+            _ => kept.insert(Session::open(&self.settings, "lockstep feed").await?),
+        };
         let row = session
             .query_opt(
                 "SELECT changes_forgotten, (SELECT max(id) FROM lockstep.change WHERE projection = $1)
@@ -115,14 +127,7 @@ impl Follower {
         if since < forgotten || since > newest {
             return Ok(Backlog::Forgotten(newest));
         }
-        let mut events = Vec::new();
-        loop {
-            let page = after(&session, projection, events.last().map_or(since, |event: &Event| event.id)).await?;
-            if page.is_empty() {
-                return Ok(Backlog::Events(events));
-            }
-            events.extend(page);
-        }
+        Ok(Backlog::Events(after(session, projection, since).await?))
     }
 
     /// Listens, forever.
