@@ -1,7 +1,7 @@
 //! What a read can end in.
 
 /// A request that was not answered with rows. Messages are for clients: they tell nothing of servers and statements.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum ReadError {
     /// The request is wrong.
     #[error("{detail}")]

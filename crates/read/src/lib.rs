@@ -13,6 +13,7 @@ mod condition;
 mod cursor;
 mod error;
 mod facet;
+mod lane;
 mod pool;
 mod reader;
 mod select;

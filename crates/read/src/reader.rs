@@ -15,6 +15,7 @@ use tokio_postgres::{Client, Row};
 use crate::condition::Operator;
 use crate::cursor;
 use crate::error::{ReadError, SourceFault};
+use crate::lane::Lanes;
 use crate::pool::{Borrowed, Pool, Slots};
 use crate::select::{Query, Statement, Statements, statements};
 use crate::settings::{Miss, Model, ReadSettings, Source};
@@ -33,7 +34,7 @@ pub struct Request {
     pub query: Query,
     /// The version that the client has.
     pub known: Option<String>,
-    /// Distinguishes answers to different requests of the same version.
+    /// Everything that distinguishes this question from others; equal ones may be answered together.
     pub identity: String,
     /// The source that it insists on.
     pub forced: Option<Source>,
@@ -76,6 +77,9 @@ pub struct Answer {
     pub not_modified: bool,
 }
 
+/// Projection, identity of the request, sources to be tried.
+type Question = (String, String, Vec<Source>);
+
 /// Reads projections.
 pub struct Reader {
     target: Pool,
@@ -87,6 +91,7 @@ pub struct Reader {
     costly_wait: Duration,
     in_force: RwLock<Arc<InForce>>,
     tables: Mutex<HashMap<String, (Instant, Arc<Table>)>>,
+    lanes: Lanes<Question, Result<Arc<Answer>, ReadError>>,
 }
 
 /// What a reload replaces.
@@ -118,6 +123,7 @@ impl Reader {
             costly_wait,
             in_force: RwLock::new(Arc::new(InForce { settings, models: Vec::new() })),
             tables: Mutex::default(),
+            lanes: Lanes::default(),
         }
     }
 
@@ -201,11 +207,11 @@ impl Reader {
         }
     }
 
-    /// Answers a request.
+    /// Answers a request; equal ones that wait are answered together.
     ///
     /// # Errors
     /// See [`ReadError`].
-    pub async fn read(&self, request: &Request) -> Result<Answer, ReadError> {
+    pub async fn read(self: &Arc<Self>, request: &Request) -> Result<Arc<Answer>, ReadError> {
         let model = self.model(&request.projection)?;
         let in_force = self.in_force();
         let settings = &in_force.settings;
@@ -221,6 +227,44 @@ impl Reader {
         {
             chain = self.chain_with(&model, settings, lsn, chain).await?;
         }
+        // What the client has need not be read to be known.
+        if let (Some(known), Some(Source::Projection)) = (&request.known, chain.first())
+            && let Some(version) = self.version_of(&model, settings, &request.identity).await
+            && known.split(',').any(|known| known.trim() == version.tag)
+        {
+            let answer = Answer { source: Some(Source::Projection), version, not_modified: true, ..Answer::default() };
+            note_answer(&model, &answer);
+            return Ok(Arc::new(answer));
+        }
+        let key = (request.projection.clone(), request.identity.clone(), chain.clone());
+        let answered = self.lanes.join(key, || {
+            let (this, request) = (self.clone(), request.clone());
+            async move { this.read_alone(&model, &in_force, &request, chain).await.map(Arc::new) }
+        });
+        let answer = answered.await?;
+        note_answer(&self.model(&request.projection)?, &answer);
+        Ok(answer)
+    }
+
+    /// Where a projection is; `None` if it cannot answer.
+    async fn version_of(&self, model: &Model, settings: &ReadSettings, identity: &str) -> Option<Version> {
+        let session = Borrowed::new(self.target.get().await.ok()?);
+        let found = version(session.session(), model).await.ok()?;
+        session.give_back();
+        if !found.is_built || found.is_stale(settings) {
+            return None;
+        }
+        Some(Version { tag: tag(&found.version.tag, identity), ..found.version })
+    }
+
+    async fn read_alone(
+        &self,
+        model: &Model,
+        in_force: &InForce,
+        request: &Request,
+        chain: Vec<Source>,
+    ) -> Result<Answer, ReadError> {
+        let settings = &in_force.settings;
         let table = self.table(&model.name).await?;
         let deadline = Instant::now() + settings.timeout;
         let mut last = ReadError::Unavailable;
@@ -246,16 +290,16 @@ impl Reader {
             // A source that hangs leaves the others their share of the time.
             let left = u32::try_from(tried.len() + put_last.len() + 1).unwrap_or(u32::MAX);
             let share = deadline.saturating_duration_since(Instant::now()) / left;
-            let attempt = Attempt { model: &model, table: &table, settings, request, source, whatever, share };
+            let attempt = Attempt { model, table: &table, settings, request, source, whatever, share };
             let asked = tokio::time::timeout(share, Box::pin(self.ask(attempt))).await;
             match asked.unwrap_or(Err(Obstacle::Source(SourceFault::TimedOut))) {
                 Ok(answer) => {
-                    note_success(&model, source, &answer, began.elapsed());
+                    note_query(model, source, began.elapsed());
                     return Ok(answer);
                 }
                 Err(Obstacle::Request(error)) => return Err(error),
                 Err(Obstacle::Source(fault)) => {
-                    note_fault(&model, source, fault);
+                    note_fault(model, source, fault);
                     match fault {
                         SourceFault::Stale => put_last.push(source),
                         SourceFault::Missing => self.forget(&model.name),
@@ -498,12 +542,6 @@ async fn one_snapshot(client: &Client, attempt: &Attempt<'_>, wanted: &Statement
             }
             answer.version = found.version;
             answer.version.tag = tag(&answer.version.tag, &request.identity);
-            if request.known.as_ref().is_some_and(|known| known.split(',').any(|known| known.trim() == answer.version.tag)) {
-                client.batch_execute("COMMIT").await?;
-                answer.source = Some(source);
-                answer.not_modified = true;
-                return Ok(answer);
-            }
         }
         (Some(found), _) => answer.version = found.version,
         (None, _) => answer.version.staleness_seconds = Some(0.0),
@@ -553,6 +591,14 @@ struct Found {
     is_faulted: bool,
 }
 
+impl Found {
+    /// Set aside, or older than is wanted.
+    fn is_stale(&self, settings: &ReadSettings) -> bool {
+        let seconds = self.version.staleness_seconds.unwrap_or(f64::MAX);
+        self.is_faulted || settings.staleness_max.is_some_and(|max| seconds > max.as_secs_f64())
+    }
+}
+
 async fn version(client: &Client, model: &Model) -> Result<Found, tokio_postgres::Error> {
     let rows = client
         .query_typed(
@@ -589,12 +635,13 @@ fn tag(version: &str, identity: &str) -> String {
     format!("W/\"{hexadecimal}\"")
 }
 
-fn note_success(model: &Model, source: Source, answer: &Answer, took: Duration) {
-    let labels = [("projection", model.name.clone()), ("source", source.name().to_owned())];
+fn note_answer(model: &Model, answer: &Answer) {
+    let source = answer.source.map_or("none", Source::name);
+    let labels = [("projection", model.name.clone()), ("source", source.to_owned())];
     metrics::counter!("lockstep_reads_total", &labels).increment(1);
-    if answer.not_modified {
-        return;
-    }
+}
+
+fn note_query(model: &Model, source: Source, took: Duration) {
     if model.is_products {
         metrics::histogram!("product_search_query_duration_ms", "source" => source.name()).record(took.as_secs_f64() * 1000.0);
     }

@@ -1,6 +1,7 @@
 //! The product endpoints, with the parameters and the shape of the migration plan.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::{HeaderMap, Uri};
@@ -131,7 +132,7 @@ async fn products(api: &Api, uri: &Uri, headers: &HeaderMap, peer: Peer, fixed: 
 }
 
 /// The answer, and whether it is to a similar question: nothing had the words themselves.
-async fn answer(api: &Api, mut request: Request, similar: Option<Similar>) -> Result<(Answer, bool), ReadError> {
+async fn answer(api: &Api, mut request: Request, similar: Option<Similar>) -> Result<(Arc<Answer>, bool), ReadError> {
     let answer = api.reader.read(&request).await?;
     let found_nothing = answer.total == Some(0) && answer.rows.is_empty() && !answer.not_modified;
     let (Some(similar), Some(text), true) = (similar, request.query.text.as_mut(), found_nothing) else {
@@ -141,6 +142,7 @@ async fn answer(api: &Api, mut request: Request, similar: Option<Similar>) -> Re
     // The words cannot be marked: they are not there.
     request.query.highlight = None;
     request.known = None;
+    request.identity.push_str(" similar");
     let second = api.reader.read(&request).await?;
     Ok((second, true))
 }
