@@ -22,6 +22,9 @@ use crate::settings::{Miss, Model, ReadSettings, Source};
 use crate::suggest::{self, Suggestion};
 use crate::table::{self, Table};
 
+/// Totals that are kept at most; then all are counted anew.
+const TOTALS_MAX: usize = 10_000;
+
 /// How long what the catalogue said is believed.
 const CATALOGUE_FOR: Duration = Duration::from_secs(5);
 
@@ -77,6 +80,25 @@ pub struct Answer {
     pub not_modified: bool,
 }
 
+/// Totals that were counted lately, by the statement that counted them.
+#[derive(Default)]
+struct Totals(Mutex<HashMap<Statement, (Instant, i64)>>);
+
+impl Totals {
+    fn get(&self, statement: &Statement, max_age: Duration) -> Option<i64> {
+        let totals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.get(statement).filter(|(since, _)| since.elapsed() < max_age).map(|(_, total)| *total)
+    }
+
+    fn keep(&self, statement: Statement, total: i64) {
+        let mut totals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if totals.len() >= TOTALS_MAX {
+            totals.clear();
+        }
+        totals.insert(statement, (Instant::now(), total));
+    }
+}
+
 /// Projection, identity of the request, sources to be tried.
 type Question = (String, String, Vec<Source>);
 
@@ -92,6 +114,7 @@ pub struct Reader {
     in_force: RwLock<Arc<InForce>>,
     tables: Mutex<HashMap<String, (Instant, Arc<Table>)>>,
     lanes: Lanes<Question, Result<Arc<Answer>, ReadError>>,
+    totals: Totals,
 }
 
 /// What a reload replaces.
@@ -109,6 +132,7 @@ impl Reader {
             chain: Source::ALL.to_vec(),
             allow_forced: false,
             timeout: Duration::from_secs(5),
+            total_for: Duration::ZERO,
             min_lsn_wait: Duration::from_secs(1),
             min_lsn_miss: Miss::Refuse,
             staleness_max: None,
@@ -124,6 +148,7 @@ impl Reader {
             in_force: RwLock::new(Arc::new(InForce { settings, models: Vec::new() })),
             tables: Mutex::default(),
             lanes: Lanes::default(),
+            totals: Totals::default(),
         }
     }
 
@@ -365,7 +390,13 @@ impl Reader {
             Source::View => quote::qualified(&model.schema, &format!("mv_{}", model.name)),
             Source::Tables => format!("(\n{}\n)", model.sql.trim().trim_end_matches(';')),
         };
-        let wanted = statements(&request.query, table, &from, &settings.text_config).map_err(Obstacle::Request)?;
+        let mut wanted = statements(&request.query, table, &from, &settings.text_config).map_err(Obstacle::Request)?;
+        // Counting is most of what a list costs.
+        let counted = wanted.total.clone().filter(|_| !settings.total_for.is_zero() && request.min_lsn.is_none());
+        let kept = counted.as_ref().and_then(|statement| self.totals.get(statement, settings.total_for));
+        if kept.is_some() {
+            wanted.total = None;
+        }
         let _slot = match source {
             Source::Tables => {
                 let waiting = tokio::time::timeout(self.costly_wait, self.costly.clone().acquire_owned());
@@ -376,8 +407,13 @@ impl Reader {
         let session = Borrowed::new(self.pool_of(model, source).get().await.map_err(Obstacle::Source)?);
         let answer = one_snapshot(session.session(), &attempt, &wanted).await;
         match answer {
-            Ok(answer) => {
+            Ok(mut answer) => {
                 session.give_back();
+                match (kept, counted, answer.total) {
+                    (Some(total), ..) => answer.total = Some(total),
+                    (None, Some(statement), Some(total)) => self.totals.keep(statement, total),
+                    (None, ..) => {}
+                }
                 Ok(answer)
             }
             Err(Trouble::Fault(fault)) => {

@@ -118,7 +118,7 @@ pub struct Highlight {
 }
 
 /// SQL with its values.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Statement {
     pub(crate) sql: String,
     /// Bound as texts.

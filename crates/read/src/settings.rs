@@ -54,6 +54,8 @@ pub struct ReadSettings {
     pub allow_forced: bool,
     /// How long all sources together may take.
     pub timeout: Duration,
+    /// How long an exact total may be told again for the same filters; zero: every answer counts anew.
+    pub total_for: Duration,
     /// How long a request with a position waits for it.
     pub min_lsn_wait: Duration,
     /// What answers when that is not long enough.

@@ -67,6 +67,7 @@ impl Reader<'_> {
         let timeout = milliseconds(api.request_timeout_ms.as_ref(), 5_000, 10..=600_000, "request_timeout_ms")?;
         let read = ReadSettings {
             timeout,
+            total_for: milliseconds(api.total_cache_ms.as_ref(), 0, 0..=3_600_000, "total_cache_ms")?,
             enabled: api.enabled.unwrap_or(true),
             rollout_percent: self.number(api.rollout_percent.as_ref(), 100, 0..=100, "rollout_percent")?,
             chain: self.chain(api.sources.as_ref())?,

@@ -29,6 +29,7 @@ pub(super) struct Api {
     pub(super) tables_at_once: Option<Spanned<Number>>,
     pub(super) request_timeout_ms: Option<Spanned<Number>>,
     pub(super) page_max: Option<Spanned<Number>>,
+    pub(super) total_cache_ms: Option<Spanned<Number>>,
     pub(super) sources: Option<Spanned<Vec<String>>>,
     pub(super) enabled: Option<bool>,
     pub(super) rollout_percent: Option<Spanned<Number>>,
