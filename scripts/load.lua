@@ -3,7 +3,7 @@
 local paths = { "/api/products?page=1&limit=20", "/api/products?priceMin=50000&priceMax=150000&inStock=true" }
 -- The sample data's prices lie between 40 and 339: a range in which there is something.
 if os.getenv("SAMPLE") then paths[2] = "/api/products?priceMin=100&priceMax=200&inStock=true" end
--- A client of the plan's load test thinks for a second before the next request; THINK=0 for none.
+-- A client of the plan's load test thinks for about a second before the next request; THINK=0 for none.
 local think = tonumber(os.getenv("THINK") or "1000")
 local turn = 0
 
@@ -13,7 +13,8 @@ request = function()
 end
 
 if think > 0 then
-    delay = function() return think end
+    -- Not all at the same moment.
+    delay = function() return math.random(math.floor(think / 2), math.floor(think * 3 / 2)) end
 end
 
 done = function(summary, latency)
