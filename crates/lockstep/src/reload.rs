@@ -8,7 +8,8 @@ use tokio::sync::watch;
 
 use crate::api;
 use crate::config::Config;
-use crate::supervisor::Hooks;
+use crate::preflight::{self, Depth};
+use crate::supervisor::{Hooks, only_known_ones_fail};
 
 /// How often old changes are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
@@ -38,11 +39,20 @@ impl Reload {
                     continue;
                 }
             };
+            let same = new.is_same_but_for_reading(now);
+            // What works is not given up for what does not.
+            if !same {
+                let checked = preflight::run(&new, Depth::Start).await;
+                if !checked.passed() && !only_known_ones_fail(&new, &checked).await {
+                    tracing::error!("the configuration is not reloaded:\n{}", checked.errors(false).join("\n"));
+                    continue;
+                }
+            }
             if let Some(reading) = &self.reading {
                 reading.configure(&new);
             }
             tracing::info!(path = %now.path.display(), "the configuration has been read again");
-            if !new.is_same_but_for_reading(now) {
+            if !same {
                 return new;
             }
         }

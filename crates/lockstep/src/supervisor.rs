@@ -151,6 +151,7 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<
         loop {
             tokio::select! {
                 () = tokio::time::sleep(AGAIN_AFTER) => {}
+                new = reload.wanted(&config) => config = new,
                 _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
             }
             let again = tokio::select! {
@@ -182,7 +183,7 @@ async fn start_api(config: &Config, once: bool, hooks: &Hooks) -> anyhow::Result
 }
 
 /// Whether nothing stands in the way but queries of projections that worked before: those are set aside. A new projection must work.
-async fn only_known_ones_fail(config: &Config, checked: &Preflight) -> bool {
+pub(crate) async fn only_known_ones_fail(config: &Config, checked: &Preflight) -> bool {
     if !checked.only_queries_fail() {
         return false;
     }

@@ -221,7 +221,7 @@ impl Reader {
             }
         }
         let session = self.pool_of(model, Source::Tables).get().await.ok()?;
-        table::describe(&session, model.sql.trim().trim_end_matches(';'), &model.key).await.ok()
+        table::describe(&session, model.sql.trim(), &model.key).await.ok()
     }
 
     fn pool_of(&self, model: &Model, source: Source) -> &Pool {
@@ -247,10 +247,12 @@ impl Reader {
             Some(forced) => vec![forced],
             None => settings.chain_for(&request.sticky_key).to_vec(),
         };
-        if let Some(lsn) = request.min_lsn
-            && chain.first() != Some(&Source::Tables)
-        {
-            chain = self.chain_with(&model, settings, lsn, chain).await?;
+        if let Some(lsn) = request.min_lsn {
+            // The tables contain it; what comes after them would have to be asked.
+            chain = match chain.first() {
+                Some(Source::Tables) => vec![Source::Tables],
+                Some(Source::Projection | Source::View) | None => self.chain_with(&model, settings, lsn, chain).await?,
+            };
         }
         // What the client has need not be read to be known.
         if let (Some(known), Some(Source::Projection)) = (&request.known, chain.first())
@@ -279,7 +281,8 @@ impl Reader {
         if !found.is_built || found.is_stale(settings) {
             return None;
         }
-        Some(Version { tag: tag(&found.version.tag, identity), ..found.version })
+        let table = self.table(&model.name).await.ok()?;
+        Some(Version { tag: tag(&found.version.tag, identity, model, settings, &table), ..found.version })
     }
 
     async fn read_alone(
@@ -326,10 +329,15 @@ impl Reader {
                 Err(Obstacle::Source(fault)) => {
                     note_fault(model, source, fault);
                     match fault {
-                        SourceFault::Stale => put_last.push(source),
+                        // A projection that is set aside does not contain what its group contains.
+                        SourceFault::Stale if request.min_lsn.is_none() => put_last.push(source),
                         SourceFault::Missing => self.forget(&model.name),
                         SourceFault::TimedOut => last = ReadError::TimedOut,
-                        SourceFault::NotBuilt | SourceFault::Unreachable | SourceFault::Busy | SourceFault::Refused => {}
+                        SourceFault::Stale
+                        | SourceFault::NotBuilt
+                        | SourceFault::Unreachable
+                        | SourceFault::Busy
+                        | SourceFault::Refused => {}
                     }
                     from = Some(source);
                 }
@@ -346,6 +354,7 @@ impl Reader {
         chain: Vec<Source>,
     ) -> Result<Vec<Source>, ReadError> {
         let contained = match self.waits.get().await {
+            _ if self.contains(model, lsn).await => true,
             Ok(session) => {
                 let session = Borrowed::new(session);
                 let seconds = settings.min_lsn_wait.as_secs_f64();
@@ -379,6 +388,16 @@ impl Reader {
         }
     }
 
+    /// Whether the projection's group contains a position already.
+    async fn contains(&self, model: &Model, lsn: Lsn) -> bool {
+        let Ok(session) = self.target.get().await else { return false };
+        let session = Borrowed::new(session);
+        let lsn = lsn.to_string();
+        let asked = session.session().query_one("SELECT lockstep.contains($1::text::pg_lsn, $2)", &[&lsn, &model.name]).await;
+        session.give_back();
+        asked.is_ok_and(|row| row.get(0))
+    }
+
     fn forget(&self, projection: &str) {
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(projection);
     }
@@ -388,7 +407,7 @@ impl Reader {
         let from = match source {
             Source::Projection => quote::qualified(&model.schema, &model.name),
             Source::View => quote::qualified(&model.schema, &format!("mv_{}", model.name)),
-            Source::Tables => format!("(\n{}\n)", model.sql.trim().trim_end_matches(';')),
+            Source::Tables => format!("(\n{}\n)", model.sql.trim()),
         };
         let mut wanted = statements(&request.query, table, &from, &settings.text_config).map_err(Obstacle::Request)?;
         // Counting is most of what a list costs.
@@ -435,8 +454,9 @@ impl Reader {
     /// Whose fault an error is: the request's, if it is about one of its values.
     async fn explain(&self, client: &Client, request: &Query, wanted: &Statements, error: &tokio_postgres::Error) -> Obstacle {
         let code = lockstep_connect::sqlstate(error).map(tokio_postgres::error::SqlState::code).unwrap_or_default();
-        // Data exceptions, and operators that do not exist for a type.
-        if !code.starts_with("22") && code != "42883" && code != "42601" {
+        // Whatever does not concern the server may concern a value, such as one that a domain does not allow.
+        let of_the_server = ["08", "25", "40", "53", "55", "57", "58", "XX"].iter().any(|class| code.starts_with(class));
+        if code.is_empty() || of_the_server || ["42P01", "42703", "3F000", "42501"].contains(&code) {
             return Obstacle::Source(SourceFault::of(error));
         }
         if client.batch_execute("ROLLBACK").await.is_err() {
@@ -467,6 +487,10 @@ impl Reader {
                 &typed.parameter,
                 format!("values of type {} cannot be compared so", typed.type_name),
             )),
+            ("42883", None) => {
+                let parameter = if request.facets.is_empty() { "order" } else { "facets" };
+                Obstacle::Request(ReadError::bad(parameter, "values of such a column cannot be compared so"))
+            }
             // The source's own: a row whose expression fails while the defining query is computed.
             _ => Obstacle::Source(SourceFault::Refused),
         }
@@ -577,7 +601,7 @@ async fn one_snapshot(client: &Client, attempt: &Attempt<'_>, wanted: &Statement
                 return Err(Trouble::Fault(SourceFault::Stale));
             }
             answer.version = found.version;
-            answer.version.tag = tag(&answer.version.tag, &request.identity);
+            answer.version.tag = tag(&answer.version.tag, &request.identity, model, settings, attempt.table);
         }
         (Some(found), _) => answer.version = found.version,
         (None, _) => answer.version.staleness_seconds = Some(0.0),
@@ -664,9 +688,10 @@ async fn view_version(client: &Client, model: &Model) -> Result<Found, tokio_pos
     Ok(Found { version: Version { staleness_seconds, ..Version::default() }, is_built: true, is_faulted: false })
 }
 
-/// An HTTP entity tag: of the version, and of what was asked for.
-fn tag(version: &str, identity: &str) -> String {
-    let digest = Sha256::digest(format!("{version}\n{identity}"));
+/// An HTTP entity tag: of the version, of what was asked for, and of everything else that the answer depends on.
+fn tag(version: &str, identity: &str, model: &Model, settings: &ReadSettings, table: &Table) -> String {
+    let (zone, text, trigrams) = (&model.time_zone, &settings.text_config, &table.trigrams);
+    let digest = Sha256::digest(format!("{version}\n{identity}\n{zone}\n{text}\n{trigrams:?}"));
     let hexadecimal: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
     format!("W/\"{hexadecimal}\"")
 }

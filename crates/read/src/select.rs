@@ -162,6 +162,9 @@ pub(crate) fn statements(query: &Query, table: &Table, from: &str, text_config: 
         let mut statement = Statement::default();
         let conditions = maker.conditions(query, &mut statement)?;
         statement.sql = facet::sql(column, from, &conditions);
+        if facets.len() == FACETS_MAX || facets.iter().any(|(name, _)| *name == wanted.name) {
+            return Err(ReadError::bad("facets", format!("give each once, and at most {FACETS_MAX}")));
+        }
         facets.push((wanted.name.clone(), statement));
     }
     let limit = match query.window {
@@ -169,6 +172,9 @@ pub(crate) fn statements(query: &Query, table: &Table, from: &str, text_config: 
     };
     Ok(Statements { rows, total, facets, typed: maker.typed, limit })
 }
+
+/// Facets of one request at most: each reads all rows that are found.
+const FACETS_MAX: usize = 10;
 
 /// What has a meaning in HTML, and how it is written there; the ampersand first.
 const HTML_ESCAPES: [(&str, &str); 4] = [("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("\"", "&quot;")];
@@ -219,6 +225,9 @@ impl Maker<'_> {
         let (limit, offset) = match &query.window {
             Window::Page { page, limit } => (*limit, u64::from(page.saturating_sub(1)) * u64::from(*limit)),
             Window::After { cursor, limit } => {
+                if cursor.is_some() && self.table.key.is_empty() {
+                    return Err(ReadError::bad("after", "nothing identifies a row here: use page"));
+                }
                 if let Some(cursor) = cursor {
                     let values = cursor::decode(cursor, sorted.len())?;
                     conditions.push(self.after(&sorted, &values, &mut statement));
@@ -230,9 +239,11 @@ impl Maker<'_> {
             .iter()
             .map(|sorted| format!("{} {}", sorted.expression, if sorted.descending { "DESC" } else { "ASC" }))
             .collect();
-        let cursor: Vec<String> = sorted.iter().map(|sorted| format!("{}::text", sorted.expression)).collect();
+        // Without a key the order is not total, and no row tells where the next page begins.
+        let ended = if self.table.key.is_empty() { &[][..] } else { sorted.as_slice() };
+        let cursor: Vec<String> = ended.iter().map(|sorted| format!("{}::text", sorted.expression)).collect();
         statement.sql = format!(
-            "SELECT (SELECT row_to_json(r)::text FROM (SELECT {}) AS r), ARRAY[{}]::text[]\nFROM {} AS t{}{}\nLIMIT {} OFFSET {offset}",
+            "SELECT (SELECT row_to_json(\"lockstep:row\")::text FROM (SELECT {}) AS \"lockstep:row\"), ARRAY[{}]::text[]\nFROM {} AS t{}{}\nLIMIT {} OFFSET {offset}",
             shown.join(", "),
             cursor.join(", "),
             self.from,
@@ -354,6 +365,9 @@ impl Maker<'_> {
                     let column = self.table.column(&order.parameter, name)?;
                     if !column.is_comparable() {
                         return Err(ReadError::bad(&order.parameter, format!("rows cannot be ordered by \"{name}\"")));
+                    }
+                    if names.contains(&name.as_str()) {
+                        return Err(ReadError::bad(&order.parameter, format!("\"{name}\" stands twice in the order")));
                     }
                     names.push(name);
                     sorted.push(by_column(column, order.descending));

@@ -9,7 +9,7 @@ use crate::error::ReadError;
 pub struct Column {
     /// Its name.
     pub name: String,
-    /// Its type as PostgreSQL prints it, without a length: what values are cast to.
+    /// What values are cast to: its type as PostgreSQL prints it, but without a length (`character` means one character).
     pub type_name: String,
     /// PostgreSQL's `typcategory`: `N` for numbers, `B` booleans, `S` texts, `D` dates and times, `A` arrays, `U` the rest.
     pub category: char,
@@ -23,10 +23,11 @@ impl Column {
         self.type_name == "tsvector"
     }
 
-    /// Whether its values can be compared and sorted.
+    /// Whether its values can be compared and sorted. Composites are not: whether one is NULL depends on its fields.
     pub fn is_comparable(&self) -> bool {
-        !["json", "xml", "point", "box", "polygon", "line", "lseg", "path", "circle", "tsvector"]
-            .contains(&self.type_name.as_str())
+        self.category != 'C'
+            && !["json", "xml", "point", "box", "polygon", "line", "lseg", "path", "circle", "tsvector"]
+                .contains(&self.type_name.as_str())
     }
 }
 
@@ -68,7 +69,8 @@ impl Table {
 pub(crate) async fn look_up(client: &Client, schema: &str, name: &str) -> Result<Option<Table>, tokio_postgres::Error> {
     let rows = client
         .query(
-            "SELECT a.attname::text, format_type(a.atttypid, NULL), t.typcategory::text, a.attnotnull,
+            "SELECT a.attname::text, CASE a.atttypid WHEN 'bpchar'::regtype THEN 'bpchar' WHEN 'bit'::regtype THEN 'varbit'
+                                           ELSE format_type(a.atttypid, NULL) END, t.typcategory::text, a.attnotnull,
                     p.key_columns, (SELECT quote_ident(n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
                                     WHERE e.extname = 'pg_trgm')
              FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
@@ -98,7 +100,8 @@ pub(crate) async fn describe(client: &Client, sql: &str, key: &[String]) -> Resu
     let mut columns = Vec::new();
     for column in statement.columns() {
         let row = client
-            .query_one("SELECT format_type(oid, NULL), typcategory::text FROM pg_type WHERE oid = $1", &[&column.type_().oid()])
+            .query_one("SELECT CASE oid WHEN 'bpchar'::regtype THEN 'bpchar' WHEN 'bit'::regtype THEN 'varbit' ELSE format_type(oid, NULL) END,
+                        typcategory::text FROM pg_type WHERE oid = $1", &[&column.type_().oid()])
             .await?;
         columns.push(Column {
             name: column.name().to_owned(),

@@ -152,8 +152,18 @@ impl Follower {
         for name in &names {
             session.batch_execute(&format!("LISTEN {}", quote::identifier(&format!("lockstep_{name}")))).await?;
         }
-        // What came while nobody listened.
+        // What came while nobody listened. Where numbers begin again, Lockstep was set up anew or the target restored.
         for name in &names {
+            let newest: i64 = session
+                .query_one("SELECT coalesce(max(id), 0) FROM lockstep.change WHERE projection = $1", &[name])
+                .await?
+                .get(0);
+            if let Some(channel) = self.channels().get_mut(name)
+                && newest > 0
+                && channel.last.is_some_and(|last| last > newest)
+            {
+                channel.last = None;
+            }
             self.tell(&session, name).await?;
         }
         loop {

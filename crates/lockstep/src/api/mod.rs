@@ -26,7 +26,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use lockstep_plan::chain::stand_for_projections;
+use lockstep_plan::chain::{stand_for_projections, tables_of_stand_ins};
 use lockstep_read::{Model, Pool, ReadError, Reader};
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -53,7 +53,8 @@ impl Api {
     /// Pools and caches for a configuration; nothing is connected yet.
     fn new(config: &Config, api: &ApiConfig) -> Self {
         let target = api.settings.clone().unwrap_or_else(|| config.target_settings().clone());
-        let one_database = config.target.is_none();
+        // A role of its own for reading need not be able to read the source tables.
+        let one_database = config.target.is_none() && api.settings.is_none();
         let pool = |settings, size| Pool::new(settings, size, api.request_timeout / 2, api.request_timeout);
         let reader = Reader::new(
             pool(&target, api.connections),
@@ -92,7 +93,8 @@ fn models(config: &Config, api: &ApiConfig) -> Vec<Model> {
         name: projection.name.clone(),
         schema: config.schema.clone(),
         on_target: !stand_for_projections(&projection.sql, &config.schema, &names).projections.is_empty(),
-        sql: projection.sql.clone(),
+        // Printed again, it ends without semicolon and comment.
+        sql: tables_of_stand_ins(&projection.sql, &[]).unwrap_or_else(|_| projection.sql.clone()),
         time_zone: projection.time_zone.clone(),
         key: projection.key.clone().unwrap_or_default(),
         is_products: api.products.as_ref() == Some(&projection.name),

@@ -134,7 +134,8 @@ async fn products(api: &Api, uri: &Uri, headers: &HeaderMap, peer: Peer, fixed: 
 /// The answer, and whether it is to a similar question: nothing had the words themselves.
 async fn answer(api: &Api, mut request: Request, similar: Option<Similar>) -> Result<(Arc<Answer>, bool), ReadError> {
     let answer = api.reader.read(&request).await?;
-    let found_nothing = answer.total == Some(0) && answer.rows.is_empty() && !answer.not_modified;
+    let first_page = matches!(request.query.window, Window::Page { page: 1, .. });
+    let found_nothing = first_page && answer.rows.is_empty() && !answer.not_modified;
     let (Some(similar), Some(text), true) = (similar, request.query.text.as_mut(), found_nothing) else {
         return Ok((answer, false));
     };
@@ -161,7 +162,8 @@ fn conditions(parameters: &mut Parameters, fixed: &Fixed) -> Result<Vec<Conditio
         ("brand", "brand", Operator::Eq),
     ] {
         let is_fixed = fixed.condition.as_ref().is_some_and(|(parameter, ..)| *parameter == name);
-        if let (Some(value), false) = (parameters.take(name)?, is_fixed) {
+        // What the path says cannot be said again.
+        if !is_fixed && let Some(value) = parameters.take(name)? {
             conditions.push(Condition::new(name, column, operator, value));
         }
     }
