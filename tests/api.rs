@@ -28,12 +28,20 @@ impl Shop {
             &[
                 ("product_search", PRODUCT_SEARCH, &extra),
                 ("by_brand", "SELECT p.\"customFields\" ->> 'brand' AS brand, count(*) AS n FROM custom_posts p GROUP BY 1", ""),
+                ("odd", "SELECT o.code, o.r, o.k FROM odd o; -- a comment behind it", ""),
+                ("keyless", "SELECT o.k FROM odd o", ""),
             ],
         );
         setup.preamble = format!("{preamble}\n[feed]\nhistory_s = 600\n[api]\nlisten = \"127.0.0.1:0\"\n{api}\n");
         let session = connect(cluster_url).await?;
         session.batch_execute(SAMPLE).await?;
         session.batch_execute(PRODUCTS).await?;
+        session
+            .batch_execute(
+                "CREATE TABLE odd (code char(5) PRIMARY KEY, r int4range, k int);
+                 INSERT INTO odd SELECT 'c' || n, CASE WHEN n % 2 = 0 THEN int4range(n, n + 2) END, n / 3 FROM generate_series(1, 9) AS n",
+            )
+            .await?;
         let (mut projector, address) = Projector::start_with_api(&setup, RefreshOptions::default()).await?;
         projector.catch_up().await?;
         Ok(Self { setup, session, projector, address })
@@ -172,6 +180,10 @@ async fn what_is_wrong_is_named() -> anyhow::Result<()> {
         ("/api/read/product_search?facets=search_vector", "facets"),
         ("/api/read/product_search?highlight=name", "highlight"),
         ("/api/changes/product_search?since=x", "since"),
+        ("/api/read/product_search?order=name,sku,name.desc", "order"),
+        ("/api/read/product_search?facets=brand,brand", "facets"),
+        ("/api/read/keyless?after=W10", "after"),
+        ("/api/brands/Acme/products?brand=Bolt", "brand"),
     ] {
         let answer = get(shop.address, path).await?;
         assert_eq!(answer.status, 400, "{path}: {}", answer.body);
@@ -317,6 +329,15 @@ async fn any_projection_with_filters_and_pages() -> anyhow::Result<()> {
         }
         assert_eq!(paged, whole, "{order}");
     }
+    // A type whose plain name means another length, a column that is called as we might call something, no key at all.
+    let odd = get(shop.address, "/api/read/odd?code=eq.c4").await?.json();
+    assert_eq!(odd["data"], serde_json::json!([{ "code": "c4   ", "r": "[4,6)", "k": 1 }]));
+    let odd = get(shop.address, "/api/read/odd?code=gt.c3&order=k.desc&limit=100").await?.json();
+    assert_eq!((odd["data"].as_array().map(Vec::len), &odd["meta"]["total"]), (Some(6), &6.into()));
+    let keyless = get(shop.address, "/api/read/keyless?order=k&limit=2").await?.json();
+    assert_eq!(keyless["meta"]["next"], Value::Null, "nothing identifies a row");
+    let paged = get(shop.address, "/api/read/keyless?order=k&limit=2&page=5").await?.json();
+    assert_eq!(paged["data"], serde_json::json!([{ "k": 3 }]));
     let ranked = get(shop.address, "/api/read/product_search?select=name&search_vector=fts.shoes&highlight=name").await?.json();
     assert!(ranked["data"][0]["highlight"]["name"].as_str().is_some_and(|name| name.contains("<mark>Shoes</mark>")), "{ranked}");
     // Groups, whose key may be NULL.
@@ -490,6 +511,15 @@ async fn the_chain_the_flag_and_the_rollout() -> anyhow::Result<()> {
             taking_part = found;
         }
     }
+    // Even where a projection comes after the tables, it does not answer for a position that it does not contain.
+    let other = Program::new(&shop.setup)?;
+    let tables_first =
+        Serving::start(&other, &shop.setup, "request_timeout_ms = 2000\nsources = [\"tables\", \"projection\"]").await?;
+    let locked = connect(shop.setup.target_url()).await?;
+    locked.batch_execute("BEGIN; LOCK TABLE custom_posts").await?;
+    assert_eq!(get(tables_first.address, "/api/products").await?.source(), "projection");
+    assert_eq!(get(tables_first.address, "/api/products?min_lsn=FFFFFFFF/0").await?.status, 504);
+    locked.batch_execute("ROLLBACK").await?;
     // The table is gone: the view answers; the view is gone: the tables do. Nothing of it is an error for the client.
     write_config(&program, &shop.setup, "")?;
     let serving = Serving::start(&program, &shop.setup, "").await?;
@@ -637,5 +667,39 @@ async fn what_takes_too_long() -> anyhow::Result<()> {
     )
     .await?;
     drop((chain, alone, counting));
+    Ok(())
+}
+
+/// A configuration whose projection does not work is not taken over, and nothing that works is given up for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_does_not_work_changes_nothing() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let url = cluster.url("postgres");
+    let session = connect(&url).await?;
+    session.batch_execute("CREATE TABLE t (id int PRIMARY KEY, a int); INSERT INTO t VALUES (1, 1)").await?;
+    let mut setup = Setup::new(&url, &[("one", "SELECT t.id, t.a FROM t", "")]);
+    let program = Program::new(&setup)?;
+    let mut child = program.start("")?;
+    until(&session, "SELECT count(*) = 1 FROM lockstep.projection WHERE state = 'live'").await?;
+    let hang_up = |child: &std::process::Child| -> anyhow::Result<()> {
+        let id = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
+        Ok(nix::sys::signal::kill(id, nix::sys::signal::Signal::SIGHUP)?)
+    };
+    setup.projections.push(("two".to_owned(), "SELECT t.id, t.nope FROM t".to_owned(), String::new()));
+    program.file("lockstep.toml", &setup.toml())?;
+    hang_up(&child)?;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !program.log().contains("is not reloaded") {
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "{}", program.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    session.batch_execute("UPDATE t SET a = 2").await?;
+    until(&session, "SELECT a = 2 FROM read_model.one").await?;
+    setup.projections[1].1 = "SELECT t.id, t.a + 1 AS b FROM t".to_owned();
+    program.file("lockstep.toml", &setup.toml())?;
+    hang_up(&child)?;
+    until(&session, "SELECT b = 3 FROM read_model.two").await?;
+    child.kill()?;
+    child.wait()?;
     Ok(())
 }
