@@ -16,8 +16,15 @@ use crate::setup::fingerprint;
 /// How long a swap waits for readers that hold the old table; then it is tried again.
 const LOCK_MAX: Duration = Duration::from_secs(2);
 
+/// The same for tables that are swapped together, all of them: a reader that has one and waits for another would be in a deadlock with
+/// us. PostgreSQL looks for those after a second (`deadlock_timeout`) and may end the reader; before that we let go.
+const LOCKS_MAX: Duration = Duration::from_millis(600);
+
+/// Pause before another try.
+const AGAIN_AFTER: Duration = Duration::from_millis(200);
+
 /// How often it is tried.
-const TRIES: u32 = 5;
+const TRIES: u32 = 10;
 
 /// Swaps every new version that is ready and still what is configured; those that read each other in one transaction.
 pub(super) async fn swap_ready(config: &Config, checked: &Preflight, target: &mut Session) -> anyhow::Result<()> {
@@ -59,7 +66,10 @@ async fn swap_or_say_why(config: &Config, target: &mut Session, names: &[&str]) 
                 target.execute("UPDATE lockstep.projection SET hint = $2 WHERE name = ANY($1)", &[&names, &reason]).await?;
                 break;
             }
-            Err(error) => tracing::warn!(projection, error = format!("{error:#}"), "swapping; trying again"),
+            Err(error) => {
+                tracing::info!(projection, error = format!("{error:#}"), "swapping; trying again");
+                tokio::time::sleep(AGAIN_AFTER).await;
+            }
         }
         tries += 1;
     }
@@ -69,7 +79,13 @@ async fn swap_or_say_why(config: &Config, target: &mut Session, names: &[&str]) 
 async fn swap(config: &Config, target: &mut Session, names: &[&str]) -> anyhow::Result<()> {
     let described = |error: tokio_postgres::Error| anyhow::anyhow!(lockstep_connect::describe(&error));
     let transaction = target.transaction().await.map_err(described)?;
-    transaction.batch_execute(&format!("SET LOCAL lock_timeout = {}", LOCK_MAX.as_millis())).await.map_err(described)?;
+    let tables: Vec<String> = names.iter().map(|name| quote::qualified(&config.schema, name)).collect();
+    let wait = if names.len() == 1 { LOCK_MAX } else { LOCKS_MAX / u32::try_from(names.len()).unwrap_or(u32::MAX) };
+    let lock = format!("SET LOCAL lock_timeout = {}; LOCK TABLE {}", wait.as_millis().max(1), tables.join(", "));
+    if let Err(error) = transaction.batch_execute(&lock).await {
+        transaction.rollback().await.map_err(described)?;
+        return Err(described(error));
+    }
     for name in names {
         if let Err(error) = swap_inside(config, &transaction, name).await {
             transaction.rollback().await.map_err(described)?;
