@@ -3,18 +3,20 @@
 -- The columns that identify a row; empty where none do.
 ALTER TABLE lockstep.projection ADD COLUMN key_columns text[] NOT NULL DEFAULT '{}';
 
--- Waiting concerns every group, or only the one of a projection.
+-- Waiting concerns every group, or one projection.
 DROP FUNCTION lockstep.wait_for(pg_lsn, interval);
 DROP FUNCTION lockstep.contains(pg_lsn);
 
--- Whether every group, or a projection's, contains a source position.
+-- Whether every group, or a projection, contains a source position. A projection that is being built, or is set aside, does not contain
+-- what its group contains.
 CREATE FUNCTION lockstep.contains(wanted pg_lsn, projection text DEFAULT NULL) RETURNS boolean
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(bool_and(coalesce(c.lsn >= wanted, false)), false) FROM lockstep.checkpoint AS c
-    WHERE projection IS NULL OR c.group_name = (SELECT p.group_name FROM lockstep.projection AS p WHERE p.name = projection)
+    WHERE projection IS NULL
+       OR c.group_name = (SELECT p.group_name FROM lockstep.projection AS p WHERE p.name = projection AND p.state = 'live')
 $$;
 
--- Returns true as soon as every group, or a projection's, contains a source position, false if the time runs out. For a service that
+-- Returns true as soon as every group, or a projection, contains a source position, false if the time runs out. For a service that
 -- has just written and now reads its own write:  SELECT lockstep.wait_for(pg_current_wal_insert_lsn(), '2 seconds', 'product_search');
 --
 -- The advisory lock is how the projector sees that somebody waits: an idle group then writes its position at once.
@@ -56,8 +58,12 @@ CREATE TABLE lockstep.change (
 CREATE INDEX ON lockstep.change (projection, id);
 CREATE INDEX ON lockstep.change (at);
 
--- Changes up to this one have been forgotten: who has seen less must drop everything.
-ALTER TABLE lockstep.projection ADD COLUMN changes_forgotten bigint NOT NULL DEFAULT 0;
+-- Changes up to this one have been forgotten: who has seen less must drop everything. Not in lockstep.projection, whose rows batches
+-- write in snapshots that must not be overtaken.
+CREATE TABLE lockstep.forgotten (
+    projection text   PRIMARY KEY,
+    id         bigint NOT NULL
+);
 
 -- What a listener on channel lockstep_<projection> is told; PostgreSQL allows less than 8,000 bytes.
 CREATE FUNCTION lockstep.change_notice(id bigint, lsn pg_lsn, rows bigint, keys json) RETURNS text

@@ -411,6 +411,11 @@ async fn a_position_that_is_not_contained_in_time() -> anyhow::Result<()> {
     assert!(answer.names().contains(&"Written".to_owned()));
     let without = get(serving.address, "/api/products?brand=Cozy").await?;
     assert_eq!(without.source(), "projection");
+    assert_eq!(get(serving.address, "/api/products?min_lsn=0/1").await?.source(), "projection");
+    // What is set aside does not contain what its group contains.
+    shop.session.batch_execute("UPDATE lockstep.projection SET state = 'faulted' WHERE name = 'product_search'").await?;
+    assert_eq!(get(serving.address, "/api/products?min_lsn=0/1").await?.source(), "tables");
+    shop.session.batch_execute("UPDATE lockstep.projection SET state = 'live' WHERE name = 'product_search'").await?;
     assert!(!without.names().contains(&"Written".to_owned()));
     Ok(())
 }

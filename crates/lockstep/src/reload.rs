@@ -7,9 +7,9 @@ use lockstep_refresh::forget_changes;
 use tokio::sync::watch;
 
 use crate::api;
-use crate::config::Config;
-use crate::preflight::{self, Depth};
-use crate::supervisor::{Hooks, only_known_ones_fail};
+use crate::config::{Config, ProjectionConfig};
+use crate::preflight::{self, Depth, Preflight};
+use crate::supervisor::Hooks;
 
 /// How often old changes are forgotten.
 const FORGET_EVERY: Duration = Duration::from_secs(30);
@@ -17,46 +17,72 @@ const FORGET_EVERY: Duration = Duration::from_secs(30);
 /// Waits for a wish to read the configuration again, and does what it can without setting up anew.
 pub(crate) struct Reload {
     wished: Option<watch::Receiver<u64>>,
+    /// A wish that is not done with: waiting may be given up in between.
+    pending: bool,
     reading: Option<api::Running>,
+    /// Whether this process maintains what is configured, and does not only read.
+    maintains: bool,
 }
 
 impl Reload {
     pub(crate) fn new(hooks: &Hooks, reading: Option<api::Running>) -> Self {
-        Self { wished: hooks.reload.clone(), reading }
+        Self { wished: hooks.reload.clone(), pending: false, reading, maintains: true }
+    }
+
+    /// Of a process that only reads: nothing has to be maintainable.
+    pub(crate) fn of_a_reader(wished: watch::Receiver<u64>, reading: api::Running) -> Self {
+        Self { wished: Some(wished), pending: false, reading: Some(reading), maintains: false }
     }
 
     /// Returns a configuration that differs in more than what requests see, which changes at once. A file that is wrong changes nothing.
     pub(crate) async fn wanted(&mut self, now: &Config) -> Config {
         loop {
             let Some(wished) = &mut self.wished else { return std::future::pending().await };
-            if wished.changed().await.is_err() {
+            if !self.pending && wished.changed().await.is_err() {
                 return std::future::pending().await;
             }
-            let new = match Config::load(&now.path) {
-                Ok(new) => Config { prune: now.prune, ..new },
-                Err(diagnostic) => {
-                    tracing::error!("the configuration is not reloaded:\n{}", diagnostic.render(false));
-                    continue;
-                }
-            };
-            let same = new.is_same_but_for_reading(now);
-            // What works is not given up for what does not.
-            if !same {
-                let checked = preflight::run(&new, Depth::Start).await;
-                if !checked.passed() && !only_known_ones_fail(&new, &checked).await {
-                    tracing::error!("the configuration is not reloaded:\n{}", checked.errors(false).join("\n"));
-                    continue;
-                }
-            }
-            if let Some(reading) = &self.reading {
-                reading.configure(&new);
-            }
-            tracing::info!(path = %now.path.display(), "the configuration has been read again");
-            if !same {
+            self.pending = true;
+            let wanted = self.reloaded(now).await;
+            self.pending = false;
+            if let Some(new) = wanted {
                 return new;
             }
         }
     }
+
+    /// Reads the file; a configuration that everything is to be set up for anew, if it is such a one.
+    async fn reloaded(&self, now: &Config) -> Option<Config> {
+        let new = match Config::load(&now.path) {
+            Ok(new) => Config { prune: now.prune, ..new },
+            Err(diagnostic) => {
+                tracing::error!("the configuration is not reloaded:\n{}", diagnostic.render(false));
+                return None;
+            }
+        };
+        let same = new.is_same_but_for_reading(now);
+        if !same && self.maintains {
+            // What works is not given up for what does not.
+            let checked = preflight::run(&new, Depth::Start).await;
+            if !checked.passed() && !only_what_failed_before(&new, now, &checked) {
+                tracing::error!("the configuration is not reloaded:\n{}", checked.errors(false).join("\n"));
+                return None;
+            }
+        }
+        if let Some(reading) = &self.reading {
+            reading.configure(&new);
+        }
+        tracing::info!(path = %now.path.display(), "the configuration has been read again");
+        (!same).then_some(new)
+    }
+}
+
+/// Whether nothing fails but projections that are configured as they were: those are set aside already.
+fn only_what_failed_before(new: &Config, now: &Config, checked: &Preflight) -> bool {
+    let as_before = |projection: &ProjectionConfig| {
+        now.projections.iter().any(|before| before.name == projection.name && before.sql == projection.sql)
+    };
+    let mut failing = new.projections.iter().filter(|projection| checked.failure_of(&projection.name).is_some());
+    checked.only_queries_fail() && failing.all(as_before)
 }
 
 /// Counts SIGHUPs.

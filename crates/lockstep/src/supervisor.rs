@@ -183,7 +183,7 @@ async fn start_api(config: &Config, once: bool, hooks: &Hooks) -> anyhow::Result
 }
 
 /// Whether nothing stands in the way but queries of projections that worked before: those are set aside. A new projection must work.
-pub(crate) async fn only_known_ones_fail(config: &Config, checked: &Preflight) -> bool {
+async fn only_known_ones_fail(config: &Config, checked: &Preflight) -> bool {
     if !checked.only_queries_fail() {
         return false;
     }

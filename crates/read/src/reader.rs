@@ -99,8 +99,9 @@ impl Totals {
     }
 }
 
-/// Projection, identity of the request, sources to be tried.
-type Question = (String, String, Vec<Source>);
+/// Projection, identity of the request, sources to be tried, and whether it must contain a position: such an answer is never put together
+/// from what is older.
+type Question = (String, String, Vec<Source>, bool);
 
 /// Reads projections.
 pub struct Reader {
@@ -244,6 +245,9 @@ impl Reader {
             Some(_) if !settings.allow_forced => {
                 return Err(ReadError::bad("source", "choosing a source is not allowed here ([api] allow_source)"));
             }
+            Some(Source::View) if request.min_lsn.is_some() => {
+                return Err(ReadError::bad("source", "a view is of its last refresh; no position can be waited for"));
+            }
             Some(forced) => vec![forced],
             None => settings.chain_for(&request.sticky_key).to_vec(),
         };
@@ -263,7 +267,7 @@ impl Reader {
             note_answer(&model, &answer);
             return Ok(Arc::new(answer));
         }
-        let key = (request.projection.clone(), request.identity.clone(), chain.clone());
+        let key = (request.projection.clone(), request.identity.clone(), chain.clone(), request.min_lsn.is_some());
         let answered = self.lanes.join(key, || {
             let (this, request) = (self.clone(), request.clone());
             async move { this.read_alone(&model, &in_force, &request, chain).await.map(Arc::new) }
@@ -353,29 +357,8 @@ impl Reader {
         lsn: Lsn,
         chain: Vec<Source>,
     ) -> Result<Vec<Source>, ReadError> {
-        let contained = match self.waits.get().await {
-            _ if self.contains(model, lsn).await => true,
-            Ok(session) => {
-                let session = Borrowed::new(session);
-                let seconds = settings.min_lsn_wait.as_secs_f64();
-                let lsn = lsn.to_string();
-                let waited = session
-                    .session()
-                    .query_one(
-                        "SELECT lockstep.wait_for($1::text::pg_lsn, $2::float8 * interval '1 second', $3)",
-                        &[&lsn, &seconds, &model.name],
-                    )
-                    .await;
-                match waited {
-                    Ok(row) => {
-                        session.give_back();
-                        row.get(0)
-                    }
-                    Err(_) => false,
-                }
-            }
-            Err(_) => false,
-        };
+        // First without waiting: those that wait must not keep those waiting that need not.
+        let contained = self.contains(model, lsn).await || self.waited_for(model, settings, lsn).await;
         // A view is of its last refresh, whatever the projection contains.
         let may = |source: &Source| *source == Source::Tables || (*source == Source::Projection && contained);
         let kept: Vec<Source> = chain.into_iter().filter(may).collect();
@@ -388,7 +371,22 @@ impl Reader {
         }
     }
 
-    /// Whether the projection's group contains a position already.
+    /// Waits until the projection contains a position; false if the time runs out.
+    async fn waited_for(&self, model: &Model, settings: &ReadSettings, lsn: Lsn) -> bool {
+        let Ok(session) = self.waits.get().await else { return false };
+        let session = Borrowed::new(session);
+        let (lsn, seconds) = (lsn.to_string(), settings.min_lsn_wait.as_secs_f64());
+        let statement = "SELECT lockstep.wait_for($1::text::pg_lsn, $2::float8 * interval '1 second', $3)";
+        match session.session().query_one(statement, &[&lsn, &seconds, &model.name]).await {
+            Ok(row) => {
+                session.give_back();
+                row.get(0)
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Whether the projection contains a position already.
     async fn contains(&self, model: &Model, lsn: Lsn) -> bool {
         let Ok(session) = self.target.get().await else { return false };
         let session = Borrowed::new(session);
@@ -595,9 +593,7 @@ async fn one_snapshot(client: &Client, attempt: &Attempt<'_>, wanted: &Statement
             if !found.is_built {
                 return Err(Trouble::Fault(SourceFault::NotBuilt));
             }
-            let late =
-                settings.staleness_max.is_some_and(|max| found.version.staleness_seconds.unwrap_or(f64::MAX) > max.as_secs_f64());
-            if (found.is_faulted || late) && !whatever {
+            if found.is_stale(settings) && !whatever {
                 return Err(Trouble::Fault(SourceFault::Stale));
             }
             answer.version = found.version;

@@ -116,8 +116,8 @@ pub async fn forget_changes(target: &Client, keep_seconds: f64) -> Result<(), to
                  DELETE FROM lockstep.change WHERE at < clock_timestamp() - $1::double precision * interval '1 second'
                  RETURNING projection, id
              )
-             UPDATE lockstep.projection AS p SET changes_forgotten = g.id
-             FROM (SELECT projection, max(id) AS id FROM gone GROUP BY projection) AS g WHERE p.name = g.projection",
+             INSERT INTO lockstep.forgotten SELECT projection, max(id) FROM gone GROUP BY projection
+             ON CONFLICT (projection) DO UPDATE SET id = excluded.id",
             &[&keep_seconds],
         )
         .await?;

@@ -181,7 +181,7 @@ pub async fn grant(target: &Client, schema: &str, tables: &[String], readers: &[
         let role = quote::identifier(reader);
         let mut statements = format!(
             "GRANT USAGE ON SCHEMA {}, lockstep TO {role};\n\
-             GRANT SELECT ON lockstep.checkpoint, lockstep.projection, lockstep.change, lockstep.mv_refresh_log, lockstep.status TO {role};",
+             GRANT SELECT ON lockstep.checkpoint, lockstep.projection, lockstep.change, lockstep.forgotten, lockstep.mv_refresh_log, lockstep.status TO {role};",
             quote::identifier(schema)
         );
         for table in tables {

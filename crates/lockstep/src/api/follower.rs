@@ -15,6 +15,9 @@ const BEHIND_MAX: usize = 256;
 /// Rows of one look at the table.
 const PAGE: i64 = 50;
 
+/// A look at the table takes no longer: others wait for it.
+const LOOK_MAX: Duration = Duration::from_secs(10);
+
 /// Pause before another connection.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -110,24 +113,12 @@ impl Follower {
     /// What came after `since`.
     pub(super) async fn backlog(&self, projection: &str, since: i64) -> anyhow::Result<Backlog> {
         let mut kept = self.history.lock().await;
-        let session = match &*kept {
-            Some(session) if !session.is_closed() => session,
-            _ => kept.insert(Session::open(&self.settings, "lockstep feed").await?),
-        };
-        let row = session
-            .query_opt(
-                "SELECT changes_forgotten, (SELECT max(id) FROM lockstep.change WHERE projection = $1)
-                 FROM lockstep.projection WHERE name = $1",
-                &[&projection],
-            )
-            .await?;
-        let forgotten = row.as_ref().map_or(0, |row| row.get::<_, i64>(0));
-        let newest = row.and_then(|row| row.get::<_, Option<i64>>(1)).unwrap_or(forgotten);
-        // Beyond the newest is an identity of another time: the target was restored.
-        if since < forgotten || since > newest {
-            return Ok(Backlog::Forgotten(newest));
+        let looked = tokio::time::timeout(LOOK_MAX, look(&self.settings, &mut kept, projection, since)).await;
+        if !matches!(looked, Ok(Ok(_))) {
+            // Whatever became of it, the next look begins anew.
+            *kept = None;
         }
-        Ok(Backlog::Events(after(session, projection, since).await?))
+        looked.map_err(|_| anyhow::anyhow!("the target does not answer"))?
     }
 
     /// Listens, forever.
@@ -152,18 +143,8 @@ impl Follower {
         for name in &names {
             session.batch_execute(&format!("LISTEN {}", quote::identifier(&format!("lockstep_{name}")))).await?;
         }
-        // What came while nobody listened. Where numbers begin again, Lockstep was set up anew or the target restored.
+        // What came while nobody listened.
         for name in &names {
-            let newest: i64 = session
-                .query_one("SELECT coalesce(max(id), 0) FROM lockstep.change WHERE projection = $1", &[name])
-                .await?
-                .get(0);
-            if let Some(channel) = self.channels().get_mut(name)
-                && newest > 0
-                && channel.last.is_some_and(|last| last > newest)
-            {
-                channel.last = None;
-            }
             self.tell(&session, name).await?;
         }
         loop {
@@ -181,15 +162,13 @@ impl Follower {
     /// Tells what is new of a projection.
     async fn tell(&self, session: &Client, projection: &str) -> anyhow::Result<()> {
         let Some(last) = self.channels().get(projection).map(|channel| channel.last) else { return Ok(()) };
-        let begins = last.is_none();
-        let mut last = match last {
-            Some(last) => last,
-            None => {
-                let row = session
-                    .query_one("SELECT coalesce(max(id), 0) FROM lockstep.change WHERE projection = $1", &[&projection])
-                    .await?;
-                row.get(0)
-            }
+        let newest: Option<i64> =
+            session.query_one("SELECT max(id) FROM lockstep.change WHERE projection = $1", &[&projection]).await?.get(0);
+        // Where numbers begin again, Lockstep was set up anew or the target restored.
+        let (begins, mut last) = match (last, newest) {
+            (Some(last), Some(newest)) if last > newest => (true, newest),
+            (Some(last), Some(_) | None) => (false, last),
+            (None, newest) => (true, newest.unwrap_or(0)),
         };
         loop {
             let events = after(session, projection, last).await?;
@@ -211,6 +190,28 @@ impl Follower {
             }
         }
     }
+}
+
+/// A page of what came after `since`, on the session that is kept.
+async fn look(settings: &Settings, kept: &mut Option<Session>, projection: &str, since: i64) -> anyhow::Result<Backlog> {
+    let session = match kept {
+        Some(session) if !session.is_closed() => session,
+        _ => kept.insert(Session::open(settings, "lockstep feed").await?),
+    };
+    let row = session
+        .query_one(
+            "SELECT coalesce((SELECT id FROM lockstep.forgotten WHERE projection = $1), 0),
+                    (SELECT max(id) FROM lockstep.change WHERE projection = $1)",
+            &[&projection],
+        )
+        .await?;
+    let forgotten: i64 = row.get(0);
+    let newest = row.get::<_, Option<i64>>(1).unwrap_or(forgotten);
+    // Beyond the newest is an identity of another time: the target was restored.
+    if since < forgotten || since > newest {
+        return Ok(Backlog::Forgotten(newest));
+    }
+    Ok(Backlog::Events(after(session, projection, since).await?))
 }
 
 async fn after(client: &Client, projection: &str, last: i64) -> Result<Vec<Event>, tokio_postgres::Error> {

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::reload::{Reload, count_hangups};
-use crate::supervisor::{Hooks, wait_for_signal};
+use crate::supervisor::wait_for_signal;
 use crate::{Exit, api, http, telemetry};
 
 /// Where it listens, unless it is said.
@@ -25,7 +25,7 @@ pub async fn serve(config: &Config, listen: Option<SocketAddr>) -> anyhow::Resul
     http::serve(config, telemetry::start_metrics(), http::Health::of_a_reader(), None).await?;
     let running = api::serve(config, api_config, address).await?;
     let (sender, wished) = watch::channel(0);
-    let mut reload = Reload::new(&Hooks { reload: Some(wished), ..Hooks::default() }, Some(running));
+    let mut reload = Reload::of_a_reader(wished, running);
     let hangups = tokio::spawn(count_hangups(sender));
     let mut config = config.clone();
     loop {

@@ -90,7 +90,7 @@ impl Reader<'_> {
             request_timeout: timeout,
             page_max: self.number(api.page_max.as_ref(), 100, 1..=10_000, "page_max")?,
             rollout_header: self.header(api.rollout_header.as_ref())?,
-            cors_origins: self.texts(&api.cors_origins)?,
+            cors_origins: self.origins(&api.cors_origins)?,
             products: self.answering(api.products.as_ref(), USUAL_PRODUCTS, projections)?,
             items: self.answering(api.items.as_ref(), "recent_items", projections)?,
             warm: api.warm.iter().map(|warm| self.warm(warm, projections)).collect::<Outcome<_>>()?,
@@ -141,6 +141,21 @@ impl Reader<'_> {
                 "refuse (503 with Retry-After) or tables (the source tables answer)",
             ),
         }
+    }
+
+    fn origins(&self, values: &[Spanned<String>]) -> Outcome<Vec<String>> {
+        for value in values {
+            let origin = self.expand(value)?;
+            let is_origin = origin.starts_with("http://") || origin.starts_with("https://");
+            if origin != "*" && !(is_origin && axum::http::HeaderValue::try_from(origin.as_str()).is_ok()) {
+                return self.fail(
+                    value.span(),
+                    "not the origin of a site",
+                    "for example \"https://shop.example\", or \"*\" for all",
+                );
+            }
+        }
+        self.texts(values)
     }
 
     fn header(&self, value: Option<&Spanned<String>>) -> Outcome<String> {
