@@ -96,6 +96,32 @@ async fn one_writes_and_the_other_takes_over() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An instance that looks at the target while another makes its first tables there takes them for neither a stranger's nor its own
+/// to make: it stands by.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_that_starts_while_another_sets_up() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let setup = Setup::new(&cluster.url("postgres"), PROJECTIONS);
+    let session = shop(&setup.source_url).await?;
+    let programs = [Program::new(&setup)?, Program::new(&setup)?];
+    // The late one stays between its two looks at the target for longer than the other takes to set up.
+    let mut children = [programs[0].start("preflight_strangers=sleep(12000)")?, programs[1].start("")?];
+    until(&session, "SELECT bool_and(state = 'live') FROM lockstep.projection").await?;
+    anyhow::ensure!(programs[0].log().is_empty(), "it has looked already: {}", programs[0].log());
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !programs[0].log().contains("standing by") {
+        let ended = children[0].try_wait()?;
+        anyhow::ensure!(ended.is_none(), "it ended: {ended:?}\n{}", programs[0].log());
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "{}", programs[0].log());
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    for child in &mut children {
+        child.kill()?;
+        child.wait()?;
+    }
+    Ok(())
+}
+
 /// A leader that finds another's epoch in its checkpoint commits nothing more before it has taken its place again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_epoch_is_gone_writes_nothing() -> anyhow::Result<()> {

@@ -6,7 +6,7 @@ use lockstep_plan::quote;
 use lockstep_refresh::analysis::may_read;
 use lockstep_wal::ReplicationConnection;
 
-use super::{Depth, Preflight};
+use super::{Depth, Planned, Preflight};
 use crate::config::Config;
 
 /// The majors that are supported.
@@ -282,27 +282,7 @@ async fn target_facts(
             );
         }
     }
-    let registered = registered_names(session).await?;
-    for planned in &preflight.planned {
-        let name = &planned.plan.projection;
-        let exists = session
-            .query_opt(
-                "SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
-                &[&planned.schema, name],
-            )
-            .await?
-            .is_some();
-        if exists && !registered.contains(name) {
-            let table = format!("{}.{name}", planned.schema);
-            preflight.findings.push(super::Finding {
-                severity: super::Severity::Error,
-                subject: "target".to_owned(),
-                message: format!("{table} exists and is not Lockstep's"),
-                remedy: Some(format!("rename the projection, choose another [target] schema, or DROP TABLE {table}")),
-                diagnostic: None,
-            });
-        }
-    }
+    let registered = strangers(session, preflight).await?;
     foreign_slot(config, session, preflight).await?;
     preflight.ok("target", format!("read models in schema {} of {}", config.schema, config.target_settings().summary()));
     Ok(registered)
@@ -331,6 +311,44 @@ async fn foreign_slot(config: &Config, session: &Session, preflight: &mut Prefli
         );
     }
     Ok(())
+}
+
+/// Refuses tables that have a projection's name and are somebody else's; returns the names of the registered projections.
+///
+/// Another instance may be setting up just now. It makes a table and registers it in one transaction, so a table that was there
+/// before the registered names were read is known by then; one that is dropped meanwhile is no longer there when looked at again.
+async fn strangers(session: &Session, preflight: &mut Preflight) -> Result<Vec<String>, tokio_postgres::Error> {
+    let mut found = existing_tables(session, &preflight.planned).await?;
+    fail::fail_point!("preflight_strangers");
+    let registered = registered_names(session).await?;
+    found.retain(|(_, name)| !registered.contains(name));
+    if !found.is_empty() {
+        let still = existing_tables(session, &preflight.planned).await?;
+        found.retain(|table| still.contains(table));
+    }
+    for (schema, name) in found {
+        let table = format!("{schema}.{name}");
+        preflight.error(
+            "target",
+            format!("{table} exists and is not Lockstep's"),
+            format!("rename the projection, choose another [target] schema, or DROP TABLE {table}"),
+        );
+    }
+    Ok(registered)
+}
+
+/// Schema and name of the planned tables that exist.
+async fn existing_tables(session: &Session, planned: &[Planned]) -> Result<Vec<(String, String)>, tokio_postgres::Error> {
+    let schemas: Vec<&str> = planned.iter().map(|planned| planned.schema.as_str()).collect();
+    let names: Vec<&str> = planned.iter().map(|planned| planned.plan.projection.as_str()).collect();
+    let rows = session
+        .query(
+            "SELECT n.nspname::text, c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             JOIN unnest($1::text[], $2::text[]) AS planned (schema, name) ON n.nspname = planned.schema AND c.relname = planned.name",
+            &[&schemas, &names],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 async fn registered_names(session: &Session) -> Result<Vec<String>, tokio_postgres::Error> {
