@@ -7,14 +7,17 @@ ALTER TABLE lockstep.projection ADD COLUMN key_columns text[] NOT NULL DEFAULT '
 DROP FUNCTION lockstep.wait_for(pg_lsn, interval);
 DROP FUNCTION lockstep.contains(pg_lsn);
 
--- Whether every group, or a projection, contains a source position. A projection that is being built, or is set aside, does not contain
--- what its group contains.
-CREATE FUNCTION lockstep.contains(wanted pg_lsn, projection text DEFAULT NULL) RETURNS boolean
+-- The source position that every group, or a projection, contains. NULL for a projection that is being built or is set aside: it does
+-- not contain what its group contains.
+CREATE FUNCTION lockstep.contained(projection text DEFAULT NULL) RETURNS pg_lsn
 LANGUAGE sql STABLE AS $$
-    SELECT coalesce(bool_and(coalesce(c.lsn >= wanted, false)), false) FROM lockstep.checkpoint AS c
+    SELECT CASE WHEN bool_and(c.lsn IS NOT NULL) THEN min(c.lsn) END FROM lockstep.checkpoint AS c
     WHERE projection IS NULL
        OR c.group_name = (SELECT p.group_name FROM lockstep.projection AS p WHERE p.name = projection AND p.state = 'live')
 $$;
+
+CREATE FUNCTION lockstep.contains(wanted pg_lsn, projection text DEFAULT NULL) RETURNS boolean
+LANGUAGE sql STABLE AS $$ SELECT coalesce(lockstep.contained(projection) >= wanted, false) $$;
 
 -- Returns true as soon as every group, or a projection, contains a source position, false if the time runs out. For a service that
 -- has just written and now reads its own write:  SELECT lockstep.wait_for(pg_current_wal_insert_lsn(), '2 seconds', 'product_search');

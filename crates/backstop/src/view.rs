@@ -40,11 +40,16 @@ impl View {
         format!("lockstep backstop {}", self.fingerprint)
     }
 
-    /// Makes the view if it is missing or of another definition, otherwise refreshes it. Readers are never locked out.
+    /// Whether it is there and of this definition.
     ///
     /// # Errors
-    /// A statement fails, a time-out included.
-    pub async fn refresh(&self, session: &Client) -> Result<Refreshed, tokio_postgres::Error> {
+    /// The statement fails.
+    pub async fn is_there(&self, session: &Client) -> Result<bool, tokio_postgres::Error> {
+        Ok(self.found_mark(session).await?.is_some_and(|mark| mark == self.mark()))
+    }
+
+    /// The mark of the view that is there.
+    async fn found_mark(&self, session: &Client) -> Result<Option<String>, tokio_postgres::Error> {
         let row = session
             .query_opt(
                 "SELECT coalesce(obj_description(c.oid, 'pg_class'), '') FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -52,7 +57,15 @@ impl View {
                 &[&self.schema, &self.name],
             )
             .await?;
-        let made = match row.map(|row| row.get::<_, String>(0)) {
+        Ok(row.map(|row| row.get(0)))
+    }
+
+    /// Makes the view if it is missing or of another definition, otherwise refreshes it. Readers are never locked out.
+    ///
+    /// # Errors
+    /// A statement fails, a time-out included.
+    pub async fn refresh(&self, session: &Client) -> Result<Refreshed, tokio_postgres::Error> {
+        let made = match self.found_mark(session).await? {
             Some(mark) if mark == self.mark() => false,
             Some(_) => {
                 self.make(session, true).await?;

@@ -1,5 +1,6 @@
 //! The schedule behind the read models: materialized views of the defining queries, and full verifications.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use lockstep_plan::sql::RowKey;
 use lockstep_plan::{Maintenance, indexes_for, quote};
 use lockstep_refresh::{GroupCommand, SuspectKind, Suspects};
 use tokio::sync::oneshot;
+use tokio_postgres::Client;
 
 use crate::config::Config;
 use crate::preflight::Planned;
@@ -119,10 +121,12 @@ pub(crate) async fn follow(verifier: &Verifier, backed: Arc<Vec<Backed>>) {
     let mut next_refresh = next(refreshes);
     let mut next_verification = next(verifications);
     let mut telling = None;
+    let mut made = BTreeSet::new();
     for tick in 0_u32.. {
         tokio::time::sleep(TICK).await;
         if tick.is_multiple_of(TELL_EVERY) {
             tell_ages(verifier, &backed, &mut telling).await;
+            make_missing(verifier, &backed, telling.as_deref(), &mut made).await;
         }
         let now = Zoned::now();
         if next_refresh.as_ref().is_some_and(|at| *at <= now) {
@@ -133,6 +137,26 @@ pub(crate) async fn follow(verifier: &Verifier, backed: Arc<Vec<Backed>>) {
             let names = backed.iter().map(|backed| backed.projection.clone()).collect();
             verify_all(verifier, names).await;
             next_verification = next(verifications);
+        }
+    }
+}
+
+/// Makes views that are not there, or are of another definition, without waiting for their schedule: they stand behind their projections.
+/// Each is tried once; what fails comes again with the schedule.
+async fn make_missing(verifier: &Verifier, backed: &[Backed], session: Option<&Client>, tried: &mut BTreeSet<String>) {
+    let Some(session) = session else { return };
+    for backed in backed {
+        let Some(view) = backed.view.as_ref().filter(|_| !tried.contains(&backed.projection)) else { continue };
+        // While the projection is being built, it is not for its view to take the server's time.
+        let live = "SELECT FROM lockstep.projection WHERE name = $1 AND state = 'live'";
+        if !matches!(session.query_opt(live, &[&backed.projection]).await, Ok(Some(_))) {
+            continue;
+        }
+        tried.insert(backed.projection.clone());
+        if let Ok(false) = view.is_there(session).await
+            && let Err(error) = refresh(verifier, backed, view).await
+        {
+            tracing::error!(view = view.name, error = format!("{error:#}"), "backstop");
         }
     }
 }

@@ -15,6 +15,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::listener;
 use crate::observed::Observed;
 use crate::page::{self, Viewed};
 
@@ -108,11 +109,7 @@ pub(crate) async fn serve(
         Some(observed) => router.merge(page::routes(Viewed::new(config, observed))),
         None => router,
     };
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(error = %error, "the metrics listener ended");
-        }
-    });
+    tokio::spawn(listener::serve(listener, router));
     Ok(())
 }
 

@@ -19,6 +19,7 @@ pub mod demo;
 pub mod diagnostic;
 mod http;
 mod lease;
+mod listener;
 mod monitor;
 mod observed;
 mod page;

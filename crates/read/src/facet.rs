@@ -15,7 +15,7 @@ const STEPS: u32 = 10;
 pub(crate) fn sql(column: &Column, from: &str, conditions: &[String]) -> String {
     let name = format!("t.{}", quote::identifier(&column.name));
     let filtered = where_clause(conditions);
-    if column.category == 'N' {
+    if column.is_number() {
         return format!(
             "WITH found AS MATERIALIZED (SELECT {name}::numeric AS value FROM {from} AS t{filtered}),
 ends AS (SELECT min(value) AS low, max(value) AS high FROM found WHERE value NOT IN ('NaN', 'Infinity', '-Infinity')),

@@ -12,6 +12,9 @@ use crate::error::SourceFault;
 /// misses most typing mistakes.
 const SIMILAR_FROM: &str = "0.4";
 
+/// How soon the server notices that nobody waits for a query any more.
+const NOTICE_THE_END: &str = "SET client_connection_check_interval = '500ms'";
+
 pub(crate) struct Manager {
     settings: Settings,
     statement_timeout: Duration,
@@ -31,6 +34,10 @@ impl managed::Manager for Manager {
             .batch_execute(&limit)
             .await
             .map_err(|cause| ConnectError::Refused { endpoint: self.settings.endpoint().to_string(), cause })?;
+        // A request that is given up closes its session, and its query ends. Some operating systems cannot tell the server.
+        if let Err(error) = session.batch_execute(NOTICE_THE_END).await {
+            tracing::debug!(error = %lockstep_connect::describe(&error), "queries of clients that have gone run to their end");
+        }
         Ok(session)
     }
 

@@ -1,6 +1,6 @@
 //! What a projection's table looks like.
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Row};
 
 use crate::error::ReadError;
 
@@ -15,6 +15,31 @@ pub struct Column {
     pub category: char,
     /// Whether it is never NULL.
     pub not_null: bool,
+    /// The name of the type in `pg_type`; of what a domain is over.
+    pub base: String,
+    /// How its values are printed in JSON.
+    pub json: JsonKind,
+    /// Whether its type has an order.
+    pub is_sortable: bool,
+}
+
+/// What `row_to_json` makes of a type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JsonKind {
+    /// Whatever there is: `json`, and types that are cast to it.
+    Any,
+    /// A boolean.
+    Boolean,
+    /// A number without fraction.
+    Integer,
+    /// A number; NaN and the infinities are printed as texts.
+    Number,
+    /// An array.
+    Array,
+    /// A composite's fields.
+    Object,
+    /// A text, for all others.
+    Text,
 }
 
 impl Column {
@@ -25,9 +50,12 @@ impl Column {
 
     /// Whether its values can be compared and sorted. Composites are not: whether one is NULL depends on its fields.
     pub fn is_comparable(&self) -> bool {
-        self.category != 'C'
-            && !["json", "xml", "point", "box", "polygon", "line", "lseg", "path", "circle", "tsvector"]
-                .contains(&self.type_name.as_str())
+        self.is_sortable && self.json != JsonKind::Object && !self.is_text_vector()
+    }
+
+    /// Whether its values can be divided into ranges of equal width.
+    pub fn is_number(&self) -> bool {
+        matches!(self.json, JsonKind::Integer | JsonKind::Number) || self.base == "money"
     }
 }
 
@@ -67,48 +95,102 @@ impl Table {
 
 /// Looks a table up in the catalogue; `None` if it is not there.
 pub(crate) async fn look_up(client: &Client, schema: &str, name: &str) -> Result<Option<Table>, tokio_postgres::Error> {
-    let rows = client
-        .query(
-            "SELECT a.attname::text, CASE a.atttypid WHEN 'bpchar'::regtype THEN 'bpchar' WHEN 'bit'::regtype THEN 'varbit'
-                                           ELSE format_type(a.atttypid, NULL) END, t.typcategory::text, a.attnotnull,
-                    p.key_columns, (SELECT quote_ident(n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
-                                    WHERE e.extname = 'pg_trgm')
-             FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
-             JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS s ON s.oid = c.relnamespace
-             LEFT JOIN lockstep.projection AS p ON p.name = c.relname AND p.table_schema = s.nspname
-             WHERE s.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+    let columns = described(
+        "SELECT a.attnum AS number, a.attname::text AS name, a.atttypid AS type, a.attnotnull AS not_null
+          FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS s ON s.oid = c.relnamespace
+          WHERE s.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped",
+    );
+    let rows = client.query(&columns, &[&schema, &name]).await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let row = client
+        .query_one(
+            "SELECT (SELECT key_columns FROM lockstep.projection WHERE name = $2 AND table_schema = $1),
+                    (SELECT quote_ident(n.nspname) FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+                     WHERE e.extname = 'pg_trgm')",
             &[&schema, &name],
         )
         .await?;
-    let Some(first) = rows.first() else { return Ok(None) };
-    let key: Option<Vec<String>> = first.get(4);
-    let columns = rows
-        .iter()
-        .map(|row| Column {
-            name: row.get(0),
-            type_name: row.get(1),
-            category: row.get::<_, &str>(2).chars().next().unwrap_or('U'),
-            not_null: row.get(3),
-        })
-        .collect();
-    Ok(Some(Table { columns, key: key.unwrap_or_default(), trigrams: first.get(5) }))
+    let key: Option<Vec<String>> = row.get(0);
+    Ok(Some(Table { columns: rows.iter().map(column).collect(), key: key.unwrap_or_default(), trigrams: row.get(1) }))
 }
 
 /// What a query returns, for when its table is not there.
 pub(crate) async fn describe(client: &Client, sql: &str, key: &[String]) -> Result<Table, tokio_postgres::Error> {
     let statement = client.prepare(&format!("SELECT * FROM (\n{sql}\n) AS t")).await?;
-    let mut columns = Vec::new();
-    for column in statement.columns() {
-        let row = client
-            .query_one("SELECT CASE oid WHEN 'bpchar'::regtype THEN 'bpchar' WHEN 'bit'::regtype THEN 'varbit' ELSE format_type(oid, NULL) END,
-                        typcategory::text FROM pg_type WHERE oid = $1", &[&column.type_().oid()])
-            .await?;
-        columns.push(Column {
-            name: column.name().to_owned(),
-            type_name: row.get(0),
-            category: row.get::<_, &str>(1).chars().next().unwrap_or('U'),
-            not_null: false,
-        });
+    let names: Vec<&str> = statement.columns().iter().map(tokio_postgres::Column::name).collect();
+    let types: Vec<u32> = statement.columns().iter().map(|column| column.type_().oid()).collect();
+    let columns = described(
+        "SELECT number, name, type, false AS not_null FROM unnest($1::text[], $2::oid[]) WITH ORDINALITY AS u (name, type, number)",
+    );
+    let rows = client.query(&columns, &[&names, &types]).await?;
+    Ok(Table { columns: rows.iter().map(column).collect(), key: key.to_vec(), trigrams: None })
+}
+
+/// SQL that tells everything about columns of which number, name, type and whether they are never NULL are known.
+///
+/// How a type prints in JSON follows `json_categorize_type` in PostgreSQL's jsonfuncs.c; whether it has an order, `lookup_type_cache` in
+/// typcache.c: of a domain what it is over, and of an array what its elements are, need a default operator class for B-trees.
+fn described(columns: &str) -> String {
+    format!(
+        "SELECT c.name,
+        CASE c.type WHEN 'bpchar'::regtype THEN 'bpchar' WHEN 'bit'::regtype THEN 'varbit' ELSE format_type(c.type, NULL) END,
+        t.typcategory::text, c.not_null, b.typname::text,
+        CASE WHEN b.oid IN ('json'::regtype, 'jsonb'::regtype) THEN 'any'
+             WHEN b.oid = 'bool'::regtype THEN 'boolean'
+             WHEN b.oid IN ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) THEN 'integer'
+             WHEN b.oid IN ('float4'::regtype, 'float8'::regtype, 'numeric'::regtype) THEN 'number'
+             WHEN b.typsubscript = 'array_subscript_handler'::regproc THEN 'array'
+             WHEN b.typtype = 'c' THEN 'object'
+             WHEN b.oid >= 16384 AND EXISTS (SELECT FROM pg_cast AS k WHERE k.castsource = b.oid AND k.casttarget = 'json'::regtype) THEN 'any'
+             ELSE 'text' END,
+        i.typtype IN ('e', 'r', 'm') OR EXISTS (
+            -- Whose operators are called as everywhere: hstore's are not.
+            SELECT FROM pg_opclass AS o JOIN pg_am AS m ON m.oid = o.opcmethod AND m.amname = 'btree'
+            JOIN pg_amop AS p ON p.amopfamily = o.opcfamily AND p.amoplefttype = o.opcintype AND p.amoprighttype = o.opcintype
+                             AND p.amopstrategy = 1
+            JOIN pg_operator AS q ON q.oid = p.amopopr AND q.oprname = '<'
+            WHERE o.opcdefault AND (o.opcintype = i.oid OR EXISTS (
+                SELECT FROM pg_cast AS k
+                WHERE k.castsource = i.oid AND k.casttarget = o.opcintype AND k.castmethod = 'b' AND k.castcontext = 'i')))
+ FROM ({columns}) AS c
+ JOIN pg_type AS t ON t.oid = c.type
+ CROSS JOIN LATERAL (
+     -- The type, then what a domain is over and what an array consists of.
+     WITH RECURSIVE inner_type (oid, depth) AS (
+         SELECT c.type, 0
+         UNION ALL
+         SELECT CASE n.typtype WHEN 'd' THEN n.typbasetype ELSE n.typelem END, inner_type.depth + 1
+         FROM inner_type JOIN pg_type AS n USING (oid)
+         WHERE n.typtype = 'd' OR n.typsubscript = 'array_subscript_handler'::regproc
+     )
+     SELECT (array_agg(n.oid ORDER BY f.depth) FILTER (WHERE n.typtype <> 'd'))[1] AS base,
+            (array_agg(n.oid ORDER BY f.depth DESC))[1] AS innermost
+     FROM inner_type AS f JOIN pg_type AS n USING (oid)
+ ) AS found
+ JOIN pg_type AS b ON b.oid = found.base
+ JOIN pg_type AS i ON i.oid = found.innermost
+ ORDER BY c.number"
+    )
+}
+
+fn column(row: &Row) -> Column {
+    Column {
+        name: row.get(0),
+        type_name: row.get(1),
+        category: row.get::<_, &str>(2).chars().next().unwrap_or('U'),
+        not_null: row.get(3),
+        base: row.get(4),
+        json: match row.get(5) {
+            "any" => JsonKind::Any,
+            "boolean" => JsonKind::Boolean,
+            "integer" => JsonKind::Integer,
+            "number" => JsonKind::Number,
+            "array" => JsonKind::Array,
+            "object" => JsonKind::Object,
+            _ => JsonKind::Text,
+        },
+        is_sortable: row.get(6),
     }
-    Ok(Table { columns, key: key.to_vec(), trigrams: None })
 }

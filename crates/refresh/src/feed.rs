@@ -62,7 +62,9 @@ impl Fed {
         Some(Value::Array(self.keys.iter().map(object).collect()).to_string())
     }
 
-    /// Records it in the batch's transaction, and notifies the listeners, who are told when it commits.
+    /// Records it in the batch's transaction, and notifies the listeners, who are told when it commits: durably then, unlike other
+    /// batches. A crash could otherwise take back what they have been told, and if the row has meanwhile become again what it was
+    /// before, nothing would tell them.
     pub(crate) async fn write(
         &self,
         target: &Client,
@@ -98,7 +100,8 @@ async fn tell(
                  INSERT INTO lockstep.change (projection, lsn, rows, keys) VALUES ($1, $2::text::pg_lsn, $3, $4::text::json)
                  RETURNING id, lsn, rows, keys
              )
-             SELECT pg_notify('lockstep_' || $1, lockstep.change_notice(id, lsn, rows, keys)) FROM added",
+             SELECT pg_notify('lockstep_' || $1, lockstep.change_notice(id, lsn, rows, keys)), set_config('synchronous_commit', 'on', true)
+             FROM added",
             &[&projection, &lsn.map(|lsn| lsn.to_string()), &rows, &keys],
         )
         .await?;

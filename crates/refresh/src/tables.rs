@@ -177,6 +177,15 @@ pub async fn drop_views(
 /// # Errors
 /// A role does not exist, or a grant is refused.
 pub async fn grant(target: &Client, schema: &str, tables: &[String], readers: &[String]) -> Result<(), tokio_postgres::Error> {
+    let views = target
+        .query(
+            "SELECT c.relname::text FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE c.relkind = 'm' AND n.nspname = $1 AND obj_description(c.oid, 'pg_class') LIKE 'lockstep backstop %'
+               AND c.relname::text IN (SELECT 'mv_' || name FROM unnest($2::text[]) AS name)",
+            &[&schema, &tables],
+        )
+        .await?;
+    let views: Vec<&str> = views.iter().map(|row| row.get(0)).collect();
     for reader in readers {
         let role = quote::identifier(reader);
         let mut statements = format!(
@@ -184,7 +193,7 @@ pub async fn grant(target: &Client, schema: &str, tables: &[String], readers: &[
              GRANT SELECT ON lockstep.checkpoint, lockstep.projection, lockstep.change, lockstep.forgotten, lockstep.mv_refresh_log, lockstep.status TO {role};",
             quote::identifier(schema)
         );
-        for table in tables {
+        for table in tables.iter().map(String::as_str).chain(views.iter().copied()) {
             statements.push_str(&format!("\nGRANT SELECT ON {} TO {role};", quote::qualified(schema, table)));
         }
         target.batch_execute(&statements).await?;

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use axum::response::sse::{Event as SentEvent, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::Api;
 use super::follower::{Backlog, Event, Told};
-use super::parameters::Parameters;
+use super::parameters::{Named, Parameters};
 use super::problem::Problem;
 
 /// Events that wait for a client's network. One that falls further behind reads the table again; an event may have a thousand keys, and
@@ -26,7 +26,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
 /// `GET /api/changes/{projection}`; goes on after `Last-Event-ID` or `?since=`.
 pub(super) async fn changes(
     State(api): State<Api>,
-    Path(projection): Path<String>,
+    Named(projection): Named,
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

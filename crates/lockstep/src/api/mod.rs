@@ -27,17 +27,18 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use lockstep_plan::chain::{stand_for_projections, tables_of_stand_ins};
-use lockstep_read::{Model, Pool, ReadError, Reader};
+use lockstep_read::{Model, Pool, Pools, ReadError, Reader};
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::config::{ApiConfig, Config};
+use crate::listener;
 use follower::Follower;
 use problem::Problem;
 use respond::CacheRatio;
 
-/// Sessions for requests that wait for a position.
-const WAITS_MAX: usize = 8;
+/// Sessions for requests that wait for a position: projections that are looked at for them at the same time.
+const LOOKS_MAX: usize = 8;
 
 /// What all handlers share.
 #[derive(Clone)]
@@ -56,14 +57,12 @@ impl Api {
         // A role of its own for reading need not be able to read the source tables.
         let one_database = config.target.is_none() && api.settings.is_none();
         let pool = |settings, size| Pool::new(settings, size, api.request_timeout / 2, api.request_timeout);
-        let reader = Reader::new(
-            pool(&target, api.connections),
-            pool(&config.source, api.connections.min(api.tables_at_once)),
-            Pool::new(&target, WAITS_MAX, api.read.min_lsn_wait, api.read.min_lsn_wait + api.request_timeout),
-            one_database,
-            api.tables_at_once,
-            api.request_timeout / 2,
-        );
+        let pools = Pools {
+            target: pool(&target, api.connections),
+            source: (!one_database).then(|| pool(&config.source, api.connections.min(api.tables_at_once))),
+            waits: Pool::new(&target, LOOKS_MAX, api.read.min_lsn_wait, api.request_timeout),
+        };
+        let reader = Reader::new(pools, api.tables_at_once, api.request_timeout / 2);
         let follower = Follower::new(target);
         let this = Self {
             reader: Arc::new(reader),
@@ -137,12 +136,7 @@ pub(crate) async fn serve(config: &Config, api: &ApiConfig, address: SocketAddr)
     tokio::spawn(shared.follower.clone().run());
     tokio::spawn(warm::run(shared.clone(), router.clone()));
     tracing::info!(%address, "serving the read API");
-    tokio::spawn(async move {
-        let service = router.into_make_service_with_connect_info::<SocketAddr>();
-        if let Err(error) = axum::serve(listener, service).await {
-            tracing::error!(error = %error, "the read API ended");
-        }
-    });
+    tokio::spawn(listener::serve(listener, router));
     Ok(Running { api: shared, address })
 }
 

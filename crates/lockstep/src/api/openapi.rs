@@ -3,11 +3,12 @@
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse as _, Response};
-use lockstep_read::{Column, Operator, Table};
+use lockstep_read::{Column, JsonKind, Operator, Source, Table};
 use serde_json::{Map, Value, json};
 
 use super::products::{COLUMNS, FACETS, ORDERS};
 use super::{Api, problem::Problem};
+use crate::config::ApiConfig;
 
 /// `GET /openapi.json`
 pub(super) async fn document(State(api): State<Api>) -> Result<Response, Problem> {
@@ -19,10 +20,10 @@ pub(super) async fn document(State(api): State<Api>) -> Result<Response, Problem
         // One that cannot be read now is left out rather than keeping the others back.
         let Ok(table) = api.reader.table(&model.name).await else { continue };
         schemas.insert(model.name.clone(), row(&table, None));
-        paths.insert(format!("/api/read/{}", model.name), read(&model.name, &table, config.page_max));
+        paths.insert(format!("/api/read/{}", model.name), read(&model.name, &table, &config));
         if config.products.as_ref() == Some(&model.name) {
             schemas.insert("Product".to_owned(), row(&table, Some(&COLUMNS)));
-            paths.extend(products(config.page_max));
+            paths.extend(products(&config));
         }
     }
     for projection in api.reader.models().iter().filter(|model| api.follower.subscribe(&model.name).is_some()) {
@@ -56,19 +57,19 @@ fn problem() -> Value {
 
 /// The JSON type that PostgreSQL prints for a column.
 fn type_of(column: &Column) -> Value {
-    let name = match (column.category, column.type_name.as_str()) {
-        (_, "json" | "jsonb") => return json!({}),
+    let (name, what) = match column.json {
+        JsonKind::Any => return json!({}),
+        JsonKind::Boolean => ("boolean", json!({})),
+        JsonKind::Integer => ("integer", json!({})),
         // NaN and the infinities are printed as texts.
-        ('N', "numeric" | "real" | "double precision") => return json!({ "type": ["number", "string", "null"] }),
-        ('N', "money" | "regclass" | "regtype" | "regproc") => "string",
-        ('N', _) => "number",
-        ('B', _) => "boolean",
-        ('A', _) => return json!({ "type": ["array", "null"], "items": {} }),
-        // Composites are printed as objects.
-        ('C', _) => return json!({ "type": ["object", "null"] }),
-        _ => "string",
+        JsonKind::Number => return json!({ "type": ["number", "string", "null"] }),
+        JsonKind::Array => ("array", json!({ "items": {} })),
+        JsonKind::Object => ("object", json!({})),
+        JsonKind::Text => ("string", json!({})),
     };
-    if column.not_null { json!({ "type": name }) } else { json!({ "type": [name, "null"] }) }
+    let mut schema = what;
+    schema["type"] = if column.not_null { json!(name) } else { json!([name, "null"]) };
+    schema
 }
 
 fn row(table: &Table, only: Option<&[&str]>) -> Value {
@@ -86,20 +87,20 @@ fn parameter(name: &str, description: &str, schema: &Value) -> Value {
 }
 
 /// Parameters that every list has.
-fn common() -> Vec<Value> {
-    vec![
-        parameter(
-            "source",
-            "Read from this source alone, where that is allowed.",
-            &json!({ "enum": ["projection", "view", "tables"] }),
-        ),
+fn common(config: &ApiConfig) -> Vec<Value> {
+    let mut parameters = vec![
         parameter(
             "min_lsn",
             "The answer must contain this source position; waits for it. Also as header Lockstep-Min-LSN.",
             &json!({ "type": "string", "pattern": "^[0-9A-Fa-f]{1,8}/[0-9A-Fa-f]{1,8}$" }),
         ),
         json!({ "name": "If-None-Match", "in": "header", "required": false, "schema": { "type": "string" } }),
-    ]
+    ];
+    if config.read.allow_forced {
+        let sources = json!({ "enum": Source::ALL.map(Source::name) });
+        parameters.push(parameter("source", "Read from this source alone.", &sources));
+    }
+    parameters
 }
 
 fn responses(schema: &Value) -> Value {
@@ -114,22 +115,23 @@ fn responses(schema: &Value) -> Value {
     })
 }
 
-fn read(name: &str, table: &Table, page_max: u32) -> Value {
+fn read(name: &str, table: &Table, config: &ApiConfig) -> Value {
     let operators = Operator::ALL.map(|(name, _)| name).join(", ");
     let mut parameters = vec![
         parameter("select", "Columns, separated by commas.", &json!({ "type": "string" })),
         parameter("order", "Columns, each with .asc or .desc; rank with a full-text search.", &json!({ "type": "string" })),
-        parameter("limit", "Rows of a page.", &json!({ "type": "integer", "minimum": 1, "maximum": page_max })),
+        parameter("limit", "Rows of a page.", &json!({ "type": "integer", "minimum": 1, "maximum": config.page_max })),
         parameter("after", "The cursor that the page before gave as next.", &json!({ "type": "string" })),
         parameter("page", "The n-th page instead.", &json!({ "type": "integer", "minimum": 1 })),
         parameter("total", "How to count.", &json!({ "enum": ["exact", "estimated", "none"] })),
         parameter("facets", "Columns whose values are counted.", &json!({ "type": "string" })),
         parameter("highlight", "Text columns in which the words of a full-text search are marked.", &json!({ "type": "string" })),
     ];
-    parameters.extend(common());
+    parameters.extend(common(config));
+    let filter = json!({ "type": "string", "pattern": format!("^({})\\.", Operator::ALL.map(|(name, _)| name).join("|")) });
     for column in &table.columns {
         let description = format!("{}: operator.value, with {operators}. May be given more than once.", column.type_name);
-        parameters.push(parameter(&format!("filter.{}", column.name), &description, &json!({ "type": "string" })));
+        parameters.push(parameter(&format!("filter.{}", column.name), &description, &filter));
     }
     let schema = json!({
         "type": "object",
@@ -144,7 +146,7 @@ fn read(name: &str, table: &Table, page_max: u32) -> Value {
     json!({ "get": { "operationId": format!("read_{name}"), "summary": format!("Rows of {name}."), "parameters": parameters, "responses": responses(&schema) } })
 }
 
-fn products(page_max: u32) -> Map<String, Value> {
+fn products(config: &ApiConfig) -> Map<String, Value> {
     let names = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
     let filters = vec![
         parameter("categoryId", "Of this category.", &json!({ "type": "string" })),
@@ -157,7 +159,7 @@ fn products(page_max: u32) -> Map<String, Value> {
         parameter("search", "The same as q.", &json!({ "type": "string" })),
         parameter("highlight", "Mark what was found.", &json!({ "type": "boolean" })),
         parameter("page", "From 1.", &json!({ "type": "integer", "minimum": 1 })),
-        parameter("limit", "Rows of a page.", &json!({ "type": "integer", "minimum": 1, "maximum": page_max })),
+        parameter("limit", "Rows of a page.", &json!({ "type": "integer", "minimum": 1, "maximum": config.page_max })),
         parameter("sortBy", "created_at if left out; the best first when searching.", &json!({ "enum": names(&ORDERS) })),
         parameter("sortOrder", "DESC if left out.", &json!({ "enum": ["ASC", "DESC"] })),
         parameter("total", "How to count.", &json!({ "enum": ["exact", "estimated"] })),
@@ -176,7 +178,7 @@ fn products(page_max: u32) -> Map<String, Value> {
         }
     });
     let operation = |id: &str, summary: &str, path_parameter: Option<&str>| {
-        let mut parameters: Vec<Value> = filters.iter().cloned().chain(common()).collect();
+        let mut parameters: Vec<Value> = filters.iter().cloned().chain(common(config)).collect();
         if let Some(name) = path_parameter {
             parameters
                 .push(json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string", "minLength": 1 } }));

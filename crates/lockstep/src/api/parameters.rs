@@ -2,11 +2,25 @@
 
 use std::str::FromStr;
 
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri};
 use lockstep_read::{Facet, Source, Total};
 use lockstep_wal::Lsn;
 
 use super::problem::Problem;
+
+/// What the path names.
+pub(super) struct Named(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path(name) = Path::from_request_parts(parts, state).await.map_err(|_| Problem::not_found("the path is not UTF-8"))?;
+        Ok(Self(name))
+    }
+}
 
 /// Parameters that have not been taken yet, in the order in which they were written.
 pub(super) struct Parameters(Vec<(String, String)>);
@@ -19,6 +33,10 @@ impl Parameters {
 
     /// A parameter that may be given once. An empty value is no value.
     pub(super) fn take(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        Ok(self.take_whatever(name)?.filter(|value| !value.is_empty()))
+    }
+
+    fn take_whatever(&mut self, name: &str) -> Result<Option<String>, Problem> {
         let mut found = None;
         let mut rest = Vec::with_capacity(self.0.len());
         for (key, value) in std::mem::take(&mut self.0) {
@@ -29,7 +47,14 @@ impl Parameters {
             }
         }
         self.0 = rest;
-        Ok(found.filter(|value| !value.is_empty()))
+        Ok(found)
+    }
+
+    /// A number, as it was written.
+    pub(super) fn decimal(&mut self, name: &str) -> Result<Option<String>, Problem> {
+        let Some(text) = self.take(name)? else { return Ok(None) };
+        // NaN and the infinities are numbers of PostgreSQL, and no prices.
+        if text.parse::<f64>().is_ok_and(f64::is_finite) { Ok(Some(text)) } else { Err(Problem::bad(name, "not a number")) }
     }
 
     /// A parameter of some type.
@@ -66,12 +91,13 @@ impl Parameters {
 
     /// The position that the answer must contain: a parameter, or a header.
     pub(super) fn min_lsn(&mut self, headers: &HeaderMap) -> Result<Option<Lsn>, Problem> {
-        if let Some(lsn) = self.parse("min_lsn", "a position such as 0/1A2B3C4")? {
-            return Ok(Some(lsn));
-        }
-        let Some(header) = headers.get("lockstep-min-lsn") else { return Ok(None) };
-        let lsn = header.to_str().ok().and_then(|text| text.parse().ok());
-        lsn.map(Some).ok_or_else(|| Problem::bad("Lockstep-Min-LSN", "not a position such as 0/1A2B3C4"))
+        // An empty one is a mistake: who sends it wants something, and would not get it.
+        let (name, text) = match (self.take_whatever("min_lsn")?, headers.get("lockstep-min-lsn")) {
+            (Some(text), _) => ("min_lsn", text),
+            (None, Some(header)) => ("Lockstep-Min-LSN", header.to_str().unwrap_or_default().to_owned()),
+            (None, None) => return Ok(None),
+        };
+        text.parse().map(Some).map_err(|_| Problem::bad(name, "not a position such as 0/1A2B3C4"))
     }
 
     /// `facets=a,b`; `column` tells which column a name means.

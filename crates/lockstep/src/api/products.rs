@@ -3,14 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use lockstep_read::{
     Answer, Condition, Highlight, Operator, Order, OrderBy, Query, ReadError, Request, Similar, TextSearch, Total, Window,
 };
 
-use super::parameters::Parameters;
+use super::parameters::{Named, Parameters};
 use super::problem::Problem;
 use super::{Api, respond, sticky_key};
 
@@ -21,6 +21,9 @@ pub(super) const COLUMNS: [&str; 9] =
 /// The column that people search in when they mistype, and that suggestions come from.
 const NAME: &str = "name";
 
+/// What a product costs.
+const PRICE: &str = "recommended_price";
+
 /// Rows of a page, unless it is said.
 const LIMIT: u32 = 20;
 
@@ -28,10 +31,10 @@ const LIMIT: u32 = 20;
 const SUGGESTIONS: (u32, u32) = (10, 50);
 
 /// Facets and their columns.
-pub(super) const FACETS: [(&str, &str); 3] = [("brand", "brand"), ("category", "category_id"), ("price", "recommended_price")];
+pub(super) const FACETS: [(&str, &str); 3] = [("brand", "brand"), ("category", "category_id"), ("price", PRICE)];
 
 /// Orders and their columns.
-pub(super) const ORDERS: [(&str, &str); 3] = [("created_at", "created_at"), ("price", "recommended_price"), ("name", "name")];
+pub(super) const ORDERS: [(&str, &str); 3] = [("created_at", "created_at"), ("price", PRICE), ("name", "name")];
 
 type Peer = Option<axum::Extension<ConnectInfo<SocketAddr>>>;
 
@@ -48,7 +51,7 @@ pub(super) async fn search(State(api): State<Api>, uri: Uri, headers: HeaderMap,
 /// `GET /api/categories/{id}/products`
 pub(super) async fn of_category(
     State(api): State<Api>,
-    Path(id): Path<String>,
+    Named(id): Named,
     uri: Uri,
     headers: HeaderMap,
     peer: Peer,
@@ -59,7 +62,7 @@ pub(super) async fn of_category(
 /// `GET /api/brands/{brand}/products`
 pub(super) async fn of_brand(
     State(api): State<Api>,
-    Path(brand): Path<String>,
+    Named(brand): Named,
     uri: Uri,
     headers: HeaderMap,
     peer: Peer,
@@ -157,13 +160,17 @@ fn conditions(parameters: &mut Parameters, fixed: &Fixed) -> Result<Vec<Conditio
     }
     for (name, column, operator) in [
         ("categoryId", "category_id", Operator::Eq),
-        ("priceMin", "recommended_price", Operator::Gte),
-        ("priceMax", "recommended_price", Operator::Lte),
+        ("priceMin", PRICE, Operator::Gte),
+        ("priceMax", PRICE, Operator::Lte),
         ("brand", "brand", Operator::Eq),
     ] {
         let is_fixed = fixed.condition.as_ref().is_some_and(|(parameter, ..)| *parameter == name);
         // What the path says cannot be said again.
-        if !is_fixed && let Some(value) = parameters.take(name)? {
+        if is_fixed {
+            continue;
+        }
+        let value = if column == PRICE { parameters.decimal(name)? } else { parameters.take(name)? };
+        if let Some(value) = value {
             conditions.push(Condition::new(name, column, operator, value));
         }
     }

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use lockstep_read::{Answer, Condition, Highlight, Operator, Order, OrderBy, Query, Request, Table, TextSearch, Window};
 
-use super::parameters::Parameters;
+use super::parameters::{Named, Parameters};
 use super::problem::Problem;
 use super::{Api, respond, sticky_key};
 
@@ -20,7 +20,7 @@ const FILTER_PREFIX: &str = "filter.";
 /// `GET /api/read/{projection}`
 pub(super) async fn read(
     State(api): State<Api>,
-    Path(projection): Path<String>,
+    Named(projection): Named,
     uri: Uri,
     headers: HeaderMap,
     peer: Option<axum::Extension<ConnectInfo<SocketAddr>>>,
@@ -49,7 +49,7 @@ pub(super) async fn read(
         query: Query {
             columns,
             conditions,
-            order: order(order_text, text.is_some())?,
+            order: order(order_text, text.is_some(), &table)?,
             text,
             window,
             total,
@@ -73,7 +73,7 @@ fn names(text: Option<String>) -> Vec<String> {
 }
 
 /// `a.desc,b`: NULLs count as the largest.
-fn order(text: Option<String>, searching: bool) -> Result<Vec<Order>, Problem> {
+fn order(text: Option<String>, searching: bool, table: &Table) -> Result<Vec<Order>, Problem> {
     let parts = names(text);
     if parts.is_empty() && searching {
         return Ok(vec![Order { parameter: "order".to_owned(), by: OrderBy::Rank, descending: true }]);
@@ -82,6 +82,8 @@ fn order(text: Option<String>, searching: bool) -> Result<Vec<Order>, Problem> {
         let (name, descending) = match part.rsplit_once('.') {
             Some((name, "asc")) => (name, false),
             Some((name, "desc")) => (name, true),
+            // A column may have a dot in its name.
+            Some(_) if table.has(part) => (part.as_str(), false),
             Some((_, other)) => return Err(Problem::bad("order", format!("\"{other}\" is neither asc nor desc"))),
             None => (part.as_str(), false),
         };

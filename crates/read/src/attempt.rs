@@ -1,0 +1,221 @@
+//! One source asked once: rows, total, facets and version of one snapshot.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use lockstep_plan::quote;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
+
+use crate::condition::Operator;
+use crate::cursor;
+use crate::error::{ReadError, SourceFault};
+use crate::pool::Borrowed;
+use crate::query::Query;
+use crate::reader::{Answer, Reader, Request};
+use crate::select::{Statement, Statements, statements};
+use crate::settings::{Model, ReadSettings, Source};
+use crate::table::Table;
+use crate::version::{Version, tag, version, view_version};
+
+/// One source asked.
+#[derive(Clone, Copy)]
+pub(crate) struct Attempt<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) table: &'a Table,
+    pub(crate) settings: &'a ReadSettings,
+    pub(crate) request: &'a Request,
+    pub(crate) source: Source,
+    /// Even if it is stale or set aside.
+    pub(crate) whatever: bool,
+    /// How long it may take.
+    pub(crate) share: Duration,
+}
+
+/// Why a source gave no answer.
+pub(crate) enum Obstacle {
+    /// No source will.
+    Request(ReadError),
+    /// Another one may.
+    Source(SourceFault),
+}
+
+/// Why a transaction did not end well.
+enum Trouble {
+    Sql(tokio_postgres::Error),
+    Fault(SourceFault),
+}
+
+impl From<tokio_postgres::Error> for Trouble {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl Reader {
+    /// Asks the attempt's source.
+    pub(crate) async fn ask(&self, attempt: Attempt<'_>) -> Result<Answer, Obstacle> {
+        let Attempt { model, table, settings, request, source, .. } = attempt;
+        let from = match source {
+            Source::Projection => quote::qualified(&model.schema, &model.name),
+            Source::View => quote::qualified(&model.schema, &format!("mv_{}", model.name)),
+            Source::Tables => format!("(\n{}\n)", model.sql.trim()),
+        };
+        let mut wanted = statements(&request.query, table, &from, &settings.text_config).map_err(Obstacle::Request)?;
+        // Counting is most of what a list costs.
+        let counted = wanted.total.clone().filter(|_| !settings.total_for.is_zero() && request.min_lsn.is_none());
+        let kept = counted.as_ref().and_then(|statement| self.totals.get(statement, settings.total_for));
+        if kept.is_some() {
+            wanted.total = None;
+        }
+        let _slot = match source {
+            Source::Tables => {
+                let waiting = tokio::time::timeout(self.costly_wait, self.costly.clone().acquire_owned());
+                Some(waiting.await.map_err(|_| Obstacle::Source(SourceFault::Busy))?)
+            }
+            Source::Projection | Source::View => None,
+        };
+        let session = Borrowed::new(self.pool_of(model, source).get().await.map_err(Obstacle::Source)?);
+        let answer = one_snapshot(session.session(), &attempt, &wanted).await;
+        match answer {
+            Ok(mut answer) => {
+                session.give_back();
+                match (kept, counted, answer.total) {
+                    (Some(total), ..) => answer.total = Some(total),
+                    (None, Some(statement), Some(total)) => self.totals.keep(statement, total),
+                    (None, ..) => {}
+                }
+                Ok(answer)
+            }
+            Err(Trouble::Fault(fault)) => {
+                if session.session().batch_execute("ROLLBACK").await.is_ok() {
+                    session.give_back();
+                }
+                Err(Obstacle::Source(fault))
+            }
+            Err(Trouble::Sql(error)) => {
+                let obstacle = self.explain(session.session(), &request.query, &wanted, &error).await;
+                if session.session().batch_execute("ROLLBACK").await.is_ok() {
+                    session.give_back();
+                }
+                Err(obstacle)
+            }
+        }
+    }
+
+    /// Whose fault an error is: the request's, if it is about one of its values.
+    async fn explain(&self, client: &Client, request: &Query, wanted: &Statements, error: &tokio_postgres::Error) -> Obstacle {
+        let code = lockstep_connect::sqlstate(error).map(tokio_postgres::error::SqlState::code).unwrap_or_default();
+        // Whatever does not concern the server may concern a value, such as one that a domain does not allow.
+        let of_the_server = ["08", "25", "40", "53", "55", "57", "58", "XX"].iter().any(|class| code.starts_with(class));
+        if code.is_empty() || of_the_server || ["42P01", "42703", "3F000", "42501"].contains(&code) {
+            return Obstacle::Source(SourceFault::of(error));
+        }
+        if client.batch_execute("ROLLBACK").await.is_err() {
+            return Obstacle::Source(SourceFault::Unreachable);
+        }
+        for typed in &wanted.typed {
+            let sql = format!("SELECT $1::text::{}", typed.type_name);
+            if client.query_typed(&sql, &[(&typed.value, Type::TEXT)]).await.is_err() {
+                let what = if typed.parameter == "after" {
+                    "not a cursor of this order".to_owned()
+                } else {
+                    format!("not a value of type {}", typed.type_name)
+                };
+                return Obstacle::Request(ReadError::bad(&typed.parameter, what));
+            }
+        }
+        if code == "22025"
+            && let Some(like) =
+                request.conditions.iter().find(|condition| matches!(condition.operator, Operator::Like | Operator::Ilike))
+        {
+            return Obstacle::Request(ReadError::bad(
+                &like.parameter,
+                "the pattern ends in the middle of an escape: write \\\\ for a backslash",
+            ));
+        }
+        match (code, wanted.typed.first()) {
+            ("42883", Some(typed)) => Obstacle::Request(ReadError::bad(
+                &typed.parameter,
+                format!("values of type {} cannot be compared so", typed.type_name),
+            )),
+            ("42883", None) => {
+                let parameter = if request.facets.is_empty() { "order" } else { "facets" };
+                Obstacle::Request(ReadError::bad(parameter, "values of such a column cannot be compared so"))
+            }
+            // The source's own: a row whose expression fails while the defining query is computed.
+            _ => Obstacle::Source(SourceFault::Refused),
+        }
+    }
+}
+
+/// Runs everything in one transaction, so that rows, total, facets and version belong together; in as few round trips as can be.
+async fn one_snapshot(client: &Client, attempt: &Attempt<'_>, wanted: &Statements) -> Result<Answer, Trouble> {
+    let Attempt { model, settings, request, source, whatever, share, .. } = *attempt;
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL TimeZone = {}; SET LOCAL statement_timeout = {}",
+        quote::literal(&model.time_zone),
+        share.as_millis().max(1)
+    );
+    let looking = async {
+        match source {
+            Source::Projection => version(client, model).await.map(Some),
+            Source::View => view_version(client, model).await.map(Some),
+            Source::Tables => Ok(None),
+        }
+    };
+    let (begun, version) = tokio::join!(biased; client.batch_execute(&begin), looking);
+    begun?;
+    let mut answer = Answer { source: Some(source), version: Version::default(), ..Answer::default() };
+    match (version?, source) {
+        (Some(found), Source::Projection) => {
+            if !found.is_built {
+                return Err(Trouble::Fault(SourceFault::NotBuilt));
+            }
+            if found.is_stale(settings) && !whatever {
+                return Err(Trouble::Fault(SourceFault::Stale));
+            }
+            answer.version = found.version;
+            answer.version.tag = tag(&answer.version.tag, &request.identity, model, settings, attempt.table);
+        }
+        (Some(found), _) => answer.version = found.version,
+        (None, _) => answer.version.staleness_seconds = Some(0.0),
+    }
+    let total = async {
+        match &wanted.total {
+            Some(statement) => run(client, statement).await.map(Some),
+            None => Ok(None),
+        }
+    };
+    let facets = join_all(wanted.facets.iter().map(|(_, statement)| run(client, statement)));
+    // All are sent before the first is awaited: the COMMIT is behind them.
+    let (rows, total, facets, committed) =
+        tokio::join!(biased; run(client, &wanted.rows), total, facets, client.batch_execute("COMMIT"));
+    let rows = rows?;
+    answer.total = total?.as_deref().and_then(|rows| rows.first()).map(counted);
+    for ((name, _), found) in wanted.facets.iter().zip(facets) {
+        answer.facets.push((name.clone(), found?.first().map(|row| row.get(0)).unwrap_or_default()));
+    }
+    committed?;
+    if rows.len() > wanted.limit {
+        let values: Vec<Option<String>> = rows[wanted.limit - 1].get(1);
+        answer.next = (!values.is_empty()).then(|| cursor::encode(&values));
+    }
+    answer.rows = rows.iter().take(wanted.limit).map(|row| row.get(0)).collect();
+    Ok(answer)
+}
+
+pub(crate) async fn run(client: &Client, statement: &Statement) -> Result<Vec<Row>, tokio_postgres::Error> {
+    let values: Vec<(&(dyn ToSql + Sync), Type)> =
+        statement.values.iter().map(|value| (value as &(dyn ToSql + Sync), Type::TEXT)).collect();
+    client.query_typed(&statement.sql, &values).await
+}
+
+/// A count, or what the planner expects.
+fn counted(row: &Row) -> i64 {
+    if let Ok(count) = row.try_get::<_, i64>(0) {
+        return count;
+    }
+    let plan: serde_json::Value = row.try_get(0).unwrap_or_default();
+    plan.pointer("/0/Plan/Plan Rows").and_then(serde_json::Value::as_i64).unwrap_or_default()
+}

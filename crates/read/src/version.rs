@@ -1,0 +1,71 @@
+//! Where a projection is: what entity tags, staleness and positions of answers come from.
+
+use sha2::{Digest as _, Sha256};
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+use crate::settings::{Model, ReadSettings};
+use crate::table::Table;
+
+/// Where a projection was when it was read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Version {
+    /// Changes with every batch and every definition.
+    pub tag: String,
+    /// How long ago it was known to be current, in seconds.
+    pub staleness_seconds: Option<f64>,
+    /// The position that it contains.
+    pub lsn: Option<String>,
+}
+
+/// What is known of a source before it is read.
+pub(crate) struct Found {
+    pub(crate) version: Version,
+    pub(crate) is_built: bool,
+    is_faulted: bool,
+}
+
+impl Found {
+    /// Set aside, or older than is wanted.
+    pub(crate) fn is_stale(&self, settings: &ReadSettings) -> bool {
+        let seconds = self.version.staleness_seconds.unwrap_or(f64::MAX);
+        self.is_faulted || settings.staleness_max.is_some_and(|max| seconds > max.as_secs_f64())
+    }
+}
+
+pub(crate) async fn version(client: &Client, model: &Model) -> Result<Found, tokio_postgres::Error> {
+    let rows = client
+        .query_typed(
+            "SELECT concat_ws(' ', p.fingerprint, c.leader_epoch, c.batches, c.snapshot), extract(epoch FROM clock_timestamp() - c.current_as_of)::float8,
+                    c.lsn::text, p.built_at IS NOT NULL, p.state = 'faulted'
+             FROM lockstep.projection AS p JOIN lockstep.checkpoint AS c USING (group_name) WHERE p.name = $1",
+            &[(&model.name, Type::TEXT)],
+        )
+        .await?;
+    let Some(row) = rows.first() else {
+        return Ok(Found { version: Version::default(), is_built: false, is_faulted: false });
+    };
+    let staleness = row.get::<_, Option<f64>>(1).map(|seconds| seconds.max(0.0));
+    let version = Version { tag: row.get(0), staleness_seconds: staleness, lsn: row.get(2) };
+    Ok(Found { version, is_built: row.get(3), is_faulted: row.get(4) })
+}
+
+pub(crate) async fn view_version(client: &Client, model: &Model) -> Result<Found, tokio_postgres::Error> {
+    let view = format!("mv_{}", model.name);
+    let rows = client
+        .query_typed(
+            "SELECT extract(epoch FROM clock_timestamp() - max(last_refresh_at))::float8 FROM lockstep.mv_refresh_log WHERE view = $1 AND success",
+            &[(&view, Type::TEXT)],
+        )
+        .await?;
+    let staleness_seconds = rows.first().and_then(|row| row.get(0));
+    Ok(Found { version: Version { staleness_seconds, ..Version::default() }, is_built: true, is_faulted: false })
+}
+
+/// An HTTP entity tag: of the version, of what was asked for, and of everything else that the answer depends on.
+pub(crate) fn tag(version: &str, identity: &str, model: &Model, settings: &ReadSettings, table: &Table) -> String {
+    let (zone, text, trigrams) = (&model.time_zone, &settings.text_config, &table.trigrams);
+    let digest = Sha256::digest(format!("{version}\n{identity}\n{zone}\n{text}\n{trigrams:?}"));
+    let hexadecimal: String = digest.iter().take(12).map(|byte| format!("{byte:02x}")).collect();
+    format!("W/\"{hexadecimal}\"")
+}
