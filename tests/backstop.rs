@@ -76,6 +76,40 @@ async fn views_are_refreshed_and_compared_under_load() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Views do not wait for their schedule to be made, and readers that are named later may read them.
+#[tokio::test(flavor = "multi_thread")]
+async fn views_stand_behind_their_projections_at_once() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let mut setup = setup(&cluster.url("postgres"), "schedule = \"0 0 1 1 *\"");
+    let session = shop(&setup.source_url).await?;
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    until(&session, "SELECT count(*) = 9 FROM lockstep.mv_refresh_log WHERE success").await?;
+    projector.stop().await?;
+    session.batch_execute("CREATE ROLE late").await?;
+    setup.preamble = format!("[target]\nreaders = [\"late\"]\n{}", setup.preamble);
+    let order_row = setup.projections.iter_mut().find(|(name, ..)| name == "order_row");
+    let query = order_row.map(|(_, query, _)| query).ok_or_else(|| anyhow::anyhow!("no order_row"))?;
+    *query = query.replacen("SELECT ", "SELECT 7 AS seven, ", 1);
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    let granted =
+        "SELECT bool_and(has_table_privilege('late', format('%I.%I', schemaname, matviewname), 'SELECT')) FROM pg_matviews";
+    until(&session, granted).await?;
+    until(
+        &session,
+        "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('read_model.mv_order_row') AND attname = 'seven')",
+    )
+    .await?;
+    until(&session, granted).await?;
+    projector.catch_up().await?;
+    until(&session, "SELECT count(*) = 2 FROM lockstep.mv_refresh_log WHERE view = 'mv_order_row'").await?;
+    let others: i64 =
+        session.query_one("SELECT count(*) FROM lockstep.mv_refresh_log WHERE view <> 'mv_order_row'", &[]).await?.get(0);
+    assert_eq!(others, 8, "none is made more often than it must be");
+    projector.stop().await?;
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_that_fails_is_logged_and_tried_again() -> anyhow::Result<()> {
     let cluster = cluster()?;

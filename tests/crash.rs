@@ -3,6 +3,7 @@
 use std::process::Child;
 use std::sync::Arc;
 
+use lockstep_connect::Session;
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Oracle, Workload, cluster, connect, seed_from_environment};
 
@@ -150,4 +151,37 @@ async fn the_target_crashes() -> anyhow::Result<()> {
     }
     projector.stop().await?;
     Ok(())
+}
+
+/// What the feed has told is durable: a crash of the target does not take it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_been_told_outlives_a_crash() -> anyhow::Result<()> {
+    let source = cluster()?;
+    let mut target = lockstep_testkit::cluster_with(&["wal_writer_delay=10s", "wal_writer_flush_after=1GB", "fsync=on"])?;
+    let mut setup = Setup::new(&source.url("postgres"), &PROJECTIONS[..1]);
+    setup.target_url = Some(target.url("postgres"));
+    setup.preamble = "[feed]\n".to_owned();
+    let session = shop(&setup.source_url).await?;
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    for round in 0..3 {
+        let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let listener = Session::open_listening(setup.config().target_settings(), "test", Some(sender)).await?;
+        listener.batch_execute("LISTEN lockstep_order_row").await?;
+        session.batch_execute(&format!("UPDATE shop.orders SET status = 'told {round}' WHERE id = 5")).await?;
+        let notice = tokio::time::timeout(PATIENCE, told.recv()).await?.ok_or_else(|| anyhow::anyhow!("nothing was told"))?;
+        target.stop_server("immediate")?;
+        target.start_server()?;
+        let notice: serde_json::Value = serde_json::from_str(notice.payload())?;
+        let id = notice["id"].as_i64().unwrap_or_default();
+        projector.reconnect(&setup).await?;
+        let again = connect(setup.target_url()).await?;
+        let kept = again
+            .query_opt("SELECT FROM lockstep.change WHERE id = $1 AND projection = 'order_row' AND rows = 1", &[&id])
+            .await?;
+        anyhow::ensure!(kept.is_some(), "round {round}: {notice} is gone");
+        projector.catch_up().await?;
+    }
+    projector.stop().await?;
+    assert_equal(&setup).await
 }
