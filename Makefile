@@ -4,7 +4,7 @@ DEMO = --seconds 30
 FEATURES = --workspace --features lockstep/failpoints
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 
-.PHONY: demo test check setup fmt clippy fuzz fuzz-sql clean
+.PHONY: demo test check setup fmt clippy fuzz fuzz-sql fuzz-api clean
 
 # The demonstration on a private cluster. DEMO="--products 100000 --seconds 60 --rate 500" changes it.
 demo: setup
@@ -38,6 +38,10 @@ fuzz: setup
 QUERIES = 4000
 fuzz-sql: setup
 	LOCKSTEP_SQL_QUERIES=$(QUERIES) cargo test $(FEATURES) --test scenarios random_queries -- --nocapture
+
+# The read API against its own OpenAPI document (needs Python). EXAMPLES=1000 makes it longer, SEED=… repeats a run.
+fuzz-api: setup
+	bash scripts/fuzz-api.sh
 
 clean:
 	cargo clean

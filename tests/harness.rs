@@ -108,12 +108,13 @@ impl Projector {
     /// The same, with the address of its read API.
     pub(crate) async fn start_with_api(setup: &Setup, options: RefreshOptions) -> anyhow::Result<(Self, std::net::SocketAddr)> {
         let (stop, stopped) = watch::channel(false);
-        let (published, mut address) = watch::channel(None);
+        let (published, mut addresses) = watch::channel(supervisor::Addresses::default());
         let config = setup.config();
-        let hooks = Hooks { options, quiet: true, api_address: Some(published), ..Hooks::default() };
+        let hooks = Hooks { options, quiet: true, addresses: Some(published), ..Hooks::default() };
         let task = tokio::spawn(async move { supervisor::run_until(&config, false, stopped, hooks).await });
         let (target, source) = (connect(setup.target_url()).await?, connect(&setup.source_url).await?);
-        let found = tokio::time::timeout(PATIENCE, address.wait_for(Option::is_some)).await??.context("no address")?;
+        let found =
+            tokio::time::timeout(PATIENCE, addresses.wait_for(|found| found.api.is_some())).await??.api.context("no address")?;
         Ok((Self { stop, task, target, source }, found))
     }
 

@@ -1,5 +1,6 @@
 //! The metrics listener: `/metrics`, `/healthz` (the process lives), `/readyz` (every projection is live), and the page.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -76,13 +77,13 @@ struct Served {
     health: Health,
 }
 
-/// Starts serving, if an address is configured. The default address being taken is not an error.
+/// Starts serving, if an address is configured; returns it. The default address being taken is not an error.
 pub(crate) async fn serve(
     config: &Config,
     metrics: PrometheusHandle,
     health: Health,
     observed: Option<Arc<Observed>>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<SocketAddr>> {
     let upkeep = metrics.clone();
     tokio::spawn(async move {
         loop {
@@ -90,16 +91,17 @@ pub(crate) async fn serve(
             upkeep.run_upkeep();
         }
     });
-    let Some(listen) = config.metrics else { return Ok(()) };
+    let Some(listen) = config.metrics else { return Ok(None) };
     let listener = match tokio::net::TcpListener::bind(listen.address).await {
         Ok(listener) => listener,
         Err(error) if !listen.configured => {
             tracing::warn!(address = %listen.address, error = %error, "metrics are not served");
-            return Ok(());
+            return Ok(None);
         }
         Err(error) => return Err(error).with_context(|| format!("[metrics] listen = \"{}\"", listen.address)),
     };
-    tracing::info!(address = %listener.local_addr().unwrap_or(listen.address), "serving /metrics, /healthz and /readyz");
+    let address = listener.local_addr().unwrap_or(listen.address);
+    tracing::info!(%address, "serving /metrics, /healthz and /readyz");
     let router = Router::new()
         .route("/metrics", get(render))
         .route("/healthz", get(|| async { "ok\n" }))
@@ -110,7 +112,7 @@ pub(crate) async fn serve(
         None => router,
     };
     tokio::spawn(listener::serve(listener, router));
-    Ok(())
+    Ok(Some(address))
 }
 
 async fn render(State(served): State<Served>) -> impl IntoResponse {

@@ -56,8 +56,17 @@ pub struct Hooks {
     pub look_at_schema_every: Option<Duration>,
     /// Changes when the configuration file is to be read again.
     pub reload: Option<watched::Receiver<u64>>,
-    /// Where the address of the read API is published.
-    pub api_address: Option<watched::Sender<Option<std::net::SocketAddr>>>,
+    /// Where what is listened on is published.
+    pub addresses: Option<watched::Sender<Addresses>>,
+}
+
+/// What a running projector listens on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// Metrics, probes and the page.
+    pub metrics: Option<std::net::SocketAddr>,
+    /// The read API.
+    pub api: Option<std::net::SocketAddr>,
 }
 
 /// How a round of running ended.
@@ -114,12 +123,15 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<
     let health = http::Health::default();
     let observed = Arc::new(Observed::default());
     observed.becomes(Instance::Starting, None);
-    http::serve(config, metrics, health.clone(), Some(observed.clone())).await?;
+    let page = http::serve(config, metrics, health.clone(), Some(observed.clone())).await?;
     let _observing = Aborted(tokio::spawn({
         let observed = observed.clone();
         async move { observed.run().await }
     }));
-    let reading = start_api(config, once, &hooks).await?;
+    let reading = start_api(config, once).await?;
+    if let Some(published) = &hooks.addresses {
+        published.send_replace(Addresses { metrics: page, api: reading.as_ref().map(api::Running::address) });
+    }
     let mut reload = Reload::new(&hooks, reading);
     let mut config = config.clone();
     let mut checked = checked;
@@ -170,16 +182,12 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<
 }
 
 /// Serves reads, if that is configured; also while another instance writes.
-async fn start_api(config: &Config, once: bool, hooks: &Hooks) -> anyhow::Result<Option<api::Running>> {
+async fn start_api(config: &Config, once: bool) -> anyhow::Result<Option<api::Running>> {
     let Some((api, address)) = config.api.as_ref().and_then(|api| Some((api, api.listen?))) else { return Ok(None) };
     if once {
         return Ok(None);
     }
-    let running = api::serve(config, api, address).await?;
-    if let Some(published) = &hooks.api_address {
-        published.send_replace(Some(running.address()));
-    }
-    Ok(Some(running))
+    api::serve(config, api, address).await.map(Some)
 }
 
 /// Whether nothing stands in the way but queries of projections that worked before: those are set aside. A new projection must work.

@@ -1,6 +1,7 @@
 //! Filters: `column=operator.value`.
 
 use crate::error::ReadError;
+use crate::table::Column;
 
 /// How a column is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,16 @@ impl Operator {
         ("is", Self::Is),
         ("fts", Self::Fts),
     ];
+
+    /// Whether a column's values can be compared so.
+    pub fn is_for(self, column: &Column) -> bool {
+        match self {
+            Self::Eq | Self::Ne | Self::Lt | Self::Lte | Self::Gt | Self::Gte | Self::In => column.is_comparable(),
+            Self::Like | Self::Ilike => column.category == 'S',
+            Self::Is => true,
+            Self::Fts => column.is_text_vector(),
+        }
+    }
 }
 
 /// A filter, not yet checked against a table.

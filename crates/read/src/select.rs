@@ -181,9 +181,14 @@ impl Maker<'_> {
         let parameter = condition.parameter.as_str();
         let name = format!("t.{}", quote::identifier(&column.name));
         let first = condition.values.first().map(String::as_str).unwrap_or_default();
-        let textual = matches!(condition.operator, Operator::Is | Operator::Fts | Operator::Like | Operator::Ilike);
-        if !textual && !column.is_comparable() {
-            return Err(ReadError::bad(parameter, format!("\"{}\" cannot be compared: it is {}", column.name, column.type_name)));
+        if !condition.operator.is_for(column) {
+            let (name, type_name) = (&column.name, &column.type_name);
+            let detail = match condition.operator {
+                Operator::Like | Operator::Ilike => format!("like is for texts; \"{name}\" is {type_name}"),
+                Operator::Fts => format!("fts is for tsvector columns; \"{name}\" is {type_name}"),
+                _ => format!("\"{name}\" cannot be compared: it is {type_name}"),
+            };
+            return Err(ReadError::bad(parameter, detail));
         }
         let comparison = match condition.operator {
             Operator::Eq => "=",
@@ -195,21 +200,11 @@ impl Maker<'_> {
             Operator::In => return Ok(self.one_of(condition, column, &name, statement)),
             Operator::Is => return Ok(format!("{name} IS {}", if first == "null" { "NULL" } else { "NOT NULL" })),
             Operator::Like | Operator::Ilike => {
-                if column.category != 'S' {
-                    return Err(ReadError::bad(
-                        parameter,
-                        format!("like is for texts; \"{}\" is {}", column.name, column.type_name),
-                    ));
-                }
                 let pattern = self.bind(statement, parameter, &first.replace('*', "%"), "text");
                 let like = if condition.operator == Operator::Like { "LIKE" } else { "ILIKE" };
                 return Ok(format!("{name} {like} {pattern}"));
             }
             Operator::Fts => {
-                if !column.is_text_vector() {
-                    let detail = format!("fts is for tsvector columns; \"{}\" is {}", column.name, column.type_name);
-                    return Err(ReadError::bad(parameter, detail));
-                }
                 let input = self.bind(statement, parameter, first, "text");
                 return Ok(format!("{name} @@ websearch_to_tsquery({}, {input})", quote::literal(self.text_config)));
             }

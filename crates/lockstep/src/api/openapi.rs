@@ -82,6 +82,11 @@ fn row(table: &Table, only: Option<&[&str]>) -> Value {
     json!({ "type": "object", "properties": properties })
 }
 
+/// PostgreSQL's texts cannot have a byte 0.
+fn text() -> Value {
+    json!({ "type": "string", "pattern": "^[^\\u0000]*$" })
+}
+
 fn parameter(name: &str, description: &str, schema: &Value) -> Value {
     json!({ "name": name, "in": "query", "required": false, "description": description, "schema": schema })
 }
@@ -116,21 +121,23 @@ fn responses(schema: &Value) -> Value {
 }
 
 fn read(name: &str, table: &Table, config: &ApiConfig) -> Value {
-    let operators = Operator::ALL.map(|(name, _)| name).join(", ");
     let mut parameters = vec![
         parameter("select", "Columns, separated by commas.", &json!({ "type": "string" })),
         parameter("order", "Columns, each with .asc or .desc; rank with a full-text search.", &json!({ "type": "string" })),
         parameter("limit", "Rows of a page.", &json!({ "type": "integer", "minimum": 1, "maximum": config.page_max })),
         parameter("after", "The cursor that the page before gave as next.", &json!({ "type": "string" })),
-        parameter("page", "The n-th page instead.", &json!({ "type": "integer", "minimum": 1 })),
+        parameter("page", "The n-th page instead.", &json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX })),
         parameter("total", "How to count.", &json!({ "enum": ["exact", "estimated", "none"] })),
         parameter("facets", "Columns whose values are counted.", &json!({ "type": "string" })),
         parameter("highlight", "Text columns in which the words of a full-text search are marked.", &json!({ "type": "string" })),
     ];
     parameters.extend(common(config));
-    let filter = json!({ "type": "string", "pattern": format!("^({})\\.", Operator::ALL.map(|(name, _)| name).join("|")) });
     for column in &table.columns {
-        let description = format!("{}: operator.value, with {operators}. May be given more than once.", column.type_name);
+        let operators: Vec<&str> =
+            Operator::ALL.iter().filter(|(_, operator)| operator.is_for(column)).map(|(name, _)| *name).collect();
+        let description =
+            format!("{}: operator.value, with {}. May be given more than once.", column.type_name, operators.join(", "));
+        let filter = json!({ "type": "string", "pattern": format!("^({})\\.", operators.join("|")) });
         parameters.push(parameter(&format!("filter.{}", column.name), &description, &filter));
     }
     let schema = json!({
@@ -148,22 +155,24 @@ fn read(name: &str, table: &Table, config: &ApiConfig) -> Value {
 
 fn products(config: &ApiConfig) -> Map<String, Value> {
     let names = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, _)| (*name).to_owned()).collect::<Vec<_>>();
+    let facet = names(&FACETS).join("|");
+    let facets = json!({ "type": "string", "pattern": format!("^(({facet})(,({facet})){{0,2}})?$") });
     let filters = vec![
-        parameter("categoryId", "Of this category.", &json!({ "type": "string" })),
-        parameter("brand", "Of this brand.", &json!({ "type": "string" })),
+        parameter("categoryId", "Of this category.", &text()),
+        parameter("brand", "Of this brand.", &text()),
         parameter("priceMin", "At this price or above.", &json!({ "type": "number" })),
         parameter("priceMax", "At this price or below.", &json!({ "type": "number" })),
         parameter("inStock", "true: only what is in stock.", &json!({ "type": "boolean" })),
         parameter("status", "publish, if left out.", &json!({ "enum": ["publish", "draft"] })),
-        parameter("q", "Words, as for a web search: \"red shoes\" -leather or boots.", &json!({ "type": "string" })),
-        parameter("search", "The same as q.", &json!({ "type": "string" })),
+        parameter("q", "Words, as for a web search: \"red shoes\" -leather or boots.", &text()),
+        parameter("search", "The same as q.", &text()),
         parameter("highlight", "Mark what was found.", &json!({ "type": "boolean" })),
-        parameter("page", "From 1.", &json!({ "type": "integer", "minimum": 1 })),
+        parameter("page", "From 1.", &json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX })),
         parameter("limit", "Rows of a page.", &json!({ "type": "integer", "minimum": 1, "maximum": config.page_max })),
         parameter("sortBy", "created_at if left out; the best first when searching.", &json!({ "enum": names(&ORDERS) })),
         parameter("sortOrder", "DESC if left out.", &json!({ "enum": ["ASC", "DESC"] })),
         parameter("total", "How to count.", &json!({ "enum": ["exact", "estimated"] })),
-        parameter("facets", &format!("Of {}, separated by commas.", names(&FACETS).join(", ")), &json!({ "type": "string" })),
+        parameter("facets", &format!("Of {}, each once, separated by commas.", names(&FACETS).join(", ")), &facets),
     ];
     let schema = json!({
         "type": "object",
@@ -181,7 +190,7 @@ fn products(config: &ApiConfig) -> Map<String, Value> {
         let mut parameters: Vec<Value> = filters.iter().cloned().chain(common(config)).collect();
         if let Some(name) = path_parameter {
             parameters
-                .push(json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string", "minLength": 1 } }));
+                .push(json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string", "minLength": 1, "pattern": "^[^\\u0000]*$" } }));
         }
         json!({ "get": { "operationId": id, "summary": summary, "parameters": parameters, "responses": responses(&schema) } })
     };
@@ -207,7 +216,7 @@ fn products(config: &ApiConfig) -> Map<String, Value> {
     paths.insert(
         "/api/products/suggest".to_owned(),
         json!({ "get": { "operationId": "suggestProducts", "summary": "Names that somebody may be about to type.", "parameters": [
-            { "name": "q", "in": "query", "required": true, "schema": { "type": "string", "minLength": 1 } },
+            { "name": "q", "in": "query", "required": true, "schema": { "type": "string", "minLength": 1, "pattern": "^[^\\u0000]*$" } },
             parameter("limit", "At most so many.", &json!({ "type": "integer", "minimum": 1, "maximum": 50 }))
         ], "responses": responses(&suggestions) } }),
     );

@@ -7,6 +7,7 @@ use lockstep_refresh::GroupStatus;
 
 use super::verifier::{Report, quantile};
 use crate::commands;
+use crate::supervisor::Addresses;
 
 /// Without a terminal a line is printed this often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -18,11 +19,18 @@ pub(super) struct Display {
     json: bool,
     live: bool,
     last: std::cell::Cell<Option<Instant>>,
+    /// Where there is something to look at and to ask.
+    addresses: std::cell::Cell<Addresses>,
 }
 
 impl Display {
     pub(super) fn new(json: bool) -> Self {
-        Self { json, live: !json && std::io::stdout().is_terminal(), last: std::cell::Cell::new(None) }
+        Self {
+            json,
+            live: !json && std::io::stdout().is_terminal(),
+            last: std::cell::Cell::new(None),
+            addresses: std::cell::Cell::default(),
+        }
     }
 
     pub(super) fn is_live(&self) -> bool {
@@ -33,6 +41,19 @@ impl Display {
         if !self.json {
             println!("{text}");
         }
+    }
+
+    /// Says where there is something to look at and to ask.
+    pub(super) fn look_at(&self, addresses: Addresses) {
+        self.addresses.set(addresses);
+        self.say(&self.places());
+    }
+
+    fn places(&self) -> String {
+        let Addresses { metrics, api } = self.addresses.get();
+        let page = metrics.map(|page| format!("look at it:  http://{page}/"));
+        let api = api.map(|api| format!("ask it:      curl 'http://{api}/api/products?inStock=true&sortBy=price&limit=3'"));
+        [page, api].into_iter().flatten().collect::<Vec<_>>().join("\n")
     }
 
     /// One look at the state.
@@ -54,7 +75,7 @@ impl Display {
             report.batches
         );
         if self.live {
-            print!("\x1b[2J\x1b[H{line}\n\n{}\n\nCtrl-C ends it.\n", table(report, groups));
+            print!("\x1b[2J\x1b[H{line}\n\n{}\n\n{}\nCtrl-C ends it.\n", table(report, groups), self.places());
             // A closed standard output ends the demonstration at the next print.
             drop(std::io::stdout().flush());
         } else if self.last.get().is_none_or(|last| last.elapsed() >= LINE_EVERY) {

@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use crate::Exit;
 use crate::cli::DemoArguments;
 use crate::config::Config;
-use crate::supervisor::{self, Hooks};
+use crate::supervisor::{self, Addresses, Hooks};
 use display::Display;
 use verifier::Verifier;
 use workload::Workload;
@@ -96,7 +96,9 @@ async fn prepare(cluster: &Cluster, arguments: &DemoArguments, files: &Path, dis
     let path = files.join("lockstep.toml");
     let text = CONFIGURATION
         .replace("postgres://lockstep@localhost:5432/shop", &cluster.url("shop"))
-        .replace("listen = \"127.0.0.1:9187\"", "listen = \"\"")
+        // Whatever else listens on this machine.
+        .replace("listen = \"127.0.0.1:9187\"", "listen = \"127.0.0.1:0\"")
+        .replace("listen = \"127.0.0.1:8080\"", "listen = \"127.0.0.1:0\"")
         // The demonstration measures commit to visible, so no group waits for more changes.
         .replace("linger_ms = 200", "linger_ms = 0");
     std::fs::write(&path, text)?;
@@ -115,19 +117,34 @@ struct Demonstration {
     projector: JoinHandle<anyhow::Result<Exit>>,
     stop: watch::Sender<bool>,
     statuses: watch::Receiver<Vec<watch::Receiver<GroupStatus>>>,
+    addresses: watch::Receiver<Addresses>,
 }
 
 impl Demonstration {
     async fn start(config: Config, arguments: &DemoArguments, display: Display) -> anyhow::Result<Self> {
         let verifier = Arc::new(Verifier::open(&config).await?);
         let (stop, stopped) = watch::channel(false);
-        let statuses = watch::Sender::new(Vec::new());
-        let receiver = statuses.subscribe();
-        let hooks =
-            Hooks { observer: Some(verifier.clone()), statuses: Some(statuses), quiet: !display.is_live(), ..Hooks::default() };
+        let (statuses, addresses) = (watch::Sender::new(Vec::new()), watch::Sender::new(Addresses::default()));
+        let (receiver, found) = (statuses.subscribe(), addresses.subscribe());
+        let hooks = Hooks {
+            observer: Some(verifier.clone()),
+            statuses: Some(statuses),
+            addresses: Some(addresses),
+            quiet: !display.is_live(),
+            ..Hooks::default()
+        };
         let running = config.clone();
         let projector = tokio::spawn(async move { supervisor::run_until(&running, false, stopped, hooks).await });
-        Ok(Self { config, arguments: arguments.clone(), display, verifier, projector, stop, statuses: receiver })
+        Ok(Self {
+            config,
+            arguments: arguments.clone(),
+            display,
+            verifier,
+            projector,
+            stop,
+            statuses: receiver,
+            addresses: found,
+        })
     }
 
     async fn play(mut self) -> anyhow::Result<Exit> {
@@ -138,6 +155,8 @@ impl Demonstration {
             self.rows().len(),
             began.elapsed().as_secs_f64()
         ));
+        let addresses = *self.addresses.borrow();
+        self.display.look_at(addresses);
         self.verifier.start_measuring();
         let mut workload = Workload::start(&self.config.source, self.arguments.rate);
         let started = Instant::now();
