@@ -5,9 +5,10 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Stdio};
 
-use lockstep_testkit::{cluster, connect};
+use lockstep_refresh::RefreshOptions;
+use lockstep_testkit::{Workload, cluster, cluster_with, connect, seed_from_environment};
 
-use crate::harness::{PATIENCE, Program, Setup, catch_up, until};
+use crate::harness::{PATIENCE, PROJECTIONS, Program, Projector, Setup, catch_up, shop, until};
 use crate::http::{Feed, PRODUCT_INDEXES, PRODUCT_SEARCH, PRODUCTS, SAMPLE, get};
 
 const RECENT_ITEMS: &str = include_str!("../config/projections/recent_items.sql");
@@ -230,5 +231,32 @@ async fn what_is_told_when_the_database_is_gone_or_a_query_fails() -> anyhow::Re
         anyhow::ensure!(tokio::time::Instant::now() < deadline, "{}", ready.body);
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
+    Ok(())
+}
+
+/// Whoever looks into the server's log finds nothing there that Lockstep does as a matter of course.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_s_log_stays_quiet() -> anyhow::Result<()> {
+    let cluster = cluster_with(&["log_line_prefix=%a: "])?;
+    let mut projections = PROJECTIONS.to_vec();
+    let by_clock = "SELECT o.id, o.placed > now() - interval '1 day' AS recent FROM shop.orders o";
+    projections.push(("by_clock", by_clock, ""));
+    let mut setup = Setup::new(&cluster.url("postgres"), &projections);
+    setup.preamble = "[time]\nresolution_ms = 50\n[feed]\n[backstop]\nschedule = \"* * * * * *\"\n".to_owned();
+    let session = shop(&setup.source_url).await?;
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    let mut workload = Workload::start(&setup.source_url, 2, seed_from_environment());
+    workload.reach(100).await?;
+    workload.finish().await?;
+    until(&session, "SELECT count(*) > 1 FROM lockstep.mv_refresh_log WHERE view = 'mv_by_clock' AND success").await?;
+    projector.catch_up().await?;
+    projector.stop().await?;
+    let log = std::fs::read_to_string(cluster.directory().join("log"))?;
+    let levels = ["WARNING", "ERROR", "FATAL", "PANIC"];
+    // What the test itself and its workload are told is theirs.
+    let ours = |line: &&str| !line.starts_with("lockstep test: ") && levels.iter().any(|level| line.contains(level));
+    let said: Vec<&str> = log.lines().filter(ours).collect();
+    assert!(said.is_empty() && log.contains("ready to accept connections"), "{said:#?}");
     Ok(())
 }

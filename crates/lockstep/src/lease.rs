@@ -85,11 +85,16 @@ async fn try_lock(target: &Session) -> Result<bool, tokio_postgres::Error> {
     Ok(target.query_one("SELECT pg_try_advisory_lock($1)", &[&WRITER_LOCK]).await?.get(0))
 }
 
-/// Whether a leader has been heard of, and not lately.
-async fn lease_has_run_out(target: &Session) -> anyhow::Result<bool> {
+/// Whether the target knows of leases: before the first set-up it does not.
+async fn leases_are_known(target: &Session) -> Result<bool, tokio_postgres::Error> {
     let known = "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('lockstep.installation')
                                 AND attname = 'lease_until' AND NOT attisdropped)";
-    if !target.query_one(known, &[]).await?.get::<_, bool>(0) {
+    Ok(target.query_one(known, &[]).await?.get(0))
+}
+
+/// Whether a leader has been heard of, and not lately.
+async fn lease_has_run_out(target: &Session) -> anyhow::Result<bool> {
+    if !leases_are_known(target).await? {
         return Ok(false);
     }
     let row = target.query_opt("SELECT lease_until < clock_timestamp() FROM lockstep.installation", &[]).await?;
@@ -119,7 +124,12 @@ async fn end_sessions(target: &Session, config: &Config) -> anyhow::Result<()> {
 async fn renew(session: &Session, lease: Duration) {
     let statement =
         "UPDATE lockstep.installation SET lease_until = clock_timestamp() + $1::double precision * interval '1 second'";
-    if let Err(error) = session.execute(statement, &[&lease.as_secs_f64()]).await {
+    let renewed = match leases_are_known(session).await {
+        Ok(true) => session.execute(statement, &[&lease.as_secs_f64()]).await.map(drop),
+        Ok(false) => Ok(()),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = renewed {
         tracing::debug!(error = %lockstep_connect::describe(&error), "renewing the lease");
     }
 }
