@@ -169,6 +169,9 @@ pub struct DemoArguments {
     /// Single-row commits a second.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=5_000))]
     pub rate: u32,
+    /// Tell what changes, too: the feed, whose batches are flushed before they are told.
+    #[arg(long)]
+    pub feed: bool,
     /// Make the cluster here and keep it; a temporary directory otherwise.
     #[arg(long, value_name = "DIR")]
     pub directory: Option<PathBuf>,

@@ -102,7 +102,13 @@ async fn prepare(cluster: &Cluster, arguments: &DemoArguments, files: &Path, dis
         // The demonstration measures commit to visible, so no group waits for more changes.
         .replace("linger_ms = 200", "linger_ms = 0");
     std::fs::write(&path, text)?;
-    Config::load(&path).map_err(|diagnostic| anyhow::anyhow!(diagnostic.render(false)))
+    let mut config = Config::load(&path).map_err(|diagnostic| anyhow::anyhow!(diagnostic.render(false)))?;
+    if !arguments.feed {
+        config.feed_history = None;
+        config.projections.iter_mut().for_each(|projection| projection.feed = false);
+        config.api.iter_mut().for_each(|api| api.warm.clear());
+    }
+    Ok(config)
 }
 
 fn settings(url: &str) -> anyhow::Result<Settings> {
