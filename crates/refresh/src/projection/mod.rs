@@ -1,12 +1,13 @@
 //! A projection at run time: its plan, its statements, where it stands.
 
-use std::time::{Duration, Instant};
+mod phase;
+mod statements;
 
-use tokio::sync::oneshot;
+use std::time::Instant;
 
 use lockstep_plan::facts::{OutputColumn, RelationKind};
-use lockstep_plan::sql::{self, Fresh, Link, Merge, Places, TracedKeys};
-use lockstep_plan::{Branch, GroupedPlan, Maintenance, Plan, Trace};
+use lockstep_plan::{Maintenance, Plan};
+use tokio::sync::oneshot;
 
 use crate::claims::{Repair, Suspects, claims};
 use crate::observer::LiveProjection;
@@ -14,9 +15,10 @@ use crate::quarantine::{OnError, Part, Quarantine};
 use crate::status::{ProjectionState, ProjectionStatus};
 use crate::tables::Registered;
 use crate::transfer::Stage;
-
-/// First and longest pause before a faulted projection is tried again.
-const FAULT_RETRY: std::ops::RangeInclusive<Duration> = Duration::from_secs(5)..=Duration::from_mins(5);
+use phase::FAULT_RETRY;
+pub use phase::Progress;
+pub(crate) use phase::{BuildPosition, Phase};
+pub(crate) use statements::Statements;
 
 /// SQLSTATE, reason and hint of a fault.
 pub(crate) type FaultRecord = (Option<String>, String, Option<String>);
@@ -26,128 +28,6 @@ pub(crate) type FaultRecord = (Option<String>, String, Option<String>);
 enum Feed {
     Off,
     On,
-}
-
-/// Where a projection stands.
-#[derive(Debug, Clone)]
-pub(crate) enum Phase {
-    /// Root keys up to `position` are built; `exhausted` when there are no more.
-    Building { position: Option<BuildPosition>, exhausted: bool },
-    /// Equal to its query at every batch.
-    Live,
-    /// It may have missed changes; the next batch compares all of it.
-    Degraded,
-    /// Set aside.
-    Faulted { retry_at: Instant, pause: Duration, was_built: bool },
-}
-
-/// How far a build has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct BuildPosition {
-    /// The branch in work; those before it are done.
-    pub(crate) branch: usize,
-    /// The last root key of it that was read.
-    pub(crate) key: Option<Vec<String>>,
-}
-
-impl BuildPosition {
-    /// As it is recorded: the branch's number, then the key's columns.
-    fn to_texts(&self) -> Vec<String> {
-        std::iter::once(self.branch.to_string()).chain(self.key.iter().flatten().cloned()).collect()
-    }
-
-    fn from_texts(texts: &[String]) -> Option<Self> {
-        let (branch, key) = texts.split_first()?;
-        let key = (!key.is_empty()).then(|| key.to_vec());
-        Some(Self { branch: branch.parse().ok()?, key })
-    }
-}
-
-impl Phase {
-    pub(crate) fn state(&self) -> ProjectionState {
-        match self {
-            Self::Building { .. } => ProjectionState::Building,
-            Self::Live => ProjectionState::Live,
-            Self::Degraded => ProjectionState::Degraded,
-            Self::Faulted { .. } => ProjectionState::Faulted,
-        }
-    }
-}
-
-/// What is recorded about a projection with each batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// Rows in its table.
-    pub rows: i64,
-    /// Its state.
-    pub state: ProjectionState,
-    /// How far the build has come.
-    pub build_position: Option<Vec<String>>,
-}
-
-/// Its maintenance statements, made once.
-pub(crate) enum Statements {
-    Row {
-        links: Links,
-        bound: Merge,
-        everything: Merge,
-        /// The rows of bound keys go.
-        removal: Merge,
-    },
-    Grouped {
-        branches: Vec<BranchStatements>,
-        /// Fill the accumulators anew; none if there are none.
-        fill: Vec<String>,
-        groups: Merge,
-        all_groups: Merge,
-        /// The rows of bound groups go.
-        removal: Merge,
-        /// Where rows are found by the root's key: those without a contribution go.
-        leftovers: Option<Merge>,
-        /// Every group.
-        group_keys: String,
-    },
-    Whole {
-        everything: Merge,
-    },
-}
-
-/// The links of a branch, by the index of their role.
-pub(crate) type Links = Vec<Option<Link>>;
-
-/// The statements of one branch of a grouped projection.
-pub(crate) struct BranchStatements {
-    pub(crate) links: Links,
-    /// For bound keys, while groups are not kept: the build.
-    pub(crate) contributions: String,
-    /// For bound keys, moving accumulators along if there are any.
-    pub(crate) live_contributions: String,
-    pub(crate) all_contributions: String,
-    /// The contributions of bound keys go, while groups are not kept, and while they are.
-    pub(crate) removal: String,
-    pub(crate) live_removal: String,
-}
-
-impl Statements {
-    /// The links of a branch.
-    pub(crate) fn links(&self, branch: usize) -> &[Option<Link>] {
-        match self {
-            Self::Row { links, .. } => links,
-            Self::Grouped { branches, .. } => branches.get(branch).map_or(&[], |branch| &branch.links),
-            Self::Whole { .. } => &[],
-        }
-    }
-}
-
-/// Rows of a relation that are read at once while its link is filled.
-const LINK_PAGE_ROWS: usize = 50_000;
-
-fn links(branch: &Branch, places: &Places) -> Links {
-    let link = |trace: &Trace| match trace {
-        Trace::Link(link) => Some(Link::new(link, places, LINK_PAGE_ROWS)),
-        Trace::Root | Trace::Keys(_) | Trace::Whole => None,
-    };
-    branch.roles.iter().map(|role| link(&role.trace)).collect()
 }
 
 /// How differences are written.
@@ -248,8 +128,8 @@ impl Projection {
             indexes,
             indexes_built: registered.indexes_built,
             schema: schema.to_owned(),
-            saved: saved(registered),
-            phase: phase(registered),
+            saved: Progress::of(registered),
+            phase: Phase::of(registered),
             rows: registered.rows,
             rows_at_batch_start: registered.rows,
             built_roots: 0,
@@ -286,7 +166,7 @@ impl Projection {
         self.rows = registered.rows;
         self.rows_at_batch_start = registered.rows;
         self.indexes_built = registered.indexes_built;
-        self.saved = saved(registered);
+        self.saved = Progress::of(registered);
         match &mut self.phase {
             // The fault is what we know; the target must know it too.
             Phase::Faulted { was_built, .. } => {
@@ -295,7 +175,7 @@ impl Projection {
                     self.unrecorded_fault.clone_from(&self.fault);
                 }
             }
-            Phase::Building { .. } | Phase::Live | Phase::Degraded => self.phase = phase(registered),
+            Phase::Building { .. } | Phase::Live | Phase::Degraded => self.phase = Phase::of(registered),
         }
     }
 
@@ -319,57 +199,6 @@ impl Projection {
     /// Its plan.
     pub fn plan(&self) -> &Plan {
         &self.plan
-    }
-
-    pub(crate) fn statements(&self, places: &Places) -> Statements {
-        // An inner projection's table is among the hidden ones.
-        let places = &Places { schema: self.schema.clone(), ..places.clone() };
-        let fresh = |branch: usize| {
-            let stage = self.stages.as_ref().and_then(|stages| stages.get(branch));
-            stage.map_or(Fresh::Query, |stage| Fresh::Staged(stage.typed_source()))
-        };
-        match &self.plan.maintenance {
-            Maintenance::Row(row) => Statements::Row {
-                links: links(row, places),
-                bound: sql::row_merge(&self.plan, row, places, TracedKeys::Bound, &fresh(0)),
-                everything: sql::row_merge(&self.plan, row, places, TracedKeys::Everything, &fresh(0)),
-                removal: sql::row_merge(&self.plan, row, places, TracedKeys::Bound, &Fresh::Nothing),
-            },
-            Maintenance::Grouped(grouped) => self.grouped_statements(grouped, places, &fresh),
-            Maintenance::Whole(_) => Statements::Whole { everything: sql::whole_merge(&self.plan, places, &fresh(0)) },
-        }
-    }
-
-    fn grouped_statements(&self, grouped: &GroupedPlan, places: &Places, fresh: &dyn Fn(usize) -> Fresh) -> Statements {
-        let contributions = |branch: &Branch, keys, fresh: &Fresh| {
-            branch.contributions.as_ref().map_or_else(String::new, |state| {
-                sql::contribution_merge(branch, state, &grouped.group_columns, places, keys, fresh)
-            })
-        };
-        let live = |branch: &Branch, fresh: &Fresh| match (&grouped.accumulators, &branch.contributions) {
-            (Some(accumulators), Some(state)) => {
-                sql::contribution_merge_accumulating(branch, state, grouped, accumulators, places, fresh)
-            }
-            _ => contributions(branch, TracedKeys::Bound, fresh),
-        };
-        let branch = |(number, branch): (usize, &Branch)| BranchStatements {
-            links: links(branch, places),
-            contributions: contributions(branch, TracedKeys::Bound, &fresh(number)),
-            live_contributions: live(branch, &fresh(number)),
-            all_contributions: contributions(branch, TracedKeys::Everything, &fresh(number)),
-            removal: contributions(branch, TracedKeys::Bound, &Fresh::Nothing),
-            live_removal: live(branch, &Fresh::Nothing),
-        };
-        let fill = grouped.accumulators.as_ref();
-        Statements::Grouped {
-            fill: fill.map(|found| sql::fill_accumulators(grouped, found, places)).unwrap_or_default(),
-            branches: grouped.branches.iter().enumerate().map(branch).collect(),
-            groups: sql::group_merge(&self.plan, grouped, places, TracedKeys::Bound),
-            all_groups: sql::group_merge(&self.plan, grouped, places, TracedKeys::Everything),
-            removal: sql::group_removal(&self.plan, grouped, places),
-            leftovers: sql::group_leftovers(&self.plan, grouped, places),
-            group_keys: sql::group_keys(&self.plan, grouped, places),
-        }
     }
 
     /// Whether keys that fail are to be told apart from those that do not.
@@ -591,23 +420,4 @@ impl Projection {
             part_of: self.part_of.clone(),
         }
     }
-}
-
-/// Where a registered projection stands.
-fn phase(registered: &Registered) -> Phase {
-    match registered.state {
-        ProjectionState::Live => Phase::Live,
-        ProjectionState::Degraded => Phase::Degraded,
-        ProjectionState::Registered | ProjectionState::Building => Phase::Building {
-            position: registered.build_position.as_deref().and_then(BuildPosition::from_texts),
-            exhausted: false,
-        },
-        ProjectionState::Faulted => {
-            Phase::Faulted { retry_at: Instant::now(), pause: *FAULT_RETRY.start(), was_built: registered.was_built }
-        }
-    }
-}
-
-fn saved(registered: &Registered) -> Progress {
-    Progress { rows: registered.rows, state: registered.state, build_position: registered.build_position.clone() }
 }
