@@ -388,7 +388,7 @@ async fn plans_point_at_what_makes_them_whole() -> anyhow::Result<()> {
     assert_eq!(status, GOOD, "{errors}");
     for part in [
         "not incremental, because a window function looks over all rows",
-        "row_number() OVER (ORDER BY e.id) AS n",
+        "|     row_number() OVER (ORDER BY ",
         "shop.employee (as b) is joined without an equality",
         "^^^^^^^^^^^^^",
         "link    shop.payment as p: many rows may match; what they were joined by is kept: p.order_id = o.id",
