@@ -6,7 +6,7 @@ use lockstep_testkit::cluster;
 use serde_json::Value;
 
 use crate::harness::{PATIENCE, until};
-use crate::http::{Feed, get, get_with};
+use crate::http::{Feed, ask_with, get, get_with};
 use crate::serving::Shop;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -408,6 +408,10 @@ async fn the_document() -> anyhow::Result<()> {
     );
     let allowed = get_with(shop.address, "/api/products", "Origin: https://shop.example\r\n").await?;
     assert_eq!(allowed.header("access-control-allow-origin"), Some("https://shop.example"));
+    let asked =
+        "Origin: https://shop.example\r\nAccess-Control-Request-Method: GET\r\nAccess-Control-Request-Headers: x-request-key\r\n";
+    let preflight = ask_with("OPTIONS", shop.address, "/api/products", asked).await?;
+    assert!(preflight.header("access-control-allow-headers").is_some_and(|allowed| allowed.contains("x-request-key")));
     let other = get_with(shop.address, "/api/products", "Origin: https://other.example\r\n").await?;
     assert_eq!(other.header("access-control-allow-origin"), None);
     shop.projector.stop().await?;

@@ -64,9 +64,9 @@ impl Answer {
 }
 
 /// A request as a client on the command line would write it.
-pub(crate) async fn get_with(address: SocketAddr, path: &str, headers: &str) -> anyhow::Result<Answer> {
+pub(crate) async fn ask_with(method: &str, address: SocketAddr, path: &str, headers: &str) -> anyhow::Result<Answer> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\n{headers}\r\n").as_bytes()).await?;
+    stream.write_all(format!("{method} {path} HTTP/1.0\r\n{headers}\r\n").as_bytes()).await?;
     let mut bytes = Vec::new();
     tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await??;
     let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -76,6 +76,10 @@ pub(crate) async fn get_with(address: SocketAddr, path: &str, headers: &str) -> 
     let headers =
         lines.filter_map(|line| line.split_once(": ")).map(|(name, value)| (name.to_lowercase(), value.to_owned())).collect();
     Ok(Answer { status, headers, body: body.to_owned() })
+}
+
+pub(crate) async fn get_with(address: SocketAddr, path: &str, headers: &str) -> anyhow::Result<Answer> {
+    ask_with("GET", address, path, headers).await
 }
 
 pub(crate) async fn get(address: SocketAddr, path: &str) -> anyhow::Result<Answer> {

@@ -30,6 +30,7 @@ mod requests;
 mod setup;
 pub mod supervisor;
 pub mod telemetry;
+mod upkeep;
 mod verification;
 mod versions;
 mod watch;

@@ -1,18 +1,11 @@
-//! Another configuration while it runs, and upkeep that nothing else does.
+//! Another configuration while it runs.
 
-use std::time::Duration;
-
-use lockstep_connect::Session;
-use lockstep_refresh::forget_changes;
 use tokio::sync::watch;
 
 use crate::api;
 use crate::config::{Config, ProjectionConfig};
 use crate::preflight::{self, Depth, Preflight};
 use crate::supervisor::Hooks;
-
-/// How often old changes are forgotten.
-const FORGET_EVERY: Duration = Duration::from_secs(30);
 
 /// Waits for a wish to read the configuration again, and does what it can without setting up anew.
 pub(crate) struct Reload {
@@ -91,21 +84,5 @@ pub(crate) async fn count_hangups(counted: watch::Sender<u64>) {
     let Ok(mut hangups) = signal(SignalKind::hangup()) else { return };
     while hangups.recv().await.is_some() {
         counted.send_modify(|count| *count += 1);
-    }
-}
-
-/// Forgets changes that are older than configured. Never returns.
-pub(crate) async fn keep_feed_short(config: &Config) {
-    let Some(history) = config.feed_history else { return std::future::pending().await };
-    loop {
-        let forgotten = async {
-            let target = Session::open(config.target_settings(), "lockstep feed").await?;
-            forget_changes(&target, history.as_secs_f64()).await?;
-            anyhow::Ok(())
-        };
-        if let Err(error) = forgotten.await {
-            tracing::debug!(error = format!("{error:#}"), "forgetting old changes");
-        }
-        tokio::time::sleep(FORGET_EVERY).await;
     }
 }

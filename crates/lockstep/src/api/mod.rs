@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -158,20 +158,22 @@ fn router(api: &Api, origins: &[String]) -> Router {
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed().into_response() })
         .layer(middleware::from_fn_with_state(api.clone(), answered))
         .layer(CompressionLayer::new())
-        .layer(cors(origins))
+        .layer(cors(origins, &api.config().rollout_header))
         .with_state(api.clone())
 }
 
 /// Without configured origins no header is sent, and browsers refuse.
-fn cors(origins: &[String]) -> CorsLayer {
+fn cors(origins: &[String], rollout_header: &str) -> CorsLayer {
     let allowed: Vec<HeaderValue> =
         origins.iter().filter(|origin| *origin != "*").filter_map(|origin| origin.parse().ok()).collect();
     let origin = if origins.iter().any(|origin| origin == "*") { AllowOrigin::any() } else { AllowOrigin::list(allowed) };
+    let mut sent = vec![header::IF_NONE_MATCH, HeaderName::from_static("lockstep-min-lsn")];
+    sent.extend(rollout_header.parse::<HeaderName>());
     CorsLayer::new()
         .allow_origin(origin)
         .allow_methods([axum::http::Method::GET])
-        .allow_headers([axum::http::header::IF_NONE_MATCH, axum::http::HeaderName::from_static("lockstep-min-lsn")])
-        .expose_headers(respond::HEADERS.map(axum::http::HeaderName::from_static))
+        .allow_headers(sent)
+        .expose_headers(respond::HEADERS.map(HeaderName::from_static))
 }
 
 /// Bounds every request's time, and measures it.

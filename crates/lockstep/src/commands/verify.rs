@@ -99,7 +99,9 @@ impl Own {
         eprintln!("no projector runs: one is started for this; it catches up first");
         let (stop, stopped) = watch::channel(false);
         let mut config = config.clone();
+        // It only verifies: others may listen there.
         config.metrics = None;
+        config.api = None;
         let hooks = Hooks { quiet: true, ..Hooks::default() };
         let task = tokio::spawn(async move { supervisor::run_until(&config, false, stopped, hooks).await });
         Self { stop, task }

@@ -16,10 +16,10 @@ use crate::boundaries::Boundaries;
 use crate::config::{Config, DEFAULT_GROUP};
 use crate::observed::Observed;
 use crate::preflight::{self, Depth, Planned, Preflight};
-use crate::reload::{self, Reload};
+use crate::reload::Reload;
 use crate::verification::{GroupHandle, Verifier};
 use crate::versions::Effective;
-use crate::{backstop, commands, lease, monitor, progress, requests, setup, versions, watch};
+use crate::{backstop, commands, lease, monitor, progress, requests, setup, upkeep, versions, watch};
 
 /// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
 /// cost memory.
@@ -161,7 +161,7 @@ impl Running {
         let mut capture_status = self.capture.status();
         let progress = tokio::spawn(progress::show(config.clone(), self.statuses.clone(), hooks.quiet));
         let requests = Box::pin(requests::follow(&self.target, &self.verifier));
-        let feed = Box::pin(reload::keep_feed_short(config));
+        let upkeep = Box::pin(upkeep::follow(config));
         let schedule = Box::pin(backstop::follow(&self.verifier, self.backed.clone()));
         let (in_force, checked) = self.effective.as_ref().map_or((config, checked), |found| (&found.config, &found.checked));
         let schema = Box::pin(watch::schema(in_force, checked, &self.signatures, hooks.look_at_schema_every));
@@ -174,7 +174,7 @@ impl Running {
             () = schedule => RoundEnd::Again("schedules are followed no more".to_owned()),
             reason = requests => RoundEnd::Again(reason),
             new = reload.wanted(config) => RoundEnd::Reloaded(Box::new(new)),
-            () = feed => RoundEnd::Again("the feed's history is kept no more".to_owned()),
+            never = upkeep => match never {},
             reason = versions => RoundEnd::Again(reason),
             reason = lease::keep(&self.target, self.leader_epoch, config.lease) => RoundEnd::Again(reason),
             () = closed(&self.target) => RoundEnd::Again("the session that holds the writer's lock ended".to_owned()),

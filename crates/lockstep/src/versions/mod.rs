@@ -24,6 +24,7 @@ use crate::config::{Config, ProjectionConfig};
 use crate::preflight::{self, Depth, Planned, Preflight};
 use crate::setup::fingerprint;
 use crate::verification::{Verifier, Wish};
+pub(crate) use swap::drop_retired;
 
 /// What the new version is called while it is built.
 pub(crate) const SUFFIX: &str = "__2";

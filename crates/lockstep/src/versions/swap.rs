@@ -269,14 +269,18 @@ async fn replace_hidden(transaction: &Transaction<'_>, name: &str, new: &str) ->
     Ok(())
 }
 
-/// Drops old versions whose time has come.
-pub(super) async fn drop_retired(target: &mut Session) -> anyhow::Result<()> {
+/// Drops old versions whose time has come. One that somebody reads stays until the next time.
+///
+/// # Errors
+/// The target cannot be asked.
+pub(crate) async fn drop_retired(target: &Session) -> anyhow::Result<()> {
     let rows =
         target.query("SELECT table_schema, table_name FROM lockstep.retired WHERE drop_after < clock_timestamp()", &[]).await?;
     for row in &rows {
         let (schema, table): (&str, &str) = (row.get(0), row.get(1));
         let script = format!(
-            "BEGIN; DROP TABLE IF EXISTS {}; DELETE FROM lockstep.retired WHERE table_schema = {} AND table_name = {}; COMMIT",
+            "BEGIN; SET LOCAL lock_timeout = {}; DROP TABLE IF EXISTS {}; DELETE FROM lockstep.retired WHERE table_schema = {} AND table_name = {}; COMMIT",
+            LOCKS_MAX.as_millis(),
             quote::qualified(schema, table),
             quote::literal(schema),
             quote::literal(table)
