@@ -48,6 +48,28 @@ BEGIN
 END
 $$;
 
+-- The position that a projection contains, as soon as it is beyond one that was seen, or when the time has run out. For who waits on
+-- behalf of many; the advisory lock is as above.
+CREATE FUNCTION lockstep.contained_beyond(seen pg_lsn, timeout interval, projection text) RETURNS pg_lsn
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    deadline timestamptz := clock_timestamp() + timeout;
+    pause    double precision := 0.001;
+    found    pg_lsn;
+BEGIN
+    LOOP
+        found := lockstep.contained(projection);
+        IF seen IS NULL AND found IS NOT NULL OR found > seen OR clock_timestamp() >= deadline THEN
+            RETURN found;
+        END IF;
+        PERFORM pg_advisory_lock_shared(lockstep.waiters_lock());
+        PERFORM pg_sleep(pause);
+        PERFORM pg_advisory_unlock_shared(lockstep.waiters_lock());
+        pause := least(pause * 1.5, 0.02);
+    END LOOP;
+END
+$$;
+
 -- What each batch changed, for caches. Written in the batch's transaction; kept for a configured time.
 CREATE TABLE lockstep.change (
     id         bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

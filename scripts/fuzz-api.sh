@@ -14,7 +14,7 @@ cargo build --quiet -p lockstep
 output=$(mktemp)
 target/debug/lockstep demo --products 2000 --rate 20 --log warn >"$output" 2>&1 &
 demo=$!
-trap 'kill -INT "$demo" 2>/dev/null; wait "$demo" 2>/dev/null; rm -f "$output"' EXIT
+trap 'kill "$demo" 2>/dev/null; wait "$demo" 2>/dev/null; rm -f "$output"' EXIT
 
 address=""
 for _ in $(seq 600); do

@@ -380,6 +380,17 @@ async fn the_feed_of_changes() -> anyhow::Result<()> {
     assert_eq!(late.next().await?.name, "reset");
     shop.session.batch_execute("DELETE FROM custom_posts WHERE slug = 'm1'").await?;
     assert_eq!(late.next().await?.name, "change");
+    // So is who listens all the time, where what was forgotten never came through: here nobody was notified of it.
+    shop.session
+        .batch_execute(
+            "BEGIN; INSERT INTO lockstep.change (projection, rows, at) VALUES ('product_search', 1, now() - interval '1 day')",
+        )
+        .await?;
+    lockstep_refresh::forget_changes(&shop.session, 600.0).await?;
+    shop.session.batch_execute("COMMIT").await?;
+    shop.session.batch_execute("DELETE FROM custom_posts WHERE slug = 'm2'").await?;
+    let told = late.next().await?;
+    assert_eq!(told.name, "reset", "{} {}", told.id, told.data);
     shop.projector.stop().await?;
     Ok(())
 }

@@ -113,7 +113,7 @@ async fn views_stand_behind_their_projections_at_once() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refresh_that_fails_is_logged_and_tried_again() -> anyhow::Result<()> {
     let cluster = cluster()?;
-    let mut setup = setup(&cluster.url("postgres"), "schedule = \"* * * * * *\"\nlock_timeout_s = 1");
+    let mut setup = setup(&cluster.url("postgres"), "schedule = \"* * * * * *\"\nlock_timeout_s = 5");
     setup.projections.truncate(1);
     let session = shop(&setup.source_url).await?;
     let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
@@ -129,6 +129,20 @@ async fn a_refresh_that_fails_is_logged_and_tried_again() -> anyhow::Result<()> 
     projector.catch_up().await?;
     locker.batch_execute("COMMIT").await?;
     until(&session, "SELECT success FROM lockstep.mv_refresh_log ORDER BY id DESC LIMIT 1").await?;
+    // One of an older definition is made anew. However long that takes, readers have the old one.
+    session.batch_execute("COMMENT ON MATERIALIZED VIEW read_model.mv_order_row IS 'lockstep backstop older'").await?;
+    locker.batch_execute("BEGIN; LOCK TABLE shop.orders IN ACCESS EXCLUSIVE MODE").await?;
+    let making =
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%CREATE MATERIALIZED VIEW%')";
+    until(&session, making).await?;
+    session.batch_execute("SET statement_timeout = '10s'; SELECT count(*) FROM read_model.mv_order_row").await?;
+    locker.batch_execute("COMMIT").await?;
+    until(
+        &session,
+        "SELECT obj_description('read_model.mv_order_row'::regclass, 'pg_class') NOT IN ('lockstep backstop older', 'lockstep backstop unfinished')
+            AND to_regclass('read_model.mv_order_row__new') IS NULL",
+    )
+    .await?;
     projector.stop().await?;
     Ok(())
 }

@@ -104,10 +104,13 @@ async fn an_instance_that_starts_while_another_sets_up() -> anyhow::Result<()> {
     let setup = Setup::new(&cluster.url("postgres"), PROJECTIONS);
     let session = shop(&setup.source_url).await?;
     let programs = [Program::new(&setup)?, Program::new(&setup)?];
-    // The late one stays between its two looks at the target for longer than the other takes to set up.
-    let mut children = [programs[0].start("preflight_strangers=sleep(12000)")?, programs[1].start("")?];
+    // The late one stays between its two looks at the target until the other has set up.
+    let release = programs[0].directory.path().join("release");
+    let late = programs[0].start(&format!("preflight_strangers=return({})", release.display()))?;
+    let mut children = [late, programs[1].start("")?];
     until(&session, "SELECT bool_and(state = 'live') FROM lockstep.projection").await?;
-    anyhow::ensure!(programs[0].log().is_empty(), "it has looked already: {}", programs[0].log());
+    assert_eq!(programs[0].log(), "", "it has not looked yet");
+    std::fs::write(&release, "")?;
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while !programs[0].log().contains("standing by") {
         let ended = children[0].try_wait()?;

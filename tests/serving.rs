@@ -29,6 +29,7 @@ impl Shop {
                 ("by_brand", "SELECT p.\"customFields\" ->> 'brand' AS brand, count(*) AS n FROM custom_posts p GROUP BY 1", ""),
                 ("odd", "SELECT o.code, o.r, o.k FROM odd o; -- a comment behind it", ""),
                 ("keyless", "SELECT o.k FROM odd o", ""),
+                ("over", "SELECT b.brand, b.n + 1 AS more FROM read_model.by_brand b", ""),
             ],
         );
         setup.preamble = format!("{preamble}\n[feed]\nhistory_s = 600\n[api]\nlisten = \"127.0.0.1:0\"\n{api}\n");

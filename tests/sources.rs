@@ -62,6 +62,14 @@ async fn a_position_that_is_not_contained_in_time() -> anyhow::Result<()> {
     let without = get(serving.address, "/api/products?brand=Cozy").await?;
     assert_eq!(without.source(), "projection");
     assert_eq!(get(serving.address, "/api/products?min_lsn=0/1").await?.source(), "projection");
+    // What a projection reads from another one contains what that contains, whatever the source is called.
+    assert_eq!(get(serving.address, "/api/read/over?source=tables").await?.status, 400);
+    assert_eq!(get(serving.address, "/api/read/over?min_lsn=0/1").await?.source(), "projection");
+    assert_eq!(get(serving.address, &format!("/api/read/over?min_lsn={lsn}")).await?.status, 503);
+    shop.session.batch_execute("ALTER TABLE read_model.over RENAME TO hidden").await?;
+    let stale = get(serving.address, "/api/read/over").await?;
+    let staleness: f64 = stale.header("lockstep-staleness").unwrap_or_default().parse()?;
+    assert!(stale.source() == "tables" && staleness > 0.0, "{staleness}");
     // What is set aside does not contain what its group contains.
     shop.session.batch_execute("UPDATE lockstep.projection SET state = 'faulted' WHERE name = 'product_search'").await?;
     assert_eq!(get(serving.address, "/api/products?min_lsn=0/1").await?.source(), "tables");
@@ -220,6 +228,17 @@ async fn a_reload_that_does_not_work_changes_nothing() -> anyhow::Result<()> {
     }
     session.batch_execute("UPDATE t SET a = 2").await?;
     until(&session, "SELECT a = 2 FROM read_model.one").await?;
+    // Nor is one in which the query is what it was and something else does not work.
+    setup.projections.pop();
+    setup.projections[0].2 = "key = [\"nope\"]".to_owned();
+    program.file("lockstep.toml", &setup.toml())?;
+    hang_up(&child)?;
+    while program.log().matches("is not reloaded").count() < 2 {
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "{}", program.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    setup.projections[0].2 = String::new();
+    setup.projections.push(("two".to_owned(), String::new(), String::new()));
     setup.projections[1].1 = "SELECT t.id, t.a + 1 AS b FROM t".to_owned();
     program.file("lockstep.toml", &setup.toml())?;
     hang_up(&child)?;

@@ -84,30 +84,45 @@ impl View {
         Ok(Refreshed { rows, made })
     }
 
+    /// Makes it under another name and puts it in the place of the one that is there, whose readers go on until that moment.
     async fn make(&self, session: &Client, anew: bool) -> Result<(), tokio_postgres::Error> {
-        let name = self.qualified();
-        let mut script = String::from("BEGIN;\n");
-        if anew {
-            script.push_str(&format!("DROP MATERIALIZED VIEW {name};\n"));
-        }
-        script.push_str(&format!("CREATE MATERIALIZED VIEW {name} AS\n{};\n", self.definition.trim().trim_end_matches(';')));
-        script.push_str(&format!("COMMENT ON MATERIALIZED VIEW {name} IS '{}';\n", self.mark().replace('\'', "''")));
+        let (name, coming) = (self.qualified(), format!("{}.{}", quote(&self.schema), quote(&format!("{}{COMING}", self.name))));
         let unique: Vec<String> = self.unique.iter().map(|column| quote(column)).collect();
-        script.push_str(&format!("CREATE UNIQUE INDEX ON {name} ({});\n", unique.join(", ")));
-        for index in &self.indexes {
-            script.push_str(&format!("{index};\n"));
-        }
+        let mut script = format!(
+            "DROP MATERIALIZED VIEW IF EXISTS {coming};
+             CREATE MATERIALIZED VIEW {coming} AS\n{};
+             COMMENT ON MATERIALIZED VIEW {coming} IS '{UNFINISHED}';
+             CREATE UNIQUE INDEX ON {coming} ({});",
+            self.definition.trim().trim_end_matches(';'),
+            unique.join(", ")
+        );
         for reader in &self.readers {
-            script.push_str(&format!("GRANT SELECT ON {name} TO {};\n", quote(reader)));
+            script.push_str(&format!("\nGRANT SELECT ON {coming} TO {};", quote(reader)));
         }
-        script.push_str("COMMIT");
-        let made = session.batch_execute(&script).await;
-        if made.is_err() {
-            // A failure means that the connection is gone, and the transaction with it.
-            drop(session.batch_execute("ROLLBACK").await);
-        }
-        made
+        in_transaction(session, &script).await?;
+        let drop_old = if anew { format!("DROP MATERIALIZED VIEW {name};") } else { String::new() };
+        let swap = format!("{drop_old} ALTER MATERIALIZED VIEW {coming} RENAME TO {};", quote(&self.name));
+        in_transaction(session, &swap).await?;
+        // Their names were the old view's. They lock no reader out; until the last is there, the view counts as unfinished.
+        let mut script = self.indexes.iter().fold(String::new(), |script, index| format!("{script}{index};\n"));
+        script.push_str(&format!("COMMENT ON MATERIALIZED VIEW {name} IS '{}';", self.mark().replace('\'', "''")));
+        in_transaction(session, &script).await
     }
+}
+
+/// The end of a view's name while it is made.
+const COMING: &str = "__new";
+
+/// The comment of a view that lacks something; whoever looks for ours finds it by its beginning.
+const UNFINISHED: &str = "lockstep backstop unfinished";
+
+async fn in_transaction(session: &Client, script: &str) -> Result<(), tokio_postgres::Error> {
+    let done = session.batch_execute(&format!("BEGIN;\n{script}\nCOMMIT")).await;
+    if done.is_err() {
+        // A failure means that the connection is gone, and the transaction with it.
+        drop(session.batch_execute("ROLLBACK").await);
+    }
+    done
 }
 
 fn quote(name: &str) -> String {

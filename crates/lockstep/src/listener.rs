@@ -1,5 +1,6 @@
 //! Serving HTTP on an address, with a bound on how long a client may take to say what it wants.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ pub(crate) async fn serve(listener: TcpListener, router: Router) {
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => drop(tokio::spawn(connection(stream, peer, router.clone(), HEAD_MAX))),
+            // That client's own affair.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset) => {}
             Err(error) => {
                 tracing::warn!(error = %error, "a client could not be let in");
                 tokio::time::sleep(AFTER_A_FAILED_ACCEPT).await;

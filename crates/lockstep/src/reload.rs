@@ -1,9 +1,11 @@
 //! Another configuration while it runs.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 use crate::api;
-use crate::config::{Config, ProjectionConfig};
+use crate::config::Config;
 use crate::preflight::{self, Depth, Preflight};
 use crate::supervisor::Hooks;
 
@@ -43,6 +45,27 @@ impl Reload {
         }
     }
 
+    /// The same for so long; what is wished for until then is done, however long it takes.
+    pub(crate) async fn wanted_within(&mut self, limit: Duration, now: &Config) -> Option<Config> {
+        if !self.pending {
+            let Some(wished) = &mut self.wished else {
+                tokio::time::sleep(limit).await;
+                return None;
+            };
+            match tokio::time::timeout(limit, wished.changed()).await {
+                Ok(Ok(())) => self.pending = true,
+                Ok(Err(_)) => {
+                    tokio::time::sleep(limit).await;
+                    return None;
+                }
+                Err(_) => return None,
+            }
+        }
+        let wanted = self.reloaded(now).await;
+        self.pending = false;
+        wanted
+    }
+
     /// Reads the file; a configuration that everything is to be set up for anew, if it is such a one.
     async fn reloaded(&self, now: &Config) -> Option<Config> {
         let new = match Config::load(&now.path) {
@@ -56,7 +79,7 @@ impl Reload {
         if !same && self.maintains {
             // What works is not given up for what does not.
             let checked = preflight::run(&new, Depth::Start).await;
-            if !checked.passed() && !only_what_failed_before(&new, now, &checked) {
+            if !checked.passed() && !only_what_fails_already(&new, now, &checked).await {
                 tracing::error!("the configuration is not reloaded:\n{}", checked.errors(false).join("\n"));
                 return None;
             }
@@ -69,13 +92,17 @@ impl Reload {
     }
 }
 
-/// Whether nothing fails but projections that are configured as they were: those are set aside already.
-fn only_what_failed_before(new: &Config, now: &Config, checked: &Preflight) -> bool {
-    let as_before = |projection: &ProjectionConfig| {
-        now.projections.iter().any(|before| before.name == projection.name && before.sql == projection.sql)
-    };
+/// Whether nothing fails but projections that fail as they are configured now, too: those are set aside already.
+async fn only_what_fails_already(new: &Config, now: &Config, checked: &Preflight) -> bool {
+    if !checked.only_queries_fail() {
+        return false;
+    }
+    let before = preflight::run(now, Depth::Start).await;
     let mut failing = new.projections.iter().filter(|projection| checked.failure_of(&projection.name).is_some());
-    checked.only_queries_fail() && failing.all(as_before)
+    failing.all(|projection| {
+        let as_before = now.projections.iter().any(|before| before.is_same(projection));
+        as_before && before.failure_of(&projection.name).is_some()
+    })
 }
 
 /// Counts SIGHUPs.

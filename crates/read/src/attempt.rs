@@ -40,16 +40,14 @@ pub(crate) enum Obstacle {
     Source(SourceFault),
 }
 
-/// Why a transaction did not end well.
+/// Why a transaction gave no answer.
 enum Trouble {
-    Sql(tokio_postgres::Error),
-    Fault(SourceFault),
-}
-
-impl From<tokio_postgres::Error> for Trouble {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self::Sql(error)
-    }
+    /// The source is not fit; the transaction is open.
+    Unfit(SourceFault),
+    /// An error before the COMMIT was sent; the transaction is open.
+    Begun(tokio_postgres::Error),
+    /// An error in front of the COMMIT that was sent with it; the transaction has ended.
+    Ended(tokio_postgres::Error),
 }
 
 impl Reader {
@@ -87,65 +85,68 @@ impl Reader {
                 }
                 Ok(answer)
             }
-            Err(Trouble::Fault(fault)) => {
-                if session.session().batch_execute("ROLLBACK").await.is_ok() {
-                    session.give_back();
-                }
+            Err(Trouble::Unfit(fault)) => {
+                roll_back(session).await;
                 Err(Obstacle::Source(fault))
             }
-            Err(Trouble::Sql(error)) => {
-                let obstacle = self.explain(session.session(), &request.query, &wanted, &error).await;
-                if session.session().batch_execute("ROLLBACK").await.is_ok() {
-                    session.give_back();
-                }
+            Err(Trouble::Begun(error)) => {
+                roll_back(session).await;
+                Err(Obstacle::Source(SourceFault::of(&error)))
+            }
+            Err(Trouble::Ended(error)) => {
+                let obstacle = explain(session.session(), &request.query, &wanted, &error).await;
+                session.give_back();
                 Err(obstacle)
             }
         }
     }
+}
 
-    /// Whose fault an error is: the request's, if it is about one of its values.
-    async fn explain(&self, client: &Client, request: &Query, wanted: &Statements, error: &tokio_postgres::Error) -> Obstacle {
-        let code = lockstep_connect::sqlstate(error).map(tokio_postgres::error::SqlState::code).unwrap_or_default();
-        // Whatever does not concern the server may concern a value, such as one that a domain does not allow.
-        let of_the_server = ["08", "25", "40", "53", "55", "57", "58", "XX"].iter().any(|class| code.starts_with(class));
-        if code.is_empty() || of_the_server || ["42P01", "42703", "3F000", "42501"].contains(&code) {
-            return Obstacle::Source(SourceFault::of(error));
+/// Whose fault an error is: the request's, if it is about one of its values.
+async fn explain(client: &Client, request: &Query, wanted: &Statements, error: &tokio_postgres::Error) -> Obstacle {
+    let code = lockstep_connect::sqlstate(error).map(tokio_postgres::error::SqlState::code).unwrap_or_default();
+    // Whatever does not concern the server may concern a value, such as one that a domain does not allow.
+    let of_the_server = ["08", "25", "40", "53", "55", "57", "58", "XX"].iter().any(|class| code.starts_with(class));
+    if code.is_empty() || of_the_server || ["42P01", "42703", "3F000", "42501"].contains(&code) {
+        return Obstacle::Source(SourceFault::of(error));
+    }
+    for typed in &wanted.typed {
+        let sql = format!("SELECT $1::text::{}", typed.type_name);
+        if client.query_typed(&sql, &[(&typed.value, Type::TEXT)]).await.is_err() {
+            let what = if typed.parameter == "after" {
+                "not a cursor of this order".to_owned()
+            } else {
+                format!("not a value of type {}", typed.type_name)
+            };
+            return Obstacle::Request(ReadError::bad(&typed.parameter, what));
         }
-        if client.batch_execute("ROLLBACK").await.is_err() {
-            return Obstacle::Source(SourceFault::Unreachable);
+    }
+    if code == "22025"
+        && let Some(like) =
+            request.conditions.iter().find(|condition| matches!(condition.operator, Operator::Like | Operator::Ilike))
+    {
+        return Obstacle::Request(ReadError::bad(
+            &like.parameter,
+            "the pattern ends in the middle of an escape: write \\\\ for a backslash",
+        ));
+    }
+    match (code, wanted.typed.first()) {
+        ("42883", Some(typed)) => Obstacle::Request(ReadError::bad(
+            &typed.parameter,
+            format!("values of type {} cannot be compared so", typed.type_name),
+        )),
+        ("42883", None) => {
+            let parameter = if request.facets.is_empty() { "order" } else { "facets" };
+            Obstacle::Request(ReadError::bad(parameter, "values of such a column cannot be compared so"))
         }
-        for typed in &wanted.typed {
-            let sql = format!("SELECT $1::text::{}", typed.type_name);
-            if client.query_typed(&sql, &[(&typed.value, Type::TEXT)]).await.is_err() {
-                let what = if typed.parameter == "after" {
-                    "not a cursor of this order".to_owned()
-                } else {
-                    format!("not a value of type {}", typed.type_name)
-                };
-                return Obstacle::Request(ReadError::bad(&typed.parameter, what));
-            }
-        }
-        if code == "22025"
-            && let Some(like) =
-                request.conditions.iter().find(|condition| matches!(condition.operator, Operator::Like | Operator::Ilike))
-        {
-            return Obstacle::Request(ReadError::bad(
-                &like.parameter,
-                "the pattern ends in the middle of an escape: write \\\\ for a backslash",
-            ));
-        }
-        match (code, wanted.typed.first()) {
-            ("42883", Some(typed)) => Obstacle::Request(ReadError::bad(
-                &typed.parameter,
-                format!("values of type {} cannot be compared so", typed.type_name),
-            )),
-            ("42883", None) => {
-                let parameter = if request.facets.is_empty() { "order" } else { "facets" };
-                Obstacle::Request(ReadError::bad(parameter, "values of such a column cannot be compared so"))
-            }
-            // The source's own: a row whose expression fails while the defining query is computed.
-            _ => Obstacle::Source(SourceFault::Refused),
-        }
+        // The source's own: a row whose expression fails while the defining query is computed.
+        _ => Obstacle::Source(SourceFault::Refused),
+    }
+}
+
+async fn roll_back(session: Borrowed) {
+    if session.session().batch_execute("ROLLBACK").await.is_ok() {
+        session.give_back();
     }
 }
 
@@ -161,24 +162,26 @@ async fn one_snapshot(client: &Client, attempt: &Attempt<'_>, wanted: &Statement
         match source {
             Source::Projection => version(client, model).await.map(Some),
             Source::View => view_version(client, model).await.map(Some),
+            // What it reads is as old as what follows from it.
+            Source::Tables if model.on_target => version(client, model).await.map(Some),
             Source::Tables => Ok(None),
         }
     };
     let (begun, version) = tokio::join!(biased; client.batch_execute(&begin), looking);
-    begun?;
+    begun.map_err(Trouble::Begun)?;
     let mut answer = Answer { source: Some(source), version: Version::default(), ..Answer::default() };
-    match (version?, source) {
+    match (version.map_err(Trouble::Begun)?, source) {
         (Some(found), Source::Projection) => {
             if !found.is_built {
-                return Err(Trouble::Fault(SourceFault::NotBuilt));
+                return Err(Trouble::Unfit(SourceFault::NotBuilt));
             }
             if found.is_stale(settings) && !whatever {
-                return Err(Trouble::Fault(SourceFault::Stale));
+                return Err(Trouble::Unfit(SourceFault::Stale));
             }
             answer.version = found.version;
             answer.version.tag = tag(&answer.version.tag, &request.identity, model, settings, attempt.table);
         }
-        (Some(found), _) => answer.version = found.version,
+        (Some(found), _) => answer.version = Version { tag: String::new(), ..found.version },
         (None, _) => answer.version.staleness_seconds = Some(0.0),
     }
     let total = async {
@@ -191,12 +194,13 @@ async fn one_snapshot(client: &Client, attempt: &Attempt<'_>, wanted: &Statement
     // All are sent before the first is awaited: the COMMIT is behind them.
     let (rows, total, facets, committed) =
         tokio::join!(biased; run(client, &wanted.rows), total, facets, client.batch_execute("COMMIT"));
-    let rows = rows?;
-    answer.total = total?.as_deref().and_then(|rows| rows.first()).map(counted);
+    let rows = rows.map_err(Trouble::Ended)?;
+    answer.total = total.map_err(Trouble::Ended)?.as_deref().and_then(|rows| rows.first()).map(counted);
     for ((name, _), found) in wanted.facets.iter().zip(facets) {
-        answer.facets.push((name.clone(), found?.first().map(|row| row.get(0)).unwrap_or_default()));
+        let found = found.map_err(Trouble::Ended)?;
+        answer.facets.push((name.clone(), found.first().map(|row| row.get(0)).unwrap_or_default()));
     }
-    committed?;
+    committed.map_err(Trouble::Ended)?;
     if rows.len() > wanted.limit {
         let values: Vec<Option<String>> = rows[wanted.limit - 1].get(1);
         answer.next = (!values.is_empty()).then(|| cursor::encode(&values));

@@ -57,6 +57,9 @@ impl Operator {
     }
 }
 
+/// Values of one list.
+const VALUES_MAX: usize = 1_000;
+
 /// A filter, not yet checked against a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
@@ -91,7 +94,13 @@ impl Condition {
             return Err(ReadError::bad(parameter, example));
         };
         let values = match operator {
-            Operator::In => list(value).ok_or_else(|| ReadError::bad(parameter, "write a list as in.(a,b,\"c,d\")"))?,
+            Operator::In => {
+                let values = list(value).ok_or_else(|| ReadError::bad(parameter, "write a list as in.(a,b,\"c,d\")"))?;
+                if values.len() > VALUES_MAX {
+                    return Err(ReadError::bad(parameter, format!("a list has at most {VALUES_MAX} values")));
+                }
+                values
+            }
             Operator::Is if value != "null" && value != "notnull" => {
                 return Err(ReadError::bad(parameter, "write is.null or is.notnull"));
             }
@@ -146,7 +155,8 @@ mod tests {
         let parsed = Condition::parse("b", "b", "in.(a,\"b,c\",\"d\\\"e\",)").map(|condition| condition.values);
         assert_eq!(parsed, Ok(vec!["a".to_owned(), "b,c".to_owned(), "d\"e".to_owned(), String::new()]));
         assert_eq!(Condition::parse("b", "b", "in.()").map(|condition| condition.values), Ok(Vec::new()));
-        for bad in ["", "5", "gt", "between.1", "in.a,b", "in.(\"a)", "is.", "is.5"] {
+        let long = format!("in.({})", vec!["1"; 1001].join(","));
+        for bad in [long.as_str(), "", "5", "gt", "between.1", "in.a,b", "in.(\"a)", "is.", "is.5"] {
             assert!(Condition::parse("b", "b", bad).is_err(), "{bad}");
         }
     }

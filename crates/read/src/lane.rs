@@ -20,12 +20,37 @@ struct Lane<T: Clone> {
     next: Mutex<Option<Flight<T>>>,
 }
 
-/// A lane for each kind of request that somebody waits for.
-pub(crate) struct Lanes<K, T: Clone>(Mutex<HashMap<K, Arc<Lane<T>>>>);
+/// A lane and how many wait in it.
+type Used<T> = (Arc<Lane<T>>, usize);
 
-impl<K, T: Clone> Default for Lanes<K, T> {
+/// A lane for each kind of request that somebody waits for.
+pub(crate) struct Lanes<K: Eq + Hash, T: Clone>(Mutex<HashMap<K, Used<T>>>);
+
+impl<K: Eq + Hash, T: Clone> Default for Lanes<K, T> {
     fn default() -> Self {
         Self(Mutex::default())
+    }
+}
+
+/// Somebody who waits. When the last one goes, answered or not, the lane goes too, and with it what was never begun.
+struct Waiting<'a, K: Eq + Hash, T: Clone> {
+    lanes: &'a Lanes<K, T>,
+    key: K,
+    lane: Arc<Lane<T>>,
+}
+
+impl<K: Eq + Hash, T: Clone> Drop for Waiting<'_, K, T> {
+    fn drop(&mut self) {
+        let mut lanes = locked(&self.lanes.0);
+        let Some((_, waiting)) = lanes.get_mut(&self.key) else { return };
+        *waiting -= 1;
+        if *waiting == 0 {
+            lanes.remove(&self.key);
+            // It may hold the lane that holds it. Dropped when the lock is not held any more: it may hold anything.
+            let never_begun = locked(&self.lane.next).take();
+            drop(lanes);
+            drop(never_begun);
+        }
     }
 }
 
@@ -34,41 +59,34 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<K: Eq + Hash + Clone, T: Clone + Send + Sync + 'static> Lanes<K, T> {
+    fn enter(&self, key: K) -> Waiting<'_, K, T> {
+        let mut lanes = locked(&self.0);
+        let (lane, waiting) = lanes
+            .entry(key.clone())
+            .or_insert_with(|| (Arc::new(Lane { gate: tokio::sync::Mutex::default(), next: Mutex::default() }), 0));
+        *waiting += 1;
+        Waiting { lanes: self, key, lane: lane.clone() }
+    }
+
     /// The answer that `answer` gives, or somebody else's to the same question that has not been begun yet.
     pub(crate) async fn join<F>(&self, key: K, answer: impl FnOnce() -> F) -> T
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let lane = locked(&self.0)
-            .entry(key.clone())
-            .or_insert_with(|| Arc::new(Lane { gate: tokio::sync::Mutex::default(), next: Mutex::default() }))
-            .clone();
-        let flight = locked(&lane.next)
+        let waiting = self.enter(key);
+        let flight = locked(&waiting.lane.next)
             .get_or_insert_with(|| {
-                let (lane, answering) = (Arc::downgrade(&lane), answer());
+                let (lane, answering) = (waiting.lane.clone(), answer());
                 let flight = async move {
-                    // Whoever waits for it keeps the lane.
-                    let lane = lane.upgrade();
-                    let _turn = match &lane {
-                        Some(lane) => Some(lane.gate.lock().await),
-                        None => None,
-                    };
-                    if let Some(lane) = &lane {
-                        // From here on it is too late to join.
-                        locked(&lane.next).take();
-                    }
+                    let _turn = lane.gate.lock().await;
+                    // From here on it is too late to join.
+                    drop(locked(&lane.next).take());
                     answering.await
                 };
                 flight.boxed().shared()
             })
             .clone();
-        let answered = flight.await;
-        let mut lanes = locked(&self.0);
-        // The table's and ours: nobody else waits.
-        if Arc::strong_count(&lane) <= 2 {
-            lanes.remove(&key);
-        }
-        answered
+        flight.await
     }
 }
 
@@ -121,7 +139,31 @@ mod tests {
         tokio::task::yield_now().await;
         never.abort();
         drop(never.await);
+        assert!(locked(&lanes.0).is_empty());
         let answered = tokio::time::timeout(std::time::Duration::from_secs(5), lanes.join("a", || async { 7 })).await;
         assert_eq!(answered, Ok(7));
+        // Nor do those leave anything behind who waited behind another one.
+        let held = Arc::new(());
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let (lanes, held) = (lanes.clone(), held.clone());
+                tokio::spawn(async move {
+                    lanes
+                        .join("a", || async move {
+                            std::future::pending::<()>().await;
+                            drop(held);
+                            0
+                        })
+                        .await
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        for waiting in waiting {
+            waiting.abort();
+            drop(waiting.await);
+        }
+        assert!(locked(&lanes.0).is_empty());
+        assert_eq!(Arc::strong_count(&held), 1, "nothing is kept");
     }
 }

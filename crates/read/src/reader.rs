@@ -182,22 +182,23 @@ impl Reader {
     }
 
     async fn looked_up(&self, model: &Model) -> Option<Table> {
-        if let Ok(session) = self.target.get().await {
+        if let Ok(session) = self.target.get().await.map(Borrowed::new) {
             for name in [model.name.clone(), format!("mv_{}", model.name)] {
-                match table::look_up(&session, &model.schema, &name).await {
-                    Ok(Some(mut table)) => {
-                        if table.key.is_empty() {
-                            table.key.clone_from(&model.key);
-                        }
+                match table::look_up(session.session(), &model.schema, &name, &model.key).await {
+                    Ok(Some(table)) => {
+                        session.give_back();
                         return Some(table);
                     }
                     Ok(None) => {}
                     Err(error) => tracing::debug!(error = %lockstep_connect::describe(&error), "looking a table up"),
                 }
             }
+            session.give_back();
         }
-        let session = self.pool_of(model, Source::Tables).get().await.ok()?;
-        table::describe(&session, model.sql.trim(), &model.key).await.ok()
+        let session = Borrowed::new(self.pool_of(model, Source::Tables).get().await.ok()?);
+        let table = table::describe(session.session(), model.sql.trim(), &model.key).await.ok()?;
+        session.give_back();
+        Some(table)
     }
 
     pub(crate) fn pool_of(&self, model: &Model, source: Source) -> &Pool {
@@ -228,8 +229,10 @@ impl Reader {
         if let Some(lsn) = request.min_lsn {
             // The tables contain it; what comes after them would have to be asked.
             chain = match chain.first() {
-                Some(Source::Tables) => vec![Source::Tables],
-                Some(Source::Projection | Source::View) | None => self.chain_with(&model, settings, lsn, chain).await?,
+                Some(Source::Tables) if !model.on_target => vec![Source::Tables],
+                Some(Source::Projection | Source::View | Source::Tables) | None => {
+                    self.chain_with(&model, settings, lsn, chain).await?
+                }
             };
         }
         // What the client has need not be read to be known.

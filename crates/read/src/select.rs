@@ -1,5 +1,7 @@
 //! From a query to SQL: rows, their number, and facets, all with the same conditions.
 
+use std::collections::HashSet;
+
 use lockstep_plan::quote;
 
 use crate::condition::{Condition, Operator};
@@ -18,7 +20,7 @@ pub(crate) struct Statement {
 }
 
 /// A value of the request and the type that it must be of; to find out which one PostgreSQL refuses.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Typed {
     pub(crate) parameter: String,
     pub(crate) value: String,
@@ -38,7 +40,7 @@ pub(crate) struct Statements {
 
 /// Makes the SQL over `from`, an item for FROM without its alias.
 pub(crate) fn statements(query: &Query, table: &Table, from: &str, text_config: &str) -> Result<Statements, ReadError> {
-    let mut maker = Maker { table, from, text_config, typed: Vec::new() };
+    let mut maker = Maker { table, from, text_config, typed: Vec::new(), seen: HashSet::new() };
     let rows = maker.rows(query)?;
     let total = match query.total {
         Total::None => None,
@@ -76,6 +78,7 @@ struct Maker<'a> {
     from: &'a str,
     text_config: &'a str,
     typed: Vec<Typed>,
+    seen: HashSet<Typed>,
 }
 
 /// An expression to order by.
@@ -91,7 +94,7 @@ impl Maker<'_> {
     fn bind(&mut self, statement: &mut Statement, parameter: &str, value: &str, type_name: &str) -> String {
         statement.values.push(value.to_owned());
         let typed = Typed { parameter: parameter.to_owned(), value: value.to_owned(), type_name: type_name.to_owned() };
-        if !self.typed.contains(&typed) {
+        if self.seen.insert(typed.clone()) {
             self.typed.push(typed);
         }
         format!("${}::text::{type_name}", statement.values.len())

@@ -71,6 +71,14 @@ pub struct Table {
 }
 
 impl Table {
+    fn of(rows: &[Row], key: &[String], trigrams: Option<String>) -> Self {
+        let columns: Vec<Column> = rows.iter().map(column).collect();
+        // Rows that cannot be put into an order by their key have no pages that go on where others ended.
+        let sortable = |name: &String| columns.iter().any(|column| &column.name == name && column.is_comparable());
+        let key = if key.iter().all(sortable) { key.to_vec() } else { Vec::new() };
+        Self { columns, key, trigrams }
+    }
+
     /// A column by name.
     ///
     /// # Errors
@@ -94,7 +102,13 @@ impl Table {
 }
 
 /// Looks a table up in the catalogue; `None` if it is not there.
-pub(crate) async fn look_up(client: &Client, schema: &str, name: &str) -> Result<Option<Table>, tokio_postgres::Error> {
+/// `key` is what identifies a row if nothing more is known.
+pub(crate) async fn look_up(
+    client: &Client,
+    schema: &str,
+    name: &str,
+    key: &[String],
+) -> Result<Option<Table>, tokio_postgres::Error> {
     let columns = described(
         "SELECT a.attnum AS number, a.attname::text AS name, a.atttypid AS type, a.attnotnull AS not_null
           FROM pg_attribute AS a JOIN pg_class AS c ON c.oid = a.attrelid JOIN pg_namespace AS s ON s.oid = c.relnamespace
@@ -112,8 +126,8 @@ pub(crate) async fn look_up(client: &Client, schema: &str, name: &str) -> Result
             &[&schema, &name],
         )
         .await?;
-    let key: Option<Vec<String>> = row.get(0);
-    Ok(Some(Table { columns: rows.iter().map(column).collect(), key: key.unwrap_or_default(), trigrams: row.get(1) }))
+    let known: Vec<String> = row.get::<_, Option<_>>(0).unwrap_or_default();
+    Ok(Some(Table::of(&rows, if known.is_empty() { key } else { &known }, row.get(1))))
 }
 
 /// What a query returns, for when its table is not there.
@@ -125,7 +139,7 @@ pub(crate) async fn describe(client: &Client, sql: &str, key: &[String]) -> Resu
         "SELECT number, name, type, false AS not_null FROM unnest($1::text[], $2::oid[]) WITH ORDINALITY AS u (name, type, number)",
     );
     let rows = client.query(&columns, &[&names, &types]).await?;
-    Ok(Table { columns: rows.iter().map(column).collect(), key: key.to_vec(), trigrams: None })
+    Ok(Table::of(&rows, key, None))
 }
 
 /// SQL that tells everything about columns of which number, name, type and whether they are never NULL are known.
@@ -146,11 +160,11 @@ fn described(columns: &str) -> String {
              WHEN b.oid >= 16384 AND EXISTS (SELECT FROM pg_cast AS k WHERE k.castsource = b.oid AND k.casttarget = 'json'::regtype) THEN 'any'
              ELSE 'text' END,
         i.typtype IN ('e', 'r', 'm') OR EXISTS (
-            -- Whose operators are called as everywhere: hstore's are not.
+            -- Whose operators are called as everywhere (hstore's are not) and are those that the bare names mean here.
             SELECT FROM pg_opclass AS o JOIN pg_am AS m ON m.oid = o.opcmethod AND m.amname = 'btree'
             JOIN pg_amop AS p ON p.amopfamily = o.opcfamily AND p.amoplefttype = o.opcintype AND p.amoprighttype = o.opcintype
                              AND p.amopstrategy = 1
-            JOIN pg_operator AS q ON q.oid = p.amopopr AND q.oprname = '<'
+            JOIN pg_operator AS q ON q.oid = p.amopopr AND q.oprname = '<' AND pg_operator_is_visible(q.oid)
             WHERE o.opcdefault AND (o.opcintype = i.oid OR EXISTS (
                 SELECT FROM pg_cast AS k
                 WHERE k.castsource = i.oid AND k.casttarget = o.opcintype AND k.castmethod = 'b' AND k.castcontext = 'i')))

@@ -63,7 +63,7 @@ impl Fed {
     }
 
     /// Records it in the batch's transaction, and notifies the listeners, who are told when it commits: durably then, unlike other
-    /// batches. A crash could otherwise take back what they have been told, and if the row has meanwhile become again what it was
+    /// batches (on this server: a standby that does not answer must not hold up who else notifies). A crash could otherwise take back what they have been told, and if the row has meanwhile become again what it was
     /// before, nothing would tell them.
     pub(crate) async fn write(
         &self,
@@ -100,7 +100,7 @@ async fn tell(
                  INSERT INTO lockstep.change (projection, lsn, rows, keys) VALUES ($1, $2::text::pg_lsn, $3, $4::text::json)
                  RETURNING id, lsn, rows, keys
              )
-             SELECT pg_notify('lockstep_' || $1, lockstep.change_notice(id, lsn, rows, keys)), set_config('synchronous_commit', 'on', true)
+             SELECT pg_notify('lockstep_' || $1, lockstep.change_notice(id, lsn, rows, keys)), set_config('synchronous_commit', 'local', true)
              FROM added",
             &[&projection, &lsn.map(|lsn| lsn.to_string()), &rows, &keys],
         )
@@ -120,7 +120,7 @@ pub async fn forget_changes(target: &Client, keep_seconds: f64) -> Result<(), to
                  RETURNING projection, id
              )
              INSERT INTO lockstep.forgotten SELECT projection, max(id) FROM gone GROUP BY projection
-             ON CONFLICT (projection) DO UPDATE SET id = excluded.id",
+             ON CONFLICT (projection) DO UPDATE SET id = greatest(forgotten.id, excluded.id)",
             &[&keep_seconds],
         )
         .await?;

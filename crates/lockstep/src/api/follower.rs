@@ -139,6 +139,8 @@ impl Follower {
     async fn listen(&self) -> anyhow::Result<()> {
         let (sender, mut notifications) = mpsc::unbounded_channel();
         let session = Session::open_listening(&self.settings, "lockstep feed", Some(sender)).await?;
+        let known: bool = session.query_one("SELECT to_regclass('lockstep.forgotten') IS NOT NULL", &[]).await?.get(0);
+        anyhow::ensure!(known, "nothing is set up yet");
         let names: Vec<String> = self.channels().keys().cloned().collect();
         for name in &names {
             session.batch_execute(&format!("LISTEN {}", quote::identifier(&format!("lockstep_{name}")))).await?;
@@ -162,11 +164,12 @@ impl Follower {
     /// Tells what is new of a projection.
     async fn tell(&self, session: &Client, projection: &str) -> anyhow::Result<()> {
         let Some(last) = self.channels().get(projection).map(|channel| channel.last) else { return Ok(()) };
-        let newest: Option<i64> =
-            session.query_one("SELECT max(id) FROM lockstep.change WHERE projection = $1", &[&projection]).await?.get(0);
-        // Where numbers begin again, Lockstep was set up anew or the target restored.
+        let (forgotten, newest) = ends(session, projection).await?;
+        // Where numbers begin again, Lockstep was set up anew or the target restored. Where more has been forgotten than was seen, nobody
+        // was told in between.
         let (begins, mut last) = match (last, newest) {
             (Some(last), Some(newest)) if last > newest => (true, newest),
+            (Some(last), _) if last < forgotten => (true, newest.unwrap_or(forgotten)),
             (Some(last), Some(_) | None) => (false, last),
             (None, newest) => (true, newest.unwrap_or(0)),
         };
@@ -198,20 +201,27 @@ async fn look(settings: &Settings, kept: &mut Option<Session>, projection: &str,
         Some(session) if !session.is_closed() => session,
         _ => kept.insert(Session::open(settings, "lockstep feed").await?),
     };
-    let row = session
+    // In this order: what is forgotten between the two looks is noticed.
+    let events = after(session, projection, since).await?;
+    let (forgotten, newest) = ends(session, projection).await?;
+    let newest = newest.unwrap_or(forgotten);
+    // Beyond the newest is an identity of another time: the target was restored.
+    if since < forgotten || since > newest {
+        return Ok(Backlog::Forgotten(newest));
+    }
+    Ok(Backlog::Events(events))
+}
+
+/// Up to where changes have been forgotten, and the newest.
+async fn ends(client: &Client, projection: &str) -> Result<(i64, Option<i64>), tokio_postgres::Error> {
+    let row = client
         .query_one(
             "SELECT coalesce((SELECT id FROM lockstep.forgotten WHERE projection = $1), 0),
                     (SELECT max(id) FROM lockstep.change WHERE projection = $1)",
             &[&projection],
         )
         .await?;
-    let forgotten: i64 = row.get(0);
-    let newest = row.get::<_, Option<i64>>(1).unwrap_or(forgotten);
-    // Beyond the newest is an identity of another time: the target was restored.
-    if since < forgotten || since > newest {
-        return Ok(Backlog::Forgotten(newest));
-    }
-    Ok(Backlog::Events(after(session, projection, since).await?))
+    Ok((row.get(0), row.get(1)))
 }
 
 async fn after(client: &Client, projection: &str, last: i64) -> Result<Vec<Event>, tokio_postgres::Error> {

@@ -99,7 +99,7 @@ pub struct GroupConfig {
 }
 
 /// A projection.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProjectionConfig {
     /// Its name, and its table's.
     pub name: String,
@@ -123,6 +123,13 @@ pub struct ProjectionConfig {
     pub time_zone: String,
     /// Where the configuration says so, for messages.
     pub time_zone_span: Option<Range<usize>>,
+}
+
+impl ProjectionConfig {
+    /// Whether it is configured as the other, wherever in the file.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Self { time_zone_span: None, ..self.clone() } == Self { time_zone_span: None, ..other.clone() }
+    }
 }
 
 /// Reads variables; tests pass their own.

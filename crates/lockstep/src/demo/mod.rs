@@ -5,7 +5,7 @@ mod verifier;
 mod workload;
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -62,15 +62,23 @@ pub async fn run(arguments: &DemoArguments, json: bool) -> anyhow::Result<Exit> 
     let display = Display::new(json);
     display.say(&format!("starting PostgreSQL {} from {}", binaries.major, binaries.directory.display()));
     let options = ClusterOptions { directory: arguments.directory.clone(), durable: true, ..ClusterOptions::default() };
+    // From the beginning, so that no signal leaves a cluster behind.
+    let interrupted = tokio::spawn(supervisor::wait_for_signal());
     let cluster = tokio::task::spawn_blocking(move || Cluster::start(&binaries, &options)).await??;
     let files = tempfile::tempdir()?;
-    let config = prepare(&cluster, arguments, files.path(), &display).await?;
-    let demonstration = Demonstration::start(config, arguments, display).await?;
-    let projector = demonstration.projector.abort_handle();
+    let projector = OnceLock::new();
+    let played = async {
+        let config = prepare(&cluster, arguments, files.path(), &display).await?;
+        let demonstration = Demonstration::start(config, arguments, display).await?;
+        projector.get_or_init(|| demonstration.projector.abort_handle());
+        demonstration.play().await
+    };
     tokio::select! {
-        exit = demonstration.play() => exit,
-        () = supervisor::wait_for_signal() => {
-            projector.abort();
+        exit = played => exit,
+        _ = interrupted => {
+            if let Some(projector) = projector.get() {
+                projector.abort();
+            }
             eprintln!("\ninterrupted; the cluster is removed");
             Ok(Exit::Good)
         }

@@ -319,7 +319,7 @@ async fn foreign_slot(config: &Config, session: &Session, preflight: &mut Prefli
 /// before the registered names were read is known by then; one that is dropped meanwhile is no longer there when looked at again.
 async fn strangers(session: &Session, preflight: &mut Preflight) -> Result<Vec<String>, tokio_postgres::Error> {
     let mut found = existing_tables(session, &preflight.planned).await?;
-    fail::fail_point!("preflight_strangers");
+    between_looks();
     let registered = registered_names(session).await?;
     found.retain(|(_, name)| !registered.contains(name));
     if !found.is_empty() {
@@ -335,6 +335,15 @@ async fn strangers(session: &Session, preflight: &mut Preflight) -> Result<Vec<S
         );
     }
     Ok(registered)
+}
+
+/// In tests: waits for a file to appear.
+fn between_looks() {
+    fail::fail_point!("preflight_strangers", |path| {
+        while path.as_ref().is_some_and(|path| !std::path::Path::new(path).exists()) {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    });
 }
 
 /// Schema and name of the planned tables that exist.

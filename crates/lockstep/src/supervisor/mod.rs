@@ -147,8 +147,7 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<
         observed.becomes(Instance::SettingUpAgain, Some(reason));
         loop {
             tokio::select! {
-                () = tokio::time::sleep(AGAIN_AFTER) => {}
-                new = reload.wanted(&config) => config = new,
+                new = reload.wanted_within(AGAIN_AFTER, &config) => config = new.unwrap_or(config),
                 _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
             }
             let again = tokio::select! {
