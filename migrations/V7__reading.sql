@@ -98,14 +98,14 @@ LANGUAGE sql IMMUTABLE AS $$
                  json_build_object('id', id, 'lsn', lsn, 'rows', rows, 'keys', NULL)::text AS short) AS n
 $$;
 
--- Where everything is, one row a projection.
+-- Where everything is, one row a projection. One that is set aside, or is being built, is not where its group is.
 CREATE VIEW lockstep.status AS
 SELECT p.name AS projection, p.group_name, p.kind, p.state, p.row_count AS rows, c.lsn, c.current_as_of,
        extract(epoch FROM clock_timestamp() - c.current_as_of)::double precision AS staleness_seconds,
        (SELECT count(*) FROM lockstep.quarantine AS q WHERE q.projection = p.name) AS quarantined,
        v.outcome AS last_verification, v.finished_at AS verified_at, p.sqlstate, p.reason, p.hint
 FROM lockstep.projection AS p
-LEFT JOIN lockstep.checkpoint AS c USING (group_name)
+LEFT JOIN lockstep.checkpoint AS c ON c.group_name = p.group_name AND p.state = 'live'
 LEFT JOIN LATERAL (
     SELECT r.outcome, r.finished_at FROM lockstep.verification AS r
     WHERE r.projection = p.name AND r.finished_at IS NOT NULL ORDER BY r.id DESC LIMIT 1

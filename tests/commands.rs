@@ -104,8 +104,38 @@ async fn the_life_of_an_installation() -> anyhow::Result<()> {
         .batch_execute("SET ROLE shop_api; SELECT * FROM read_model.orders; SELECT lockstep.wait_for('0/1', '1 second')")
         .await?;
 
+    // Another slot: the one before does not stay behind, and one can go back.
+    for slot in ["other", "lockstep"] {
+        let renamed = Program::new(&setup)?;
+        renamed.file("lockstep.toml", &setup.toml().replace("[metrics]", &format!("slot = \"{slot}\"\n[metrics]")))?;
+        let (status, output, errors) = renamed.run(&["run", "--once"])?;
+        assert_eq!(status, GOOD, "{output}{errors}");
+        let slots: Vec<String> =
+            session.query("SELECT slot_name::text FROM pg_replication_slots", &[]).await?.iter().map(|row| row.get(0)).collect();
+        assert_eq!(slots, [slot]);
+    }
+    // What is taken out stays as it is, which is no trouble.
+    let mut fewer = setup.clone();
+    fewer.projections.pop();
+    let fewer = Program::new(&fewer)?;
+    assert_eq!(fewer.run(&["run", "--once"])?.0, GOOD);
+    let (status, output, errors) = fewer.run(&["status"])?;
+    assert_eq!((status, output.contains("unmaintained")), (GOOD, true), "{output}{errors}");
+    assert_eq!(program.run(&["run", "--once"])?.0, GOOD);
+    assert_eq!(program.run(&["status"])?.0, GOOD);
+    for command in [&["verify", "nope"][..], &["repair", "nope"], &["rebuild", "nope"]] {
+        let (status, _, errors) = program.run(command)?;
+        assert_eq!((status, errors.contains("by_status")), (USAGE, true), "{errors}");
+    }
+
     let (status, _, errors) = program.run(&["teardown"])?;
     assert_eq!((status, errors.contains("--yes")), (FAILURE, true), "{errors}");
+    // Somebody's view is not in the way half-way.
+    session.batch_execute("CREATE VIEW public.paid AS SELECT * FROM read_model.orders WHERE status = 'paid'").await?;
+    let (status, _, errors) = program.run(&["teardown", "--yes"])?;
+    assert_eq!((status, errors.contains("public.paid")), (FAILURE, true), "{errors}");
+    assert_eq!(program.run(&["status"])?.0, GOOD);
+    session.batch_execute("DROP VIEW public.paid").await?;
     let (status, output, errors) = program.run(&["teardown", "--yes"])?;
     assert_eq!(status, GOOD, "{output}{errors}");
     assert_untouched(&session).await
@@ -180,12 +210,17 @@ async fn wrong_queries_are_refused_before_anything_is_changed() -> anyhow::Resul
         ("SELECT o.id, random() AS r FROM shop.orders o", "", &["random()", "volatile"]),
         ("SELECT o.status, o.amount FROM shop.orders o", "key = [\"status\"]", &["not unique", "status = "]),
         (ORDERS, "key = [\"nope\"]", &["\"nope\" is not a column"]),
+        (ORDERS, "indexes = \"INDEXES\"", &["its indexes", "statement 2 is no CREATE INDEX"]),
         ("SELECT 1 AS one", "", &["reads no table"]),
         ("SELECT o.id, o.amount AS xmin FROM shop.orders o", "", &["\"xmin\" has the name of a system column"]),
         ("SELECT c.relname FROM pg_class c", "", &["system table"]),
     ];
+    let directory = tempfile::tempdir()?;
+    let indexes = directory.path().join("indexes.sql");
+    std::fs::write(&indexes, "CREATE INDEX ON bad (id); DROP TABLE shop.orders;")?;
     for (sql, extra, words) in cases {
-        let setup = Setup::new(&url, &[("bad", sql, extra)]);
+        let extra = extra.replace("INDEXES", &indexes.display().to_string());
+        let setup = Setup::new(&url, &[("bad", sql, &extra)]);
         assert_refused(&setup, words).await.map_err(|error| error.context(*sql))?;
     }
     // With REPLICA IDENTITY FULL and no key it works, as a whole.

@@ -296,3 +296,29 @@ async fn what_strikes_too_many_keys_is_a_fault() -> anyhow::Result<()> {
     projector.stop().await?;
     Ok(())
 }
+
+/// A new version that lacks a good row of the old one does not take its place, until the row is mended or given up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_version_does_not_take_last_good_rows_away() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let mut setup = setup(&cluster.url("postgres"), None, "");
+    setup.projections.truncate(1);
+    let session = items(&setup.source_url).await?;
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    session.batch_execute("UPDATE t.item SET raw = 'bad' WHERE id = 7").await?;
+    quarantined(&session, "cast:7:22P02").await?;
+    projector.stop().await?;
+    setup.projections[0].1 = "SELECT i.id, i.raw::int AS n, i.kind, i.code FROM t.item i".to_owned();
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    until(&session, "SELECT hint LIKE '%1 keys fail there%' FROM lockstep.projection WHERE name = 'cast'").await?;
+    let kept: i64 = session.query_one("SELECT count(*) FROM read_model.cast WHERE id = 7", &[]).await?.get(0);
+    assert_eq!(kept, 1, "its last good row stays");
+    session.batch_execute("UPDATE t.item SET raw = '77' WHERE id = 7").await?;
+    until(&session, "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'read_model.cast'::regclass AND attname = 'code')")
+        .await?;
+    projector.catch_up().await?;
+    assert_equal(&setup).await?;
+    projector.stop().await?;
+    Ok(())
+}

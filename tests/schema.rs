@@ -198,6 +198,14 @@ async fn a_query_that_fails_for_a_while() -> anyhow::Result<()> {
         .await?;
     let kept: i64 = session.query_one("SELECT count(*) FROM read_model.with_note", &[]).await?.get(0);
     assert!(kept > 0, "its last good rows stay");
+    // What cannot be compared is not equal, whoever is asked for.
+    let program = Program::new(&setup)?;
+    for names in [&["verify", "--json"][..], &["verify", "--json", "with_note"]] {
+        let (status, output, errors) = program.run(names)?;
+        let views: serde_json::Value = serde_json::from_str(&output)?;
+        let one = views.as_array().into_iter().flatten().find(|view| view["projection"] == "with_note");
+        assert!(status == 1 && one.is_some_and(|view| view["outcome"] == "not comparable"), "{status} {output} {errors}");
+    }
     session
         .batch_execute(
             "ALTER TABLE shop.orders RENAME COLUMN other TO extra; UPDATE shop.orders SET extra = '{\"b\": 2}' WHERE id = 2",

@@ -59,6 +59,8 @@ async fn a_position_that_is_not_contained_in_time() -> anyhow::Result<()> {
     let answer = get(serving.address, &format!("/api/products?brand=Cozy&min_lsn={lsn}")).await?;
     assert_eq!(answer.source(), "tables", "{}", answer.body);
     assert!(answer.names().contains(&"Written".to_owned()));
+    let log = program.log();
+    assert!(!log.contains("cannot be read"), "{log}");
     let without = get(serving.address, "/api/products?brand=Cozy").await?;
     assert_eq!(without.source(), "projection");
     assert_eq!(get(serving.address, "/api/products?min_lsn=0/1").await?.source(), "projection");

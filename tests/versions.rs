@@ -90,7 +90,7 @@ async fn a_definition_changes_under_load() -> anyhow::Result<()> {
     projector.catch_up().await?;
     assert_equal(&after).await?;
     let (status, _, errors) = program.run(&["rebuild", "nothing"])?;
-    assert!(status == 1 && errors.contains("there is no projection nothing"), "{status} {errors}");
+    assert!(status == 2 && errors.contains("no projection \"nothing\""), "{status} {errors}");
     projector.stop().await?;
     Ok(())
 }
@@ -168,7 +168,7 @@ async fn what_is_added_disturbs_nobody() -> anyhow::Result<()> {
     // Its build cannot come to an end: the index that it wants cannot be made.
     let directory = tempfile::tempdir()?;
     let indexes = directory.path().join("indexes.sql");
-    std::fs::write(&indexes, "CREATE INDEX ON slow (nothing);\n")?;
+    std::fs::write(&indexes, "CREATE INDEX ON slow USING gist (id);\n")?;
     setup.projections.push((
         "slow".to_owned(),
         "SELECT o.id, o.amount FROM shop.orders o".to_owned(),

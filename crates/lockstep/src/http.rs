@@ -32,13 +32,22 @@ struct Watched {
     capture: watch::Receiver<CaptureStatus>,
     /// Projections that cannot even be planned.
     broken: Vec<String>,
+    /// Of a process that only reads: why it cannot.
+    unreachable: Option<String>,
 }
 
 impl Health {
-    /// Of a process that only reads: it is ready as soon as it listens.
+    /// Of a process that only reads; [`Self::reaches`] says whether it can.
     pub(crate) fn of_a_reader() -> Self {
         let (_, capture) = watch::channel(CaptureStatus::Streaming);
-        Self(Arc::new(RwLock::new(Some(Watched { groups: Vec::new(), capture, broken: Vec::new() }))))
+        Self(Arc::new(RwLock::new(Some(Watched { groups: Vec::new(), capture, broken: Vec::new(), unreachable: None }))))
+    }
+
+    /// Whether what is read can be reached, or why not.
+    pub(crate) fn reaches(&self, problem: Option<String>) {
+        if let Some(watched) = &mut *self.0.write().unwrap_or_else(PoisonError::into_inner) {
+            watched.unreachable = problem;
+        }
     }
 
     pub(crate) fn watch(
@@ -47,7 +56,7 @@ impl Health {
         capture: watch::Receiver<CaptureStatus>,
         broken: Vec<String>,
     ) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Watched { groups, capture, broken });
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Watched { groups, capture, broken, unreachable: None });
     }
 
     /// Why it is not ready; empty if it is.
@@ -60,6 +69,7 @@ impl Health {
             CaptureStatus::Reconnecting(_) => vec!["the stream is reconnecting".to_owned()],
             CaptureStatus::Ended(_) => vec!["the stream has ended".to_owned()],
         };
+        obstacles.extend(watched.unreachable.as_ref().map(|_| "the database cannot be reached".to_owned()));
         obstacles.extend(watched.broken.iter().map(|name| format!("{name} is faulted")));
         for group in &watched.groups {
             let status = group.borrow();

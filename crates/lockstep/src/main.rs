@@ -44,8 +44,9 @@ async fn run(cli: Cli) -> Exit {
         return finish(commands::init(&cli.config, url.as_deref()).await);
     }
     if let Command::Completions { shell } = &cli.command {
-        clap_complete::generate(*shell, &mut Cli::command(), "lockstep", &mut std::io::stdout());
-        return Exit::Good;
+        let mut script = Vec::new();
+        clap_complete::generate(*shell, &mut Cli::command(), "lockstep", &mut script);
+        return finish(std::io::Write::write_all(&mut std::io::stdout(), &script).map(|()| Exit::Good).map_err(Into::into));
     }
     let config = match Config::load(&cli.config) {
         Ok(config) => config,

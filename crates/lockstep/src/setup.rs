@@ -28,6 +28,9 @@ const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
 /// Part of every fingerprint: raise it when the same plan would make different tables.
 const TABLE_FORMAT: &str = "2";
 
+/// How the reason begins why a projection is not maintained that was taken out of the configuration.
+pub(crate) const NOT_CONFIGURED: &str = "it is not configured";
+
 /// What was set up.
 pub(crate) struct Installed {
     /// Holds the writer's lock; keep it open.
@@ -50,12 +53,16 @@ pub(crate) async fn install(
     mut target: Session,
     new_slot: bool,
 ) -> anyhow::Result<Installed> {
+    let former_slot = former_slot(config, preflight, &target).await?;
     let leader_epoch = claim(config, preflight, &target).await?;
     let registered = register_all(config, preflight, making, &mut target).await?;
     let source = Session::open(&config.source, "lockstep").await.context("source")?;
     publish(config, preflight, &source, &target).await.context("publication")?;
     let signatures = record_signatures(config, preflight, &source, &target).await.context("the source's tables")?;
     ensure_slot(config, &source, &target, new_slot).await.context("replication slot")?;
+    if let Some(former) = former_slot {
+        drop_former_slot(&source, config.source.database(), &former).await;
+    }
     // The slot may just have been made anew, and the states with it.
     let now = load_registered(&target).await?;
     let configured = |name: &str| preflight.planned.iter().any(|planned| planned.plan.projection == name);
@@ -84,6 +91,34 @@ pub(crate) async fn migrate(target: &mut Session) -> anyhow::Result<()> {
     runner.set_migration_table_name("lockstep.migration");
     runner.run_async(&mut **target).await?;
     Ok(())
+}
+
+/// The slot that this target made before, on this cluster, under another name.
+async fn former_slot(config: &Config, preflight: &Preflight, target: &Session) -> anyhow::Result<Option<String>> {
+    let row = target
+        .query_opt(
+            "SELECT slot FROM lockstep.installation WHERE slot <> $1 AND system_identifier = $2",
+            &[&config.slot, &preflight.system_identifier],
+        )
+        .await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+/// A slot that nobody reads keeps WAL until the disk is full.
+async fn drop_former_slot(source: &Session, database: &str, slot: &str) {
+    let found = slot_state(source, slot).await;
+    let Ok(Some(_)) = found.map(|state| state.filter(|state| state.plugin == "pgoutput" && state.database == database)) else {
+        return;
+    };
+    match drop_slot(source, slot).await {
+        Ok(()) => tracing::info!(slot, "dropped the slot that was used before"),
+        Err(error) => tracing::warn!(
+            slot,
+            error = format!("{error:#}"),
+            "the slot that was used before cannot be dropped, and keeps WAL: SELECT pg_drop_replication_slot({})",
+            quote::literal(slot)
+        ),
+    }
 }
 
 async fn claim(config: &Config, preflight: &Preflight, target: &Session) -> anyhow::Result<i64> {
@@ -172,7 +207,8 @@ async fn register_all(
             continue;
         }
         tracing::warn!(projection = orphan.name, "no longer configured: its table stays as it is and is not maintained");
-        mark_stale(target, Some(&orphan.name), "it is not configured; all rows are compared when it is again").await?;
+        let reason = format!("{NOT_CONFIGURED}; all rows are compared when it is again");
+        mark_stale(target, Some(&orphan.name), &reason).await?;
     }
     let mut registered = Vec::with_capacity(preflight.planned.len());
     for planned in &preflight.planned {

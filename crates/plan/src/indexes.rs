@@ -27,9 +27,55 @@ pub fn indexes_for(sql: &str, table: &str, other_schema: &str, other_table: &str
     Ok(statements)
 }
 
+/// Checks that statements only make indexes of a table, over columns that it has. Statistics and ANALYZE are let through.
+///
+/// # Errors
+/// What is wrong with which statement.
+pub fn check_indexes(sql: &str, table: &str, columns: &[&str]) -> Result<(), String> {
+    let parsed = pg_query::parse(sql, 0).map_err(|error| error.to_string())?;
+    for (number, statement) in (1..).zip(parsed.protobuf.stmts) {
+        let node = statement.stmt.and_then(|node| node.node);
+        let index = match node {
+            Some(NodeEnum::IndexStmt(index)) => index,
+            Some(NodeEnum::CreateStatsStmt(_) | NodeEnum::VacuumStmt(_)) => continue,
+            _ => return Err(format!("statement {number} is no CREATE INDEX")),
+        };
+        let on = index.relation.as_ref().map(|relation| relation.relname.as_str()).unwrap_or_default();
+        if on != table {
+            return Err(format!("statement {number} is for \"{on}\", and the table is \"{table}\""));
+        }
+        for param in index.index_params.iter().chain(&index.index_including_params) {
+            if let Some(NodeEnum::IndexElem(element)) = &param.node
+                && !element.name.is_empty()
+                && !columns.contains(&element.name.as_str())
+            {
+                return Err(format!(
+                    "statement {number}: there is no column \"{}\"; there are {}",
+                    element.name,
+                    columns.join(", ")
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::indexes_for;
+    use super::{check_indexes, indexes_for};
+
+    #[test]
+    fn only_indexes_of_the_table() {
+        let check = |sql: &str| check_indexes(sql, "p", &["a", "b"]).err().unwrap_or_default();
+        assert_eq!(
+            check("CREATE INDEX ON p (a) INCLUDE (b); CREATE UNIQUE INDEX x ON p (lower(b)) WHERE a > 1; ANALYZE p; -- end"),
+            ""
+        );
+        assert_eq!(check("CREATE INDEX ON p (a); DROP TABLE p"), "statement 2 is no CREATE INDEX");
+        assert_eq!(check("CREATE INDEX ON q (a)"), "statement 1 is for \"q\", and the table is \"p\"");
+        assert_eq!(check("CREATE INDEX ON p (nope)"), "statement 1: there is no column \"nope\"; there are a, b");
+        assert!(check("CREATE INDEX").contains("syntax error"));
+    }
 
     #[test]
     fn indexes_move_to_another_table() {

@@ -34,7 +34,7 @@ mod trace;
 
 pub use accumulate::{Accumulators, Input, Sum, Values, accumulate};
 pub use decompose::{Decomposition, decompose};
-pub use indexes::indexes_for;
+pub use indexes::{check_indexes, indexes_for};
 pub use plan::{
     Branch, Clock, GroupForm, GroupedPlan, LinkTrace, Maintenance, Plan, PlanError, RelationRole, Role, Root, Trace, WholePlan,
 };

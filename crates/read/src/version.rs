@@ -45,9 +45,12 @@ pub(crate) async fn version(client: &Client, model: &Model) -> Result<Found, tok
     let Some(row) = rows.first() else {
         return Ok(Found { version: Version::default(), is_built: false, is_faulted: false });
     };
-    let staleness = row.get::<_, Option<f64>>(1).map(|seconds| seconds.max(0.0));
-    let version = Version { tag: row.get(0), staleness_seconds: staleness, lsn: row.get(2) };
-    Ok(Found { version, is_built: row.get(3), is_faulted: row.get(4) })
+    // What is set aside is not where its group is.
+    let is_faulted: bool = row.get(4);
+    let staleness = row.get::<_, Option<f64>>(1).filter(|_| !is_faulted).map(|seconds| seconds.max(0.0));
+    let lsn = row.get::<_, Option<_>>(2).filter(|_| !is_faulted);
+    let version = Version { tag: row.get(0), staleness_seconds: staleness, lsn };
+    Ok(Found { version, is_built: row.get(3), is_faulted })
 }
 
 pub(crate) async fn view_version(client: &Client, model: &Model) -> Result<Found, tokio_postgres::Error> {

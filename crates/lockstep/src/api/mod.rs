@@ -112,7 +112,13 @@ impl Running {
     /// Takes another configuration.
     pub(crate) fn configure(&self, config: &Config) {
         match &config.api {
-            Some(api) => self.api.configure(config, api),
+            Some(api) => {
+                let fixed = self.api.config().fixed_that_differ(api);
+                if !fixed.is_empty() {
+                    tracing::warn!("[api] {} takes effect at the next start", fixed.join(", "));
+                }
+                self.api.configure(config, api);
+            }
             None => tracing::warn!("[api] is gone from the configuration; what was configured stays until the next start"),
         }
     }

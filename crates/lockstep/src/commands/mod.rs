@@ -26,6 +26,7 @@ pub use wait::wait;
 use anyhow::{Context as _, bail};
 use lockstep_connect::Session;
 
+use crate::Exit;
 use crate::config::Config;
 
 use comfy_table::{ContentArrangement, Table, presets};
@@ -50,6 +51,15 @@ async fn installed_target(config: &Config, name: Option<&str>) -> anyhow::Result
         bail!("there is no projection {name} (lockstep status lists them)");
     }
     Ok(target)
+}
+
+/// Says so if a name is not configured.
+fn unknown_projection<'a, N: AsRef<str> + 'a>(config: &Config, mut names: impl Iterator<Item = N>) -> Option<Exit> {
+    let known = |name: &str| config.projections.iter().any(|projection| projection.name == name);
+    let unknown = names.find(|name| !known(name.as_ref()))?;
+    let known: Vec<&str> = config.projections.iter().map(|projection| projection.name.as_str()).collect();
+    eprintln!("error: no projection \"{}\" in {}; there are {}", unknown.as_ref(), config.path.display(), known.join(", "));
+    Some(Exit::Usage)
 }
 
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {

@@ -69,12 +69,8 @@ struct StatementView {
 /// # Errors
 /// Standard output cannot be written.
 pub async fn plan(config: &Config, name: Option<&str>, with_sql: bool, json: bool) -> anyhow::Result<Exit> {
-    if let Some(name) = name
-        && !config.projections.iter().any(|projection| projection.name == name)
-    {
-        let names: Vec<&str> = config.projections.iter().map(|projection| projection.name.as_str()).collect();
-        eprintln!("error: no projection \"{name}\" in {}; there are {}", config.path.display(), names.join(", "));
-        return Ok(Exit::Usage);
+    if let Some(exit) = super::unknown_projection(config, name.into_iter()) {
+        return Ok(exit);
     }
     let preflight = preflight::run(config, Depth::Plans).await;
     let wanted =

@@ -14,6 +14,9 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// # Errors
 /// The target cannot be reached, nothing is set up, or there is no such projection.
 pub async fn rebuild(config: &Config, name: &str, timeout: Duration, json: bool) -> anyhow::Result<Exit> {
+    if let Some(exit) = super::unknown_projection(config, std::iter::once(name)) {
+        return Ok(exit);
+    }
     let target = super::installed_target(config, Some(name)).await?;
     let built_at =
         "SELECT coalesce(built_at::text, '') FROM lockstep.projection WHERE name = $1 AND part_of IS NULL AND replaces IS NULL";

@@ -1,7 +1,9 @@
 //! `lockstep serve`: the read API alone.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use lockstep_connect::{Session, Settings};
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -11,6 +13,9 @@ use crate::{Exit, api, http, telemetry};
 
 /// Where it listens, unless it is said.
 const DEFAULT_ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 8080);
+
+/// How often to look whether what is read is there.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// Serves reads until SIGTERM or SIGINT. SIGHUP reads the configuration again.
 ///
@@ -22,11 +27,14 @@ pub async fn serve(config: &Config, listen: Option<SocketAddr>) -> anyhow::Resul
         return Ok(Exit::Usage);
     };
     let address = listen.or(api_config.listen).unwrap_or_else(|| SocketAddr::from(DEFAULT_ADDRESS));
-    http::serve(config, telemetry::start_metrics(), http::Health::of_a_reader(), None).await?;
+    let health = http::Health::of_a_reader();
+    http::serve(config, telemetry::start_metrics(), health.clone(), None).await?;
     let running = api::serve(config, api_config, address).await?;
     let (sender, wished) = watch::channel(0);
     let mut reload = Reload::of_a_reader(wished, running);
     let hangups = tokio::spawn(count_hangups(sender));
+    let settings = api_config.settings.clone().unwrap_or_else(|| config.target_settings().clone());
+    let looking = tokio::spawn(look_whether_it_is_there(settings, health));
     let mut config = config.clone();
     loop {
         tokio::select! {
@@ -35,5 +43,36 @@ pub async fn serve(config: &Config, listen: Option<SocketAddr>) -> anyhow::Resul
         }
     }
     hangups.abort();
+    looking.abort();
     Ok(Exit::Good)
+}
+
+/// Tells readiness and log whether what is read can be reached. Never returns.
+async fn look_whether_it_is_there(settings: Settings, health: http::Health) {
+    let mut kept: Option<Session> = None;
+    let mut told = None;
+    loop {
+        let found = match &kept {
+            Some(session) => session.batch_execute("SELECT").await.map_err(|error| lockstep_connect::describe(&error)),
+            None => match Session::open(&settings, "lockstep serve").await {
+                Ok(session) => {
+                    kept = Some(session);
+                    Ok(())
+                }
+                Err(error) => Err(error.to_string()),
+            },
+        };
+        let problem = found.err();
+        if problem.is_some() {
+            kept = None;
+        }
+        health.reaches(problem.clone());
+        match (&told, &problem) {
+            (None, Some(problem)) => tracing::warn!(problem, "the database cannot be read"),
+            (Some(_), None) => tracing::info!("the database can be read again"),
+            (None, None) | (Some(_), Some(_)) => {}
+        }
+        told = problem;
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::Exit;
 use crate::config::Config;
+use crate::setup::NOT_CONFIGURED;
 
 #[derive(Serialize)]
 struct StatusView {
@@ -151,7 +152,11 @@ async fn projections(target: &Session, live: &Gauges) -> anyhow::Result<Vec<Proj
                 name,
                 group,
                 kind: row.get(2),
-                state: row.get(3),
+                state: match row.get::<_, Option<&str>>(6) {
+                    // It was taken out, and its table stays as it is: nothing is wrong with that.
+                    Some(reason) if reason.starts_with(NOT_CONFIGURED) => "unmaintained".to_owned(),
+                    _ => row.get(3),
+                },
                 rows: row.get(4),
                 sqlstate: row.get(5),
                 reason: row.get(6),

@@ -20,7 +20,8 @@ pub async fn teardown(config: &Config, yes: bool, keep_tables: bool, json: bool)
     let mut target = Session::open(config.target_settings(), "lockstep teardown").await.context("target")?;
     let installed: bool = target.query_one("SELECT to_regclass('lockstep.projection') IS NOT NULL", &[]).await?.get(0);
     let registered = if installed { load_registered(&target).await? } else { Vec::new() };
-    let names: Vec<String> = registered.iter().map(|registered| format!("{}.{}", registered.schema, registered.name)).collect();
+    let public = registered.iter().filter(|registered| registered.part_of.is_none());
+    let names: Vec<String> = public.map(|registered| format!("{}.{}", registered.schema, registered.name)).collect();
     if !yes && !confirmed(config, &names, keep_tables)? {
         eprintln!("nothing was changed");
         return Ok(Exit::Failure);
@@ -28,6 +29,14 @@ pub async fn teardown(config: &Config, yes: bool, keep_tables: bool, json: bool)
     if !installed {
         eprintln!("nothing is set up in {}", config.target_settings().summary());
         return Ok(Exit::Good);
+    }
+    let dependents = if keep_tables { Vec::new() } else { dependents(&target).await? };
+    if !dependents.is_empty() {
+        eprintln!(
+            "error: these depend on read models: {}\n = help: drop them first, or leave the tables with --keep-tables; nothing was changed",
+            dependents.join(", ")
+        );
+        return Ok(Exit::Failure);
     }
     let _writer = lease::lock_out_others(config).await?;
     if slot_state(&source, &config.slot).await?.is_some() {
@@ -59,6 +68,25 @@ pub async fn teardown(config: &Config, yes: bool, keep_tables: bool, json: bool)
         );
     }
     Ok(Exit::Good)
+}
+
+/// Views of others over read models.
+async fn dependents(target: &Session) -> anyhow::Result<Vec<String>> {
+    let rows = target
+        .query(
+            "SELECT DISTINCT format('%I.%I', n.nspname, v.relname)
+             FROM lockstep.projection AS p
+             JOIN pg_namespace AS s ON s.nspname = p.table_schema
+             JOIN pg_class AS t ON t.relnamespace = s.oid AND t.relname = p.name
+             JOIN pg_depend AS d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.classid = 'pg_rewrite'::regclass
+             JOIN pg_rewrite AS r ON r.oid = d.objid
+             JOIN pg_class AS v ON v.oid = r.ev_class
+             JOIN pg_namespace AS n ON n.oid = v.relnamespace
+             WHERE coalesce(obj_description(v.oid, 'pg_class'), '') NOT LIKE 'lockstep backstop %' ORDER BY 1",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// Drops the publication unless it is somebody else's; true if it is gone.

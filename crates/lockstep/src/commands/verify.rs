@@ -66,12 +66,10 @@ pub async fn repair(config: &Config, names: Vec<String>, show_values: bool, json
 }
 
 async fn run(config: &Config, wish: Wish, json: bool) -> anyhow::Result<Exit> {
-    let target = super::installed_target(config, None).await?;
-    for name in &wish.names {
-        if !config.projections.iter().any(|projection| &projection.name == name) {
-            bail!("there is no projection {name} in {}", config.path.display());
-        }
+    if let Some(exit) = super::unknown_projection(config, wish.names.iter()) {
+        return Ok(exit);
     }
+    let target = super::installed_target(config, None).await?;
     let own = if requests::is_running(&target).await? { None } else { Some(Own::start(config)) };
     let request = requests::ask(&target, Request::Verify, None, &serde_json::to_value(&wish)?).await?;
     let result = outcome(&target, request, own.as_ref(), json).await;
@@ -102,7 +100,7 @@ impl Own {
         // It only verifies: others may listen there.
         config.metrics = None;
         config.api = None;
-        let hooks = Hooks { quiet: true, ..Hooks::default() };
+        let hooks = Hooks { quiet: true, no_schedules: true, ..Hooks::default() };
         let task = tokio::spawn(async move { supervisor::run_until(&config, false, stopped, hooks).await });
         Self { stop, task }
     }

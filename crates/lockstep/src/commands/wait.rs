@@ -8,6 +8,7 @@ use lockstep_wal::Lsn;
 
 use crate::Exit;
 use crate::config::Config;
+use crate::requests;
 
 /// How often to look whether a projector has set things up.
 const SET_UP_INTERVAL: Duration = Duration::from_millis(50);
@@ -49,7 +50,9 @@ pub async fn wait(config: &Config, lsn: Option<Lsn>, timeout: Duration, json: bo
             "lsn": lsn.to_string(), "contained": contained, "waited_ms": u64::try_from(began.elapsed().as_millis())?
         }))?;
     } else if !contained {
-        eprintln!("timed out: not every group contains {lsn} (lockstep status shows where they are)");
+        let running = requests::is_running(&target).await.unwrap_or(true);
+        let hint = if running { "lockstep status shows where they are" } else { "no projector runs: lockstep run" };
+        eprintln!("timed out: not every group contains {lsn} ({hint})");
     }
     Ok(if contained { Exit::Good } else { Exit::TimedOut })
 }

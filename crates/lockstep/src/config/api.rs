@@ -44,6 +44,23 @@ pub struct ApiConfig {
     pub warm: Vec<WarmConfig>,
 }
 
+impl ApiConfig {
+    /// What cannot change while it serves and is another in the other, by name.
+    pub(crate) fn fixed_that_differ(&self, other: &Self) -> Vec<&'static str> {
+        let summary = |settings: &Option<Settings>| settings.as_ref().map(Settings::summary);
+        [
+            ("listen", self.listen != other.listen),
+            ("url", summary(&self.settings) != summary(&other.settings)),
+            ("connections", self.connections != other.connections),
+            ("tables_at_once", self.tables_at_once != other.tables_at_once),
+            ("cors_origins", self.cors_origins != other.cors_origins),
+        ]
+        .into_iter()
+        .filter_map(|(name, differs)| differs.then_some(name))
+        .collect()
+    }
+}
+
 /// A request that is made whenever a projection has changed, so that what it reads is in memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WarmConfig {
@@ -74,7 +91,7 @@ impl Reader<'_> {
             allow_forced: api.allow_source.unwrap_or(false),
             min_lsn_wait: milliseconds(api.min_lsn_wait_ms.as_ref(), 1_000, 0..=60_000, "min_lsn_wait_ms")?,
             min_lsn_miss: self.miss(api.min_lsn_miss.as_ref())?,
-            staleness_max: self.duration(api.staleness_max_s.as_ref(), 1_000, 1..=31_536_000, "staleness_max_s")?,
+            staleness_max: self.duration(api.staleness_max_s.as_ref(), 1_000, 15..=31_536_000, "staleness_max_s")?,
             text_config: api
                 .text_search
                 .as_ref()

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lockstep_connect::Session;
 use lockstep_plan::facts::RelationKind;
-use lockstep_plan::{Maintenance, quote};
+use lockstep_plan::{Maintenance, check_indexes, quote};
 use lockstep_refresh::analysis::{self, AnalysisError};
 
 use super::{Depth, Planned, Preflight, chain};
@@ -26,6 +26,12 @@ pub(super) async fn plan_all(config: &Config, source: &Session, preflight: &mut 
         }
         match chain::plan(config, &link, source, &preflight.planned).await {
             Ok(planned) => {
+                if let Some(wrong) = wrong_indexes(&planned) {
+                    let message = format!("projection {}: its indexes: {wrong}", projection.name);
+                    let help = "indexes are CREATE INDEX statements on the projection's table, over its columns";
+                    preflight.diagnostic(subject, Diagnostic::error(message).help(help));
+                    continue;
+                }
                 for planned in planned {
                     report(&subject, &planned, preflight);
                     preflight.planned.push(planned);
@@ -35,6 +41,14 @@ pub(super) async fn plan_all(config: &Config, source: &Session, preflight: &mut 
         }
     }
     chain::mark_read(&mut preflight.planned);
+}
+
+/// What is wrong with the index statements of a projection.
+fn wrong_indexes(planned: &[Planned]) -> Option<String> {
+    planned.iter().find_map(|planned| {
+        let columns: Vec<&str> = planned.plan.columns.iter().map(|column| column.name.as_str()).collect();
+        check_indexes(planned.indexes.as_deref()?, &planned.plan.projection, &columns).err()
+    })
 }
 
 fn report(subject: &str, planned: &Planned, preflight: &mut Preflight) {

@@ -37,6 +37,8 @@ pub struct Hooks {
     pub statuses: Option<watched::Sender<Vec<watched::Receiver<GroupStatus>>>>,
     /// No progress bar.
     pub quiet: bool,
+    /// Nothing happens by schedule: no view is made or refreshed, nothing verified.
+    pub no_schedules: bool,
     /// How often to look at the source's schema, if not as usual.
     pub look_at_schema_every: Option<Duration>,
     /// Changes when the configuration file is to be read again.

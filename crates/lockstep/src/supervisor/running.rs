@@ -162,7 +162,12 @@ impl Running {
         let progress = tokio::spawn(progress::show(config.clone(), self.statuses.clone(), hooks.quiet));
         let requests = Box::pin(requests::follow(&self.target, &self.verifier));
         let upkeep = Box::pin(upkeep::follow(config));
-        let schedule = Box::pin(backstop::follow(&self.verifier, self.backed.clone()));
+        let schedule = Box::pin(async {
+            if hooks.no_schedules {
+                std::future::pending::<()>().await;
+            }
+            backstop::follow(&self.verifier, self.backed.clone()).await;
+        });
         let (in_force, checked) = self.effective.as_ref().map_or((config, checked), |found| (&found.config, &found.checked));
         let schema = Box::pin(watch::schema(in_force, checked, &self.signatures, hooks.look_at_schema_every));
         let making = self.effective.as_ref().map_or(&[][..], |found| found.making.as_slice());

@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use lockstep_connect::Session;
 use lockstep_plan::chain::with_suffixed_projections;
 use lockstep_plan::indexes_for;
-use lockstep_refresh::{GroupStatus, ProjectionState};
+use lockstep_refresh::{GroupStatus, OnError, ProjectionState};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -37,6 +37,9 @@ const INDEX_PREFIX: &str = "new_";
 
 /// How often to look whether a new version is live.
 const INTERVAL: Duration = Duration::from_millis(200);
+
+/// Pause before another look whether keys that failed are good.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// Pause before another try of what did not succeed.
 const AGAIN_AFTER: Duration = Duration::from_mins(1);
@@ -239,7 +242,7 @@ pub(crate) async fn make_ready(verifier: &Verifier, making: &[Making], statuses:
         let next = public.iter().find(|made| live(&made.name) && !done.contains(&made.name.as_str()));
         let Some(made) = next else { continue };
         match ready(verifier, made).await {
-            Ok(true) => {
+            Ok(Readiness::Ready) => {
                 done.push(&made.name);
                 let unit = public.iter().filter(|other| other.unit == made.unit);
                 if unit.clone().all(|other| done.contains(&other.name.as_str())) {
@@ -247,7 +250,8 @@ pub(crate) async fn make_ready(verifier: &Verifier, making: &[Making], statuses:
                     return format!("ready to take its place: the new version of {}", names.join(", "));
                 }
             }
-            Ok(false) => {
+            Ok(Readiness::Waits) => tokio::time::sleep(LOOK_AGAIN_AFTER).await,
+            Ok(Readiness::Differs) => {
                 tracing::error!(
                     projection = made.name,
                     "the new version does not equal its query; it is verified again in a minute"
@@ -269,7 +273,16 @@ async fn was_ready(verifier: &Verifier) -> bool {
     row.is_ok_and(|row| row.get(0))
 }
 
-async fn ready(verifier: &Verifier, made: &Making) -> anyhow::Result<bool> {
+/// How a new version stands.
+enum Readiness {
+    Ready,
+    /// It is not equal to its query.
+    Differs,
+    /// It lacks rows that the old one has.
+    Waits,
+}
+
+async fn ready(verifier: &Verifier, made: &Making) -> anyhow::Result<Readiness> {
     let wish = Wish { names: vec![made.name.clone()], sample: None, repair: true, show_values: false };
     verifier.run(&wish, None).await?;
     let target = Session::open(verifier.config.target_settings(), "lockstep verify").await.context("target")?;
@@ -281,8 +294,21 @@ async fn ready(verifier: &Verifier, made: &Making) -> anyhow::Result<bool> {
         )
         .await?
         .get(0);
+    let failing: i64 =
+        target.query_one("SELECT count(*) FROM lockstep.quarantine WHERE projection = $1", &[&made.name]).await?.get(0);
+    let of = |name: &str| verifier.config.projections.iter().find(|projection| projection.name == name);
+    let keeps = of(&made.name).or_else(|| of(&made.replaces)).is_none_or(|projection| projection.on_error == OnError::Keep);
+    if good && failing > 0 && keeps {
+        let hint = format!(
+            "the new version waits beside it: {failing} keys fail there, whose last good rows only the old one has; mend them \
+             (lockstep quarantine), or give them up with on_error = \"remove\""
+        );
+        target.execute("UPDATE lockstep.projection SET hint = $2 WHERE name = $1", &[&made.replaces, &hint]).await?;
+        tracing::warn!(projection = made.replaces, failing, "{hint}");
+        return Ok(Readiness::Waits);
+    }
     if good {
         target.execute("UPDATE lockstep.projection SET ready = true WHERE name = $1", &[&made.name]).await?;
     }
-    Ok(good)
+    Ok(if good { Readiness::Ready } else { Readiness::Differs })
 }
