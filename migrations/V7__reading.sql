@@ -3,6 +3,9 @@
 -- The columns that identify a row; empty where none do.
 ALTER TABLE lockstep.projection ADD COLUMN key_columns text[] NOT NULL DEFAULT '{}';
 
+-- Why the projector cannot go on, while it cannot.
+ALTER TABLE lockstep.installation ADD COLUMN trouble text;
+
 -- Waiting concerns every group, or one projection.
 DROP FUNCTION lockstep.wait_for(pg_lsn, interval);
 DROP FUNCTION lockstep.contains(pg_lsn);

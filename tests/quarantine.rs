@@ -314,6 +314,8 @@ async fn a_new_version_does_not_take_last_good_rows_away() -> anyhow::Result<()>
     until(&session, "SELECT hint LIKE '%1 keys fail there%' FROM lockstep.projection WHERE name = 'cast'").await?;
     let kept: i64 = session.query_one("SELECT count(*) FROM read_model.cast WHERE id = 7", &[]).await?.get(0);
     assert_eq!(kept, 1, "its last good row stays");
+    let (_, output, _) = Program::new(&setup)?.run(&["status"])?;
+    assert!(output.contains("the new version waits beside it"), "{output}");
     session.batch_execute("UPDATE t.item SET raw = '77' WHERE id = 7").await?;
     until(&session, "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'read_model.cast'::regclass AND attname = 'code')")
         .await?;

@@ -142,7 +142,7 @@ async fn claim(config: &Config, preflight: &Preflight, target: &Session) -> anyh
         .query_one(
             "INSERT INTO lockstep.installation (system_identifier, source_database, slot, leader_epoch, timeline) VALUES ($1, $2, $3, 1, $4)
              ON CONFLICT (single_row) DO UPDATE
-             SET leader_epoch = installation.leader_epoch + 1, started_at = now(),
+             SET leader_epoch = installation.leader_epoch + 1, started_at = now(), trouble = NULL,
                  slot_created_lsn = CASE WHEN installation.slot = excluded.slot THEN installation.slot_created_lsn END,
                  slot = excluded.slot, system_identifier = excluded.system_identifier, timeline = excluded.timeline
              RETURNING leader_epoch",

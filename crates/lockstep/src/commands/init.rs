@@ -25,7 +25,8 @@ struct Offered {
     sql: String,
     key: Vec<String>,
     indexes: Vec<String>,
-    rows: i64,
+    /// As last analysed.
+    rows: Option<i64>,
     /// How it would be maintained, or why it cannot be.
     remark: String,
 }
@@ -67,7 +68,7 @@ pub async fn init(path: &Path, url: Option<&str>) -> anyhow::Result<Exit> {
     write_new(path, &text(&url_shown, &offered))?;
     println!("wrote {}", path.display());
     for one in &offered {
-        println!("  {} from {} ({} rows): {}", one.name, one.view, one.rows, one.remark);
+        println!("  {} from {} ({}): {}", one.name, one.view, rows(one.rows), one.remark);
     }
     if offered.is_empty() {
         println!("  there is no materialized view; the file has an example to fill in");
@@ -85,10 +86,14 @@ fn shown_url(url: Option<&str>, settings: &Settings) -> String {
     format!("postgres://{}{parameters}", settings.summary())
 }
 
+fn rows(rows: Option<i64>) -> String {
+    rows.map_or("never analysed".to_owned(), |rows| format!("{rows} rows"))
+}
+
 async fn views(client: &Client) -> Result<Vec<Offered>, tokio_postgres::Error> {
     let rows = client
         .query(
-            "SELECT n.nspname::text, c.relname::text, pg_get_viewdef(c.oid, true), greatest(c.reltuples, 0)::bigint,
+            "SELECT n.nspname::text, c.relname::text, pg_get_viewdef(c.oid, true), nullif(c.reltuples, -1)::bigint,
                     (SELECT array_agg(a.attname::text ORDER BY k.n)
                      FROM pg_index AS i, unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, n)
                      JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum
@@ -202,7 +207,7 @@ fn text(url: &str, offered: &[Offered]) -> String {
         let path = PathBuf::from(DIRECTORY);
         let file = |suffix: &str| quoted(&path.join(format!("{}{suffix}", one.name)).display().to_string());
         let comment = if one.remark.starts_with("cannot") { "# " } else { "" };
-        text.push_str(&format!("\n# {}, {} rows: {}\n", one.view, one.rows, one.remark));
+        text.push_str(&format!("\n# {}, {}: {}\n", one.view, rows(one.rows), one.remark));
         text.push_str(&format!(
             "{comment}[[projection]]\n{comment}name = {}\n{comment}query = {}\n",
             quoted(&one.name),
@@ -250,7 +255,7 @@ mod tests {
             sql: String::new(),
             key: Vec::new(),
             indexes: Vec::new(),
-            rows: 0,
+            rows: Some(0),
             remark: String::new(),
         }];
         assert_eq!(named("x", &taken), "x_2");

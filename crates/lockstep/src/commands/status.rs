@@ -16,6 +16,7 @@ struct StatusView {
     groups: Vec<GroupView>,
     projections: Vec<ProjectionView>,
     slot: Option<SlotView>,
+    trouble: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -81,6 +82,7 @@ pub async fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
         groups: groups(&target, source_lsn.as_deref(), &live).await?,
         projections: projections(&target, &live).await?,
         slot,
+        trouble: trouble(&target).await?,
     };
     if json {
         super::print_json(&view)?;
@@ -90,8 +92,19 @@ pub async fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
             println!("\nThe process's listener was not reached: dirty keys are unknown, and staleness is as last recorded.");
         }
     }
-    let ill = view.projections.iter().any(|projection| ["faulted", "degraded"].contains(&projection.state.as_str()));
+    let ill = view.trouble.is_some()
+        || view.projections.iter().any(|projection| ["faulted", "degraded"].contains(&projection.state.as_str()));
     Ok(if ill { Exit::Failure } else { Exit::Good })
+}
+
+/// Why the projector cannot go on, if it cannot.
+async fn trouble(target: &Session) -> anyhow::Result<Option<String>> {
+    let known =
+        "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'lockstep.installation'::regclass AND attname = 'trouble')";
+    if !target.query_one(known, &[]).await?.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    Ok(target.query_opt("SELECT trouble FROM lockstep.installation", &[]).await?.and_then(|row| row.get(0)))
 }
 
 async fn slot_view(config: &Config, source: &Session) -> anyhow::Result<Option<SlotView>> {
@@ -199,11 +212,15 @@ fn print(view: &StatusView) {
         ]);
     }
     println!("{table}");
-    for projection in view.projections.iter().filter(|projection| projection.reason.is_some()) {
-        println!("\n{}: {}", projection.name, projection.reason.as_deref().unwrap_or_default());
-        if let Some(hint) = &projection.hint {
-            println!("  {hint}");
+    for projection in &view.projections {
+        match (&projection.reason, &projection.hint) {
+            (Some(reason), Some(hint)) => println!("\n{}: {reason}\n  {hint}", projection.name),
+            (Some(told), None) | (None, Some(told)) => println!("\n{}: {told}", projection.name),
+            (None, None) => {}
         }
+    }
+    if let Some(trouble) = &view.trouble {
+        println!("\nthe projector cannot go on, and tries again: {trouble}");
     }
     match &view.slot {
         Some(slot) => println!(

@@ -142,10 +142,9 @@ impl Config {
     /// A diagnostic with the place in the file.
     pub fn load(path: &Path) -> Result<Self, Box<Diagnostic>> {
         let text = std::fs::read_to_string(path).map_err(|error| {
-            Box::new(
-                Diagnostic::error(format!("cannot read the configuration {}: {error}", path.display()))
-                    .help("name another file with -c FILE; config/lockstep.example.toml is a documented example"),
-            )
+            Box::new(Diagnostic::error(format!("cannot read the configuration {}: {error}", path.display())).help(
+                "lockstep init --url URL writes one; -c FILE names another; config/lockstep.example.toml is a documented example",
+            ))
         })?;
         Self::parse(path, &text, &|name| std::env::var(name).ok())
     }

@@ -163,7 +163,17 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<
             }
             let reason = again.errors(false).join("; ");
             tracing::error!(reason, "not ready to go on; trying again");
+            note_trouble(&config, &reason).await;
+            observed.becomes(Instance::SettingUpAgain, Some(reason));
         }
+    }
+}
+
+/// Notes for `lockstep status` why it does not go on, if the target can be reached.
+async fn note_trouble(config: &Config, reason: &str) {
+    let Ok(target) = Session::open(config.target_settings(), "lockstep").await else { return };
+    if let Err(error) = target.execute("UPDATE lockstep.installation SET trouble = $1", &[&reason]).await {
+        tracing::debug!(error = %lockstep_connect::describe(&error), "noting the trouble");
     }
 }
 
