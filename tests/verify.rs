@@ -157,7 +157,7 @@ async fn assert_values(session: &Session, program: &Program) -> anyhow::Result<(
     let (_, output, errors) = program.run(&["verify", "order_row", "--show-values"])?;
     assert!(output.contains("secret"), "{output}{errors}");
     let (status, output, errors) = program.run(&["verify", "nothing"])?;
-    assert!(status == 1 && errors.contains("there is no projection nothing"), "{output}{errors}");
+    assert!(status == 2 && errors.contains("no projection \"nothing\""), "{output}{errors}");
     let (status, _, errors) = program.run(&["verify", "--sample", "7"])?;
     assert!(status == 2 && errors.contains("for example 1%"), "{errors}");
     let (status, output, errors) = program.run(&["repair", "order_row"])?;
