@@ -63,7 +63,12 @@ pub async fn run(arguments: &DemoArguments, json: bool) -> anyhow::Result<Exit> 
     display.say(&format!("starting PostgreSQL {} from {}", binaries.major, binaries.directory.display()));
     let options = ClusterOptions { directory: arguments.directory.clone(), durable: true, ..ClusterOptions::default() };
     // From the beginning, so that no signal leaves a cluster behind.
-    let interrupted = tokio::spawn(supervisor::wait_for_signal());
+    let interrupted = tokio::spawn(async {
+        tokio::select! {
+            () = supervisor::wait_for_signal() => {}
+            () = terminal_is_gone() => {}
+        }
+    });
     let cluster = tokio::task::spawn_blocking(move || Cluster::start(&binaries, &options)).await??;
     let files = tempfile::tempdir()?;
     let projector = OnceLock::new();
@@ -82,6 +87,15 @@ pub async fn run(arguments: &DemoArguments, json: bool) -> anyhow::Result<Exit> 
             eprintln!("\ninterrupted; the cluster is removed");
             Ok(Exit::Good)
         }
+    }
+}
+
+/// Returns at SIGHUP: there is no configuration here that could be read again.
+async fn terminal_is_gone() {
+    use tokio::signal::unix::{SignalKind, signal};
+    match signal(SignalKind::hangup()) {
+        Ok(mut hangup) => drop(hangup.recv().await),
+        Err(_) => std::future::pending().await,
     }
 }
 
