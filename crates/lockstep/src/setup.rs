@@ -272,12 +272,15 @@ async fn note_version(config: &Config, planned: &Planned, making: &[Making], tar
         RowKey::SingleRow | RowKey::Copies { .. } => &[],
     };
     let (replaces, becomes) = (made.map(|made| &made.replaces), made.map(|made| &made.becomes));
+    // A hint without a reason is about a new version; without one it is of the past.
+    let is_replaced = making.iter().any(|made| &made.replaces == name);
     target
         .execute(
             "UPDATE lockstep.projection SET source = $2, replaces = $3, becomes = $4, key_columns = $5,
-                    ready = ready AND becomes IS NOT DISTINCT FROM $4
+                    ready = ready AND becomes IS NOT DISTINCT FROM $4,
+                    hint = CASE WHEN $6 OR reason IS NOT NULL THEN hint END
              WHERE name = $1",
-            &[&name, &source, &replaces, &becomes, &key],
+            &[&name, &source, &replaces, &becomes, &key, &is_replaced],
         )
         .await?;
     Ok(())

@@ -189,7 +189,14 @@ impl Maker<'_> {
             let detail = match condition.operator {
                 Operator::Like | Operator::Ilike => format!("like is for texts; \"{name}\" is {type_name}"),
                 Operator::Fts => format!("fts is for tsvector columns; \"{name}\" is {type_name}"),
-                _ => format!("\"{name}\" cannot be compared: it is {type_name}"),
+                Operator::Eq
+                | Operator::Ne
+                | Operator::Lt
+                | Operator::Lte
+                | Operator::Gt
+                | Operator::Gte
+                | Operator::In
+                | Operator::Is => format!("\"{name}\" cannot be compared: it is {type_name}"),
             };
             return Err(ReadError::bad(parameter, detail));
         }

@@ -239,30 +239,36 @@ pub(crate) async fn make_ready(verifier: &Verifier, making: &[Making], statuses:
     let mut done: Vec<&str> = Vec::new();
     loop {
         tokio::time::sleep(INTERVAL).await;
-        let next = public.iter().find(|made| live(&made.name) && !done.contains(&made.name.as_str()));
-        let Some(made) = next else { continue };
-        match ready(verifier, made).await {
-            Ok(Readiness::Ready) => {
-                done.push(&made.name);
-                let unit = public.iter().filter(|other| other.unit == made.unit);
-                if unit.clone().all(|other| done.contains(&other.name.as_str())) {
-                    let names: Vec<&str> = unit.map(|other| other.replaces.as_str()).collect();
-                    return format!("ready to take its place: the new version of {}", names.join(", "));
+        // One that has to wait does not keep the others waiting.
+        let mut pause = Duration::ZERO;
+        for made in &public {
+            if done.contains(&made.name.as_str()) || !live(&made.name) {
+                continue;
+            }
+            match ready(verifier, made).await {
+                Ok(Readiness::Ready) => {
+                    done.push(&made.name);
+                    let unit = public.iter().filter(|other| other.unit == made.unit);
+                    if unit.clone().all(|other| done.contains(&other.name.as_str())) {
+                        let names: Vec<&str> = unit.map(|other| other.replaces.as_str()).collect();
+                        return format!("ready to take its place: the new version of {}", names.join(", "));
+                    }
+                }
+                Ok(Readiness::Waits) => pause = pause.max(LOOK_AGAIN_AFTER),
+                Ok(Readiness::Differs) => {
+                    tracing::error!(
+                        projection = made.name,
+                        "the new version does not equal its query; it is verified again in a minute"
+                    );
+                    pause = AGAIN_AFTER;
+                }
+                Err(error) => {
+                    tracing::warn!(projection = made.name, error = format!("{error:#}"), "verifying the new version");
+                    pause = AGAIN_AFTER;
                 }
             }
-            Ok(Readiness::Waits) => tokio::time::sleep(LOOK_AGAIN_AFTER).await,
-            Ok(Readiness::Differs) => {
-                tracing::error!(
-                    projection = made.name,
-                    "the new version does not equal its query; it is verified again in a minute"
-                );
-                tokio::time::sleep(AGAIN_AFTER).await;
-            }
-            Err(error) => {
-                tracing::warn!(projection = made.name, error = format!("{error:#}"), "verifying the new version");
-                tokio::time::sleep(AGAIN_AFTER).await;
-            }
         }
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -283,9 +289,12 @@ enum Readiness {
 }
 
 async fn ready(verifier: &Verifier, made: &Making) -> anyhow::Result<Readiness> {
+    let target = Session::open(verifier.config.target_settings(), "lockstep verify").await.context("target")?;
+    if lacks_good_rows(verifier, made, &target).await? {
+        return Ok(Readiness::Waits);
+    }
     let wish = Wish { names: vec![made.name.clone()], sample: None, repair: true, show_values: false };
     verifier.run(&wish, None).await?;
-    let target = Session::open(verifier.config.target_settings(), "lockstep verify").await.context("target")?;
     let good: bool = target
         .query_one(
             "SELECT coalesce((SELECT outcome IN ('equal', 'repaired', 'not comparable') FROM lockstep.verification
@@ -294,21 +303,32 @@ async fn ready(verifier: &Verifier, made: &Making) -> anyhow::Result<Readiness> 
         )
         .await?
         .get(0);
-    let failing: i64 =
-        target.query_one("SELECT count(*) FROM lockstep.quarantine WHERE projection = $1", &[&made.name]).await?.get(0);
-    let of = |name: &str| verifier.config.projections.iter().find(|projection| projection.name == name);
-    let keeps = of(&made.name).or_else(|| of(&made.replaces)).is_none_or(|projection| projection.on_error == OnError::Keep);
-    if good && failing > 0 && keeps {
-        let hint = format!(
-            "the new version waits beside it: {failing} keys fail there, whose last good rows only the old one has; mend them \
-             (lockstep quarantine), or give them up with on_error = \"remove\""
-        );
-        target.execute("UPDATE lockstep.projection SET hint = $2 WHERE name = $1", &[&made.replaces, &hint]).await?;
-        tracing::warn!(projection = made.replaces, failing, "{hint}");
+    // What began to fail while it was compared.
+    if lacks_good_rows(verifier, made, &target).await? {
         return Ok(Readiness::Waits);
     }
     if good {
         target.execute("UPDATE lockstep.projection SET ready = true WHERE name = $1", &[&made.name]).await?;
     }
     Ok(if good { Readiness::Ready } else { Readiness::Differs })
+}
+
+/// Whether keys fail in a new version whose last good rows only the old one has, and are to be kept. Says so where `status` shows it.
+async fn lacks_good_rows(verifier: &Verifier, made: &Making, target: &Session) -> anyhow::Result<bool> {
+    let of = |name: &str| verifier.config.projections.iter().find(|projection| projection.name == name);
+    let keeps = of(&made.name).or_else(|| of(&made.replaces)).is_none_or(|projection| projection.on_error == OnError::Keep);
+    let failing: i64 =
+        target.query_one("SELECT count(*) FROM lockstep.quarantine WHERE projection = $1", &[&made.name]).await?.get(0);
+    if failing == 0 || !keeps {
+        return Ok(false);
+    }
+    let hint = format!(
+        "the new version waits beside it: {failing} keys fail there, whose last good rows only the old one has; mend them \
+         (lockstep quarantine), or give them up with on_error = \"remove\""
+    );
+    let told = "UPDATE lockstep.projection SET hint = $2 WHERE name = $1 AND hint IS DISTINCT FROM $2";
+    if target.execute(told, &[&made.replaces, &hint]).await? > 0 {
+        tracing::warn!(projection = made.replaces, failing, "{hint}");
+    }
+    Ok(true)
 }
