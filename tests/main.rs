@@ -26,5 +26,6 @@ mod time;
 mod tls;
 mod tpch;
 mod types;
+mod upgrade;
 mod verify;
 mod versions;

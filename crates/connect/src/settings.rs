@@ -140,6 +140,11 @@ impl Settings {
         self.tls_mode
     }
 
+    /// The file of trusted authorities, where one is named.
+    pub fn root_certificate(&self) -> Option<&std::path::Path> {
+        self.root_certificate.as_deref()
+    }
+
     /// How long a connection attempt may take.
     pub fn connect_timeout(&self) -> Duration {
         self.config.get_connect_timeout().copied().unwrap_or(Duration::from_secs(CONNECT_TIMEOUT_SECONDS))

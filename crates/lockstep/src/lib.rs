@@ -20,6 +20,7 @@ pub mod diagnostic;
 mod http;
 mod lease;
 mod listener;
+mod metadata;
 mod monitor;
 mod observed;
 mod page;

@@ -18,10 +18,6 @@ use crate::config::Config;
 use crate::preflight::{Planned, Preflight};
 use crate::versions::{Making, Source};
 
-mod migrations {
-    refinery::embed_migrations!("../../migrations");
-}
-
 /// How long to wait for a predecessor to let go of the slot.
 const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
 
@@ -79,18 +75,6 @@ pub(crate) async fn install(
         .collect();
     let slot_lsn = slot_state(&source, &config.slot).await?.and_then(|state| state.confirmed_lsn);
     Ok(Installed { target, leader_epoch, registered, signatures, slot_lsn })
-}
-
-/// Makes the target's own metadata tables, or brings them up to date.
-pub(crate) async fn migrate(target: &mut Session) -> anyhow::Result<()> {
-    // IF NOT EXISTS would ask for the privilege to create schemas even where the schema is there.
-    if target.query_opt("SELECT FROM pg_namespace WHERE nspname = 'lockstep'", &[]).await?.is_none() {
-        target.batch_execute("CREATE SCHEMA lockstep").await?;
-    }
-    let mut runner = migrations::migrations::runner();
-    runner.set_migration_table_name("lockstep.migration");
-    runner.run_async(&mut **target).await?;
-    Ok(())
 }
 
 /// The slot that this target made before, on this cluster, under another name.

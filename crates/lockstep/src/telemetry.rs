@@ -25,8 +25,8 @@ const REFRESH_MILLISECONDS: &[f64] = &[1000.0, 5000.0, 10000.0, 30000.0, 60000.0
 /// The filter does not parse.
 pub fn start_logging(filter: &str, json: bool) -> Result<(), String> {
     let filter = EnvFilter::try_new(filter).map_err(|error| format!("--log {filter}: {error}"))?;
-    // tokio-postgres logs bound parameters, which are row values; refinery announces every look at the migrations.
-    let quiet = ["tokio_postgres=warn", "refinery_core=warn"].into_iter().filter_map(|directive| directive.parse().ok());
+    // tokio-postgres logs bound parameters, which are row values; sqlx announces every look at the migrations.
+    let quiet = ["tokio_postgres=warn", "sqlx=warn"].into_iter().filter_map(|directive| directive.parse().ok());
     let filter = quiet.fold(filter, EnvFilter::add_directive);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours());
     let started = if json { builder.json().try_init() } else { builder.with_target(false).try_init() };

@@ -19,7 +19,7 @@ use crate::preflight::{self, Depth, Planned, Preflight};
 use crate::reload::Reload;
 use crate::verification::{GroupHandle, Verifier};
 use crate::versions::Effective;
-use crate::{backstop, commands, lease, monitor, progress, requests, setup, upkeep, versions, watch};
+use crate::{backstop, commands, lease, metadata, monitor, progress, requests, setup, upkeep, versions, watch};
 
 /// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
 /// cost memory.
@@ -76,7 +76,7 @@ pub(super) async fn start(
     // From here on a failure is no reason to end: another instance may have ended our sessions.
     *has_run |= waited;
     let mut target = target;
-    setup::migrate(&mut target).await.context("creating lockstep's own schema in the target")?;
+    metadata::migrate(config.target_settings()).await.context("creating lockstep's own schema in the target")?;
     let effective = Box::pin(lease::kept_during(config, versions::effective(config, checked, &mut target))).await?;
     let wanted = config;
     let (config, checked, making) = match &effective {
