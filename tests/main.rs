@@ -16,6 +16,7 @@ mod lost;
 mod operating;
 mod oracle;
 mod pace;
+mod publication;
 mod quarantine;
 mod random_queries;
 mod schema;

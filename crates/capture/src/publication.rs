@@ -30,6 +30,13 @@ pub struct Lack {
     relation: Option<(usize, bool)>,
 }
 
+impl Lack {
+    /// The relation it is about, as an index into the tracked ones; `None` if it is about all.
+    pub fn relation(&self) -> Option<usize> {
+        self.relation.map(|(index, _)| index)
+    }
+}
+
 /// Compares a publication with what must be published.
 ///
 /// # Errors
@@ -91,8 +98,11 @@ pub fn publication_statements(publication: &str, tracked: &[Tracked], major: u32
             vec![format!("CREATE PUBLICATION {name} FOR TABLE {} WITH {options}", tables.join(", "))]
         }
         Coverage::Incomplete(lacks) => {
-            // The options first: a column list on a partitioned table needs publish_via_partition_root.
-            let mut statements = vec![format!("ALTER PUBLICATION {name} SET {options}")];
+            // The options first: a column list on a partitioned table needs publish_via_partition_root. Only where they are wrong: what
+            // is set anew counts as a time in which anything may have been missing.
+            let wrong_options = lacks.iter().any(|lack| lack.relation.is_none());
+            let mut statements: Vec<String> =
+                wrong_options.then(|| format!("ALTER PUBLICATION {name} SET {options}")).into_iter().collect();
             let mut changed: Vec<(usize, bool)> = lacks.iter().filter_map(|lack| lack.relation).collect();
             changed.dedup_by_key(|(index, _)| *index);
             for (index, published) in changed {

@@ -42,16 +42,51 @@ pub struct Signature {
     of_table: String,
     /// Names and numbers of its columns.
     columns: Vec<String>,
+    /// The catalog rows that say what is published of it. `None` where they were not recorded.
+    #[serde(default)]
+    published: Option<String>,
 }
 
 impl Signature {
     /// Whether nothing has happened since `before` but columns that were added.
     pub fn follows(&self, before: &Self) -> bool {
-        self.of_table == before.of_table && before.columns.iter().all(|column| self.columns.contains(column))
+        let published = before.published.is_none() || self.published == before.published;
+        published && self.of_table == before.of_table && before.columns.iter().all(|column| self.columns.contains(column))
     }
 }
 
-/// The signatures of tracked relations, in their order.
+/// Schemas are published as a whole from this version on (`server_version_num` / 10000).
+const SCHEMAS_FROM: u32 = 15;
+
+/// What the publication publishes of table `c`, by the versions of the catalog rows that say so. Every ALTER PUBLICATION … SET writes
+/// `pg_publication` anew and nothing else does but OWNER TO and RENAME (`publicationcmds.c`); tables and schemas that are added, and
+/// those that get another column list or row filter, have new rows in `pg_publication_rel` and `pg_publication_namespace`, other
+/// tables' rows stay. A partition is published with the tables above it. A table that left its schema and came back has another row
+/// in `pg_depend`.
+fn published(major: u32) -> String {
+    let schemas = if major < SCHEMAS_FROM {
+        "NULL"
+    } else {
+        "(SELECT string_agg(concat(s.oid, '/', s.xmin), ',' ORDER BY s.oid)
+          FROM pg_publication_namespace AS s
+          WHERE s.pnpubid = p.oid AND s.pnnspid IN (SELECT a.relnamespace FROM pg_class AS a WHERE a.oid = ANY (up.family))),
+         (SELECT string_agg(d.xmin::text, ',' ORDER BY d.objid)
+          FROM pg_depend AS d
+          WHERE d.classid = 'pg_class'::regclass AND d.objid = ANY (up.family) AND d.objsubid = 0
+            AND d.refclassid = 'pg_namespace'::regclass)"
+    };
+    format!(
+        "(SELECT concat_ws(' ', p.oid, p.xmin,
+                 (SELECT string_agg(concat(r.oid, '/', r.xmin), ',' ORDER BY r.oid)
+                  FROM pg_publication_rel AS r WHERE r.prpubid = p.oid AND r.prrelid = ANY (up.family)),
+                 {schemas})
+          FROM pg_publication AS p,
+               LATERAL (SELECT c.oid || ARRAY(SELECT a.relid::oid FROM pg_partition_ancestors(c.oid) AS a) AS family) AS up
+          WHERE p.pubname = $3)"
+    )
+}
+
+/// The signatures of tracked relations, in their order. `major` is the server's major version.
 ///
 /// # Errors
 /// The query failed.
@@ -59,12 +94,14 @@ pub async fn signatures(
     client: &tokio_postgres::Client,
     publication: &str,
     tracked: &[Tracked],
+    major: u32,
 ) -> Result<Vec<Signature>, tokio_postgres::Error> {
     let schemas: Vec<&str> = tracked.iter().map(|relation| relation.schema.as_str()).collect();
     let names: Vec<&str> = tracked.iter().map(|relation| relation.name.as_str()).collect();
+    let published = published(major);
     let rows = client
         .query(
-            "SELECT coalesce(concat_ws(' ', c.oid, c.relreplident,
+            &format!("SELECT coalesce(concat_ws(' ', c.oid, c.relreplident,
                         (SELECT string_agg(i.indkey::text || i.indisprimary || i.indisreplident, ',' ORDER BY i.indexrelid)
                          FROM pg_index AS i WHERE i.indrelid = c.oid AND (i.indisprimary OR i.indisreplident)),
                         -- xmin: a partition that was detached and attached again has another.
@@ -76,15 +113,16 @@ pub async fn signatures(
                          FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
                          WHERE r.prrelid = c.oid AND p.pubname = $3)), 'gone'),
                     ARRAY(SELECT concat(a.attnum, ' ', a.attname) FROM pg_attribute AS a
-                          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum)
+                          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
+                    {published}
              FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (schema_name, table_name, number)
              LEFT JOIN (pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace)
                     ON n.nspname = t.schema_name AND c.relname = t.table_name
-             ORDER BY t.number",
+             ORDER BY t.number"),
             &[&schemas, &names, &publication],
         )
         .await?;
-    Ok(rows.iter().map(|row| Signature { of_table: row.get(0), columns: row.get(1) }).collect())
+    Ok(rows.iter().map(|row| Signature { of_table: row.get(0), columns: row.get(1), published: row.get(2) }).collect())
 }
 
 #[cfg(test)]
@@ -96,6 +134,7 @@ mod tests {
         let signature = |of_table: &str, columns: &[&str]| Signature {
             of_table: of_table.to_owned(),
             columns: columns.iter().map(|&column| column.to_owned()).collect(),
+            published: Some("7 700".to_owned()),
         };
         let before = signature("1", &["1 id", "2 a", "3 b"]);
         assert!(signature("1", &["1 id", "2 a", "3 b", "4 c"]).follows(&before));
@@ -104,5 +143,8 @@ mod tests {
         {
             assert!(!other.follows(&before));
         }
+        let unpublished_for_a_moment = Signature { published: Some("7 701".to_owned()), ..before.clone() };
+        assert!(!unpublished_for_a_moment.follows(&before));
+        assert!(before.follows(&Signature { published: None, ..before.clone() }), "an earlier release recorded nothing of it");
     }
 }

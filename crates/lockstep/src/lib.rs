@@ -17,6 +17,7 @@ pub mod commands;
 pub mod config;
 pub mod demo;
 pub mod diagnostic;
+mod followed;
 mod http;
 mod lease;
 mod listener;

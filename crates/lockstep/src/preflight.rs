@@ -202,7 +202,7 @@ pub async fn run(config: &Config, depth: Depth) -> Preflight {
     let Some(source) = servers::source(config, depth, &mut preflight).await else { return preflight };
     queries::plan_all(config, &source, &mut preflight).await;
     preflight.track();
-    match lockstep_capture::signatures(&source, &config.publication, &preflight.tracked).await {
+    match lockstep_capture::signatures(&source, &config.publication, &preflight.tracked, preflight.major).await {
         Ok(signatures) => preflight.signatures = signatures,
         Err(error) => preflight.error("source", lockstep_connect::describe(&error), "make the catalogs readable"),
     }

@@ -1,12 +1,9 @@
 //! What `run` makes before it starts: metadata, publication, slot, tables. Each step can be repeated.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use lockstep_capture::{
-    Coverage, Signature, Tracked, coverage, publication_statements, signatures, slot_state, wait_for_running_transactions,
-};
+use lockstep_capture::{Signature, Tracked, slot_state, wait_for_running_transactions};
 use lockstep_connect::Session;
 use lockstep_plan::quote;
 use lockstep_plan::sql::RowKey;
@@ -15,6 +12,7 @@ use lockstep_wal::ReplicationConnection;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::Config;
+use crate::followed::{Signatures, follow, mark_stale, publish, record_signatures, relation_signatures};
 use crate::preflight::{Planned, Preflight};
 use crate::versions::{Making, Source};
 
@@ -211,7 +209,7 @@ async fn register_all(
                     mark_stale(
                         target,
                         Some(&existing.name),
-                        "a source table was replaced, or its partitions changed; all rows are being compared",
+                        "a source table was replaced, or its partitions or its publication changed; all rows are being compared",
                     )
                     .await?;
                 }
@@ -270,59 +268,12 @@ async fn note_version(config: &Config, planned: &Planned, making: &[Making], tar
     Ok(())
 }
 
-/// What the source tables of a projection are, by name.
-type Signatures = BTreeMap<String, Signature>;
-
-fn relation_signatures(planned: &Planned, tracked: &[Tracked], signatures: &[Signature]) -> Signatures {
-    let read = |tracked: &Tracked| planned.plan.relations.iter().any(|relation| relation.oid == tracked.oid);
-    let pairs = tracked.iter().zip(signatures).filter(|(tracked, _)| read(tracked));
-    pairs.map(|(tracked, signature)| (tracked.label(), signature.clone())).collect()
-}
-
-fn follow(now: &Signatures, before: &Signatures) -> bool {
-    before.iter().all(|(name, before)| now.get(name).is_some_and(|now| now.follows(before)))
-}
-
-/// Records what the source tables are now that they are published.
-async fn record_signatures(
-    config: &Config,
-    preflight: &Preflight,
-    source: &Session,
-    target: &Session,
-) -> anyhow::Result<Vec<Signature>> {
-    let signatures = signatures(source, &config.publication, &preflight.tracked).await?;
-    for planned in &preflight.planned {
-        let of_it = serde_json::to_string(&relation_signatures(planned, &preflight.tracked, &signatures))?;
-        target
-            .execute(
-                "UPDATE lockstep.projection SET relation_signature = $2 WHERE name = $1",
-                &[&planned.plan.projection, &of_it],
-            )
-            .await?;
-    }
-    Ok(signatures)
-}
-
 /// Notes that a projection's query fails, so that it cannot even be planned. Readers keep what is there.
 async fn mark_broken(target: &Session, name: &str, reason: &str, hint: Option<&str>) -> anyhow::Result<()> {
     target
         .execute(
             "UPDATE lockstep.projection SET state = 'faulted', reason = $2, hint = $3, changed_at = now() WHERE name = $1",
             &[&name, &reason, &hint],
-        )
-        .await?;
-    Ok(())
-}
-
-/// Notes that a projection, or all, may have missed changes: it is refreshed in full before it counts as live again. Readers keep
-/// what is there.
-async fn mark_stale(target: &Session, name: Option<&str>, reason: &str) -> anyhow::Result<()> {
-    target
-        .execute(
-            "UPDATE lockstep.projection
-             SET state = CASE WHEN built_at IS NULL THEN 'faulted' ELSE 'degraded' END, reason = $2, changed_at = now()
-             WHERE ($1::text IS NULL OR name = $1) AND state IN ('live', 'building')",
-            &[&name, &reason],
         )
         .await?;
     Ok(())
@@ -351,23 +302,6 @@ pub(crate) fn view_fingerprint(planned: &Planned, all: &[Planned], tracked: &[Tr
     let tables = relation_signatures(planned, tracked, signatures);
     let text = format!("{} {tables:?}", fingerprint(planned, all));
     Sha256::digest(text.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// Makes the publication cover what is tracked. A projection that exists already has missed what was not published.
-async fn publish(config: &Config, preflight: &Preflight, source: &Session, target: &Session) -> anyhow::Result<()> {
-    let found = coverage(source, &config.publication, &preflight.tracked, preflight.major).await?;
-    if found == Coverage::Complete {
-        return Ok(());
-    }
-    if let Coverage::Incomplete(lacks) = &found {
-        let reasons: Vec<&str> = lacks.iter().map(|lack| lack.reason.as_str()).collect();
-        tracing::info!(publication = config.publication, lacks = reasons.join("; "), "extending the publication");
-    }
-    mark_stale(target, None, "the publication was incomplete; all rows are being compared").await?;
-    for statement in publication_statements(&config.publication, &preflight.tracked, preflight.major, &found) {
-        source.batch_execute(&statement).await?;
-    }
-    Ok(())
 }
 
 /// Makes the slot if it is missing, unusable, or left over from a start that did not get to record it.

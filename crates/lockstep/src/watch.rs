@@ -53,11 +53,11 @@ async fn tables(
         Some(session) if !session.is_closed() => session,
         _ => kept.insert(Session::open(&config.source, "lockstep monitor").await?),
     };
-    let found = signatures(session, &config.publication, &checked.tracked).await?;
+    let found = signatures(session, &config.publication, &checked.tracked, checked.major).await?;
     let changed = checked.tracked.iter().zip(before).zip(&found).find(|((_, before), now)| !now.follows(before));
     if let Some(((relation, _), _)) = changed {
         return Ok(Some(format!(
-            "{} was replaced, or its key, its partitions, its column names or its place in the publication changed",
+            "{} was replaced, or its key, its partitions, its column names or its publication changed",
             relation.label()
         )));
     }
