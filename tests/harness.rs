@@ -238,7 +238,8 @@ pub(crate) async fn assert_equal(setup: &Setup) -> anyhow::Result<()> {
     for (name, query, _) in &setup.projections {
         let columns = target
             .query(
-                "SELECT attname::text, format_type(atttypid, NULL) NOT IN ('json', 'xml', 'point') FROM pg_attribute
+                // What may have no equality (json, boxes, arrays of such) is compared as text.
+                "SELECT attname::text, typcategory IN ('N', 'S', 'D', 'B', 'T') FROM pg_attribute JOIN pg_type AS t ON t.oid = atttypid
                  WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
                 &[&format!("read_model.{name}")],
             )
@@ -261,7 +262,12 @@ pub(crate) async fn assert_equal(setup: &Setup) -> anyhow::Result<()> {
         let comparison = compared.map_err(|error| anyhow::anyhow!("{name}: {}", lockstep_connect::describe(&error)))?;
         source.batch_execute("ROLLBACK").await?;
         target.batch_execute("ROLLBACK").await?;
-        anyhow::ensure!(comparison.is_equal(), "{name} differs from its query: {comparison:?}");
+        if !comparison.is_equal() {
+            let why = "SELECT coalesce((SELECT state || coalesce(': ' || reason, '') FROM lockstep.projection WHERE name = $1), '')
+                           || coalesce((SELECT '; ' || string_agg(DISTINCT message, '; ') FROM lockstep.quarantine WHERE projection = $1), '')";
+            let why: String = target.query_one(why, &[name]).await?.get(0);
+            anyhow::bail!("{name} differs from its query: {comparison:?} ({why})");
+        }
         let counted: i64 = target.query_one("SELECT row_count FROM lockstep.projection WHERE name = $1", &[name]).await?.get(0);
         anyhow::ensure!(counted == comparison.rows, "{name} has {} rows and {counted} are recorded", comparison.rows);
     }

@@ -2,6 +2,7 @@
 
 mod api;
 mod backstop;
+mod cases;
 mod commands;
 mod conformance;
 mod cost;

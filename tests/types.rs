@@ -59,12 +59,16 @@ const TYPES: &[(&str, &str, &str, bool, &str)] = &[
     ("document", "1", "{\"a\": 1}", false, ""),
     ("whole", "1", "2", true, "integer"),
     ("words", "{a}", "{}", true, "array"),
+    ("short", "abc", "b", true, "string"),
+    ("feeling", "happy", "sad", true, "string"),
+    ("feeling[]", "{happy}", "{}", true, "array"),
     ("hstore", "a=>1", "b=>2", false, ""),
 ];
 
 const KINDS: &str = "CREATE EXTENSION citext; CREATE EXTENSION hstore;
     CREATE TYPE mood AS ENUM ('sad', 'happy'); CREATE TYPE pair AS (a int, b text);
-    CREATE DOMAIN document AS json; CREATE DOMAIN whole AS int CHECK (VALUE >= 0); CREATE DOMAIN words AS text[];";
+    CREATE DOMAIN document AS json; CREATE DOMAIN whole AS int CHECK (VALUE >= 0); CREATE DOMAIN words AS text[];
+    CREATE DOMAIN code AS varchar(3) CHECK (VALUE <> ''); CREATE DOMAIN short AS code; CREATE DOMAIN feeling AS mood;";
 
 fn column(n: usize) -> String {
     format!("c{n}")
@@ -76,6 +80,11 @@ async fn ask(address: SocketAddr, texts: &[Vec<Option<String>>]) -> anyhow::Resu
     let rows = get(address, "/api/read/kinds?order=id").await?.json();
     for (n, (type_name, _, _, sortable, json_type)) in TYPES.iter().enumerate() {
         let column = column(n);
+        // Values that the domain would cut or refuse are values that no row has.
+        for value in if *type_name == "short" { vec!["abcd", ""] } else { Vec::new() } {
+            let answer = get(address, &format!("/api/read/kinds?{column}=eq.{value}")).await?;
+            assert_eq!((answer.status, answer.json()["data"].as_array().map(Vec::len)), (200, Some(0)), "{type_name} {value}");
+        }
         for (path, parameter) in [
             (format!("order={column}"), "order"),
             (format!("order={column}.desc"), "order"),

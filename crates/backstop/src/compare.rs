@@ -92,16 +92,33 @@ pub async fn compare(source: &Client, target: &Client, subject: &Subject) -> Res
     let table = subject.table();
     source.batch_execute(&subject.zone()).await?;
     target.batch_execute(&subject.zone()).await?;
+    // A domain that refuses NULL still holds the NULLs of an outer join, so rows are read as what domains are over.
+    let columns: String = target
+        .query_one(
+            "SELECT string_agg(quote_ident(attname) || ' ' || coalesce((
+                        WITH RECURSIVE chain (oid, typmod) AS (
+                            SELECT typbasetype, typtypmod FROM pg_type WHERE oid = atttypid AND typtype = 'd'
+                            UNION ALL
+                            SELECT typbasetype, CASE typmod WHEN -1 THEN typtypmod ELSE typmod END
+                            FROM chain JOIN pg_type AS inner_type ON inner_type.oid = chain.oid WHERE typtype = 'd'
+                        )
+                        SELECT format_type(oid, typmod) FROM chain JOIN pg_type AS base USING (oid) WHERE base.typtype <> 'd'),
+                        format_type(atttypid, atttypmod)), ', ' ORDER BY attnum)
+             FROM pg_attribute WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped",
+            &[&table],
+        )
+        .await?
+        .get(0);
     target
         .batch_execute(&format!(
-            "DROP TABLE IF EXISTS pg_temp.lockstep_expected; CREATE TEMPORARY TABLE lockstep_expected (LIKE {table})"
+            "DROP TABLE IF EXISTS pg_temp.lockstep_expected; CREATE TEMPORARY TABLE lockstep_expected ({columns})"
         ))
         .await?;
     let insert = target
-        .prepare(&format!(
+        .prepare(
             "INSERT INTO pg_temp.lockstep_expected
-             SELECT (expected).* FROM (SELECT r::{table} AS expected FROM unnest($1::text[]) AS r OFFSET 0) AS read"
-        ))
+             SELECT (expected).* FROM (SELECT r::pg_temp.lockstep_expected AS expected FROM unnest($1::text[]) AS r OFFSET 0) AS read",
+        )
         .await?;
     let rows = source.query_raw::<_, &str, _>(&format!("SELECT ROW(q.*)::text FROM (\n{}\n) AS q", subject.query), []).await?;
     pin_mut!(rows);

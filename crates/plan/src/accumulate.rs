@@ -14,7 +14,7 @@ use pg_query::NodeEnum;
 use pg_query::protobuf::{FuncCall, Node};
 
 use crate::aggregate::{self, CONTRIBUTION_ALIAS};
-use crate::facts::Query;
+use crate::facts::{Query, TypeFacts};
 use crate::obstacle::{Obstacle, Outcome};
 use crate::plan::{GroupForm, GroupedPlan, Maintenance, Plan};
 use crate::quote;
@@ -70,16 +70,17 @@ pub struct Values {
     pub expression: String,
 }
 
-/// Gives a plan accumulators if all its aggregates allow it. The types of its contributions must be known. `is_exact` tells of a type
-/// whether equal values of it are the same: a group's row cannot show another spelling of 1.0 when the one it began with has gone.
-pub fn accumulate(query: &Query, plan: &mut Plan, is_exact: &dyn Fn(&str) -> bool) {
+/// Gives a plan accumulators if all its aggregates allow it. The types of its contributions must be known, and what can be said of each:
+/// a group's row cannot show another spelling of 1.0 when the one it began with has gone, so groups must be of exact types.
+pub fn accumulate(query: &Query, plan: &mut Plan, facts: &BTreeMap<String, TypeFacts>) {
     let Maintenance::Grouped(grouped) = &mut plan.maintenance else { return };
+    let is_exact = |type_name: &&str| facts.get(*type_name).is_some_and(|facts| facts.exact);
     let inexact = grouped.group_types().into_iter().find(|type_name| !is_exact(type_name)).map(str::to_owned);
     if let (Some(type_name), GroupForm::Aggregate { .. }) = (inexact, &grouped.form) {
         grouped.recomputed_because = Some(format!("a group is of type {type_name}, of which equal values can look different"));
         return;
     }
-    let made = with_large_stack(|| Maker::new(query, grouped).make());
+    let made = with_large_stack(|| Maker::new(query, grouped, facts).make());
     match made {
         Ok(Ok(accumulators)) => grouped.accumulators = Some(Box::new(accumulators)),
         Ok(Err(obstacle)) => grouped.recomputed_because = Some(obstacle.reason),
@@ -95,14 +96,15 @@ struct Maker<'a> {
     ordered: Vec<String>,
     /// Types of the contributions' columns.
     types: BTreeMap<String, String>,
+    facts: &'a BTreeMap<String, TypeFacts>,
 }
 
 impl<'a> Maker<'a> {
-    fn new(query: &'a Query, grouped: &'a GroupedPlan) -> Self {
+    fn new(query: &'a Query, grouped: &'a GroupedPlan, facts: &'a BTreeMap<String, TypeFacts>) -> Self {
         let state = grouped.branches.first().and_then(|branch| branch.contributions.as_ref());
         let types =
             state.map(|state| state.columns.iter().cloned().zip(state.types.iter().cloned()).collect()).unwrap_or_default();
-        Self { query, grouped, inputs: Vec::new(), values: Vec::new(), ordered: Vec::new(), types }
+        Self { query, grouped, inputs: Vec::new(), values: Vec::new(), ordered: Vec::new(), types, facts }
     }
 
     fn make(mut self) -> Outcome<Accumulators> {
@@ -137,6 +139,7 @@ impl<'a> Maker<'a> {
             purpose: "one row for each group: how many rows it has, and their sums and counts".to_owned(),
             columns: groups.iter().cloned().chain(columns.iter().map(|(name, _)| name.clone())).collect(),
             types: group_types.iter().cloned().chain(columns.iter().map(|(_, type_name)| type_name.clone())).collect(),
+            domains: Vec::new(),
             key: Vec::new(),
             many_per_key: false,
             definition: String::new(),
@@ -233,16 +236,22 @@ impl<'a> Maker<'a> {
         self.types.get(column).cloned().unwrap_or_else(|| "an expression".to_owned())
     }
 
+    /// The type of which a column's domain is, or its type.
+    fn base_type_of(&self, plain: &str) -> String {
+        let type_name = self.type_of(plain);
+        self.facts.get(&type_name).map_or(type_name, |facts| facts.base.clone())
+    }
+
     /// Whether values of a type fit into an index in any case.
     fn is_short(&self, plain: &str) -> bool {
         const SHORT: [&str; 9] =
             ["smallint", "integer", "bigint", "date", "timestamp", "time", "double precision", "real", "numeric"];
-        let type_name = self.type_of(plain);
+        let type_name = self.base_type_of(plain);
         SHORT.iter().any(|short| type_name.starts_with(short)) && !type_name.ends_with("[]")
     }
 
     fn sum_of(&mut self, plain: &str, expression: &str) -> Option<Sum> {
-        let type_name = self.type_of(plain);
+        let type_name = self.base_type_of(plain);
         match type_name.as_str() {
             "smallint" | "integer" => Some(Sum::Integer { to_bigint: true }),
             "bigint" => Some(Sum::Integer { to_bigint: false }),
@@ -306,6 +315,7 @@ impl<'a> Maker<'a> {
                 purpose: format!("how often each value of {expression} occurs in a group"),
                 columns: groups.iter().cloned().chain(["v".to_owned(), "n".to_owned()]).collect(),
                 types: types.chain([type_name, "bigint NOT NULL".to_owned()]).collect(),
+                domains: Vec::new(),
                 key: Vec::new(),
                 many_per_key: false,
                 definition: String::new(),

@@ -25,18 +25,35 @@ pub struct Query {
 }
 
 /// A column of the result.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct OutputColumn {
     /// Name.
     pub name: String,
     /// `format_type`'s name with modifier.
     pub type_name: String,
+    /// The same; of a domain what it is over at last.
+    pub base_type: String,
     /// Collation, quoted and qualified, where it is not the type's default.
     pub collation: Option<String>,
     /// Whether the type can be hashed (a hash operator class exists).
     pub hashable: bool,
     /// Whether the type has an equality (json, xml and point have none).
     pub comparable: bool,
+}
+
+/// What a column is declared with. Tables are told apart by this text (see `setup.rs`), so what follows from the type is not in it.
+#[expect(clippy::missing_fields_in_debug, reason = "what follows from the others would make every table another one")]
+impl std::fmt::Debug for OutputColumn {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("OutputColumn")
+            .field("name", &self.name)
+            .field("type_name", &self.type_name)
+            .field("collation", &self.collation)
+            .field("hashable", &self.hashable)
+            .field("comparable", &self.comparable)
+            .finish()
+    }
 }
 
 impl OutputColumn {
@@ -152,8 +169,18 @@ pub struct Column {
     pub type_name: String,
     /// Whether it is declared NOT NULL.
     pub not_null: bool,
-    /// Whether it has a collation of its own: keys that travel as text would be compared under another one.
+    /// Whether it has a collation of its own, or no operator `=`: keys that travel as text would be compared under another one, or not.
     pub own_collation: bool,
+}
+
+/// What the planner's rules ask of a type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypeFacts {
+    /// The type, or what a domain is over at last, with the modifier that its values have.
+    pub base: String,
+    /// Whether equal values are the same value: not so for numeric (1.0 and 1.00), citext, floats (0 and -0), or text that compares
+    /// under a collation of its own. A numeric with a declared scale has one spelling.
+    pub exact: bool,
 }
 
 /// What identifies a row of a table in the replication stream.

@@ -320,6 +320,7 @@ fn branch(query: &Query, part: &Part, grouping: &Grouping, number: usize, one_of
         },
         columns: key.iter().chain(&groups).chain(&arguments).cloned().collect(),
         types: Vec::new(),
+        domains: Vec::new(),
         key,
         located_by: groups,
         many_per_key: part.fans_out,

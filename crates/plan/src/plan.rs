@@ -1,9 +1,11 @@
 //! What the planner decides.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::accumulate::Accumulators;
-use crate::facts::{OutputColumn, Relation, RelationKind};
+use crate::facts::{OutputColumn, Relation, RelationKind, TypeFacts};
 use crate::quote;
 use crate::sql::{RowKey, StateTable};
 
@@ -97,6 +99,16 @@ pub struct GroupedPlan {
 }
 
 impl GroupedPlan {
+    /// Whether the group columns are domains, in order.
+    pub(crate) fn group_domains(&self) -> Vec<bool> {
+        let state = self.branches.first().and_then(|branch| branch.contributions.as_ref());
+        let is_domain = |group: &String| {
+            let state = state?;
+            state.domains.get(state.columns.iter().position(|column| column == group)?).copied()
+        };
+        self.group_columns.iter().map(|group| is_domain(group).unwrap_or(false)).collect()
+    }
+
     /// The types of the group columns, in order, once they are known.
     pub fn group_types(&self) -> Vec<&str> {
         let state = self.branches.first().and_then(|branch| branch.contributions.as_ref());
@@ -306,14 +318,33 @@ impl Plan {
             .collect()
     }
 
-    /// Contributions and links, to fill in their columns' types.
-    pub fn state_tables_mut(&mut self) -> Vec<&mut StateTable> {
-        let branches: &mut [Branch] = match &mut self.maintenance {
+    fn branches_mut(&mut self) -> &mut [Branch] {
+        match &mut self.maintenance {
             Maintenance::Row(branch) => std::slice::from_mut(branch),
             Maintenance::Grouped(plan) => &mut plan.branches,
             Maintenance::Whole(_) => &mut [],
-        };
-        branches
+        }
+    }
+
+    /// Notes where values are of domains; what is kept for comparing only is kept as what the domain is over.
+    pub fn look_through_domains(&mut self, facts: &BTreeMap<String, TypeFacts>) {
+        let base = |type_name: &String| facts.get(type_name).map_or_else(|| type_name.clone(), |facts| facts.base.clone());
+        for branch in self.branches_mut() {
+            if let Some(state) = &mut branch.contributions {
+                // The select list reads them, and may call functions of the domain.
+                state.domains = state.types.iter().map(|type_name| base(type_name) != *type_name).collect();
+            }
+            for role in &mut branch.roles {
+                if let Trace::Link(link) = &mut role.trace {
+                    link.state.types = link.state.types.iter().map(base).collect();
+                }
+            }
+        }
+    }
+
+    /// Contributions and links, to fill in their columns' types.
+    pub fn state_tables_mut(&mut self) -> Vec<&mut StateTable> {
+        self.branches_mut()
             .iter_mut()
             .flat_map(|branch| {
                 let links = branch.roles.iter_mut().filter_map(|role| match &mut role.trace {

@@ -81,6 +81,7 @@ fn query(sql: &str, columns: usize) -> Query {
             .map(|n| OutputColumn {
                 name: format!("c{n}"),
                 type_name: "text".to_owned(),
+                base_type: "text".to_owned(),
                 collation: None,
                 hashable: true,
                 comparable: true,

@@ -84,6 +84,7 @@ impl Tracer<'_> {
             purpose: format!("what each row of {} was joined by", relation.label()),
             columns: key.iter().chain(&link_columns).cloned().collect(),
             types: Vec::new(),
+            domains: Vec::new(),
             key,
             located_by: Vec::new(),
             many_per_key: false,

@@ -1,7 +1,5 @@
 //! Facets: the values of a column with their counts, filtered like the list itself.
 
-use lockstep_plan::quote;
-
 use crate::select::where_clause;
 use crate::table::Column;
 
@@ -13,7 +11,7 @@ const STEPS: u32 = 10;
 
 /// One JSON value. Numbers get a histogram of equal steps between their least and greatest; other types their most frequent values.
 pub(crate) fn sql(column: &Column, from: &str, conditions: &[String]) -> String {
-    let name = format!("t.{}", quote::identifier(&column.name));
+    let name = column.value();
     let filtered = where_clause(conditions);
     if column.is_number() {
         return format!(

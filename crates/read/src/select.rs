@@ -182,7 +182,7 @@ impl Maker<'_> {
     fn condition(&mut self, condition: &Condition, statement: &mut Statement) -> Result<String, ReadError> {
         let column = self.table.column(&condition.parameter, &condition.column)?;
         let parameter = condition.parameter.as_str();
-        let name = format!("t.{}", quote::identifier(&column.name));
+        let name = column.value();
         let first = condition.values.first().map(String::as_str).unwrap_or_default();
         if !condition.operator.is_for(column) {
             let (name, type_name) = (&column.name, &column.type_name);
@@ -340,12 +340,7 @@ impl Maker<'_> {
 }
 
 fn by_column(column: &Column, descending: bool) -> Sorted {
-    Sorted {
-        expression: format!("t.{}", quote::identifier(&column.name)),
-        type_name: column.type_name.clone(),
-        not_null: column.not_null,
-        descending,
-    }
+    Sorted { expression: column.value(), type_name: column.type_name.clone(), not_null: column.not_null, descending }
 }
 
 pub(crate) fn where_clause(conditions: &[String]) -> String {
@@ -367,6 +362,7 @@ mod tests {
             base: type_name.to_owned(),
             json: if category == 'N' { JsonKind::Number } else { JsonKind::Text },
             is_sortable: true,
+            is_enum: false,
         };
         Table {
             columns: vec![

@@ -2,6 +2,8 @@
 
 use tokio_postgres::{Client, Row};
 
+use lockstep_plan::quote;
+
 use crate::error::ReadError;
 
 /// A column.
@@ -9,7 +11,8 @@ use crate::error::ReadError;
 pub struct Column {
     /// Its name.
     pub name: String,
-    /// What values are cast to: its type as PostgreSQL prints it, but without a length (`character` means one character).
+    /// What values are cast to: its type, or what a domain is over, as PostgreSQL prints it, but without a length (`character` means one
+    /// character).
     pub type_name: String,
     /// PostgreSQL's `typcategory`: `N` for numbers, `B` booleans, `S` texts, `D` dates and times, `A` arrays, `U` the rest.
     pub category: char,
@@ -21,6 +24,9 @@ pub struct Column {
     pub json: JsonKind,
     /// Whether its type has an order.
     pub is_sortable: bool,
+    /// Whether its type is an enum, or a domain over one, which has no operators unless it is cast to the enum. (A query's result
+    /// does not tell the one from the other.)
+    pub is_enum: bool,
 }
 
 /// What `row_to_json` makes of a type.
@@ -43,6 +49,12 @@ pub enum JsonKind {
 }
 
 impl Column {
+    /// What is compared and sorted, over the alias `t`.
+    pub(crate) fn value(&self) -> String {
+        let name = format!("t.{}", quote::identifier(&self.name));
+        if self.is_enum { format!("{name}::{}", self.type_name) } else { name }
+    }
+
     /// Whether it is for full-text search alone.
     pub fn is_text_vector(&self) -> bool {
         self.type_name == "tsvector"
@@ -149,7 +161,8 @@ pub(crate) async fn describe(client: &Client, sql: &str, key: &[String]) -> Resu
 fn described(columns: &str) -> String {
     format!(
         "SELECT c.name,
-        CASE c.type WHEN 'bpchar'::regtype THEN 'bpchar' WHEN 'bit'::regtype THEN 'varbit' ELSE format_type(c.type, NULL) END,
+        -- A value that a domain refuses, or cuts, is one that no row has.
+        CASE b.oid WHEN 'bpchar'::regtype THEN 'bpchar' WHEN 'bit'::regtype THEN 'varbit' ELSE format_type(b.oid, NULL) END,
         t.typcategory::text, c.not_null, b.typname::text,
         CASE WHEN b.oid IN ('json'::regtype, 'jsonb'::regtype) THEN 'any'
              WHEN b.oid = 'bool'::regtype THEN 'boolean'
@@ -167,7 +180,8 @@ fn described(columns: &str) -> String {
             JOIN pg_operator AS q ON q.oid = p.amopopr AND q.oprname = '<' AND pg_operator_is_visible(q.oid)
             WHERE o.opcdefault AND (o.opcintype = i.oid OR EXISTS (
                 SELECT FROM pg_cast AS k
-                WHERE k.castsource = i.oid AND k.casttarget = o.opcintype AND k.castmethod = 'b' AND k.castcontext = 'i')))
+                WHERE k.castsource = i.oid AND k.casttarget = o.opcintype AND k.castmethod = 'b' AND k.castcontext = 'i'))),
+        b.typtype = 'e'
  FROM ({columns}) AS c
  JOIN pg_type AS t ON t.oid = c.type
  CROSS JOIN LATERAL (
@@ -206,5 +220,6 @@ fn column(row: &Row) -> Column {
             _ => JsonKind::Text,
         },
         is_sortable: row.get(6),
+        is_enum: row.get(7),
     }
 }

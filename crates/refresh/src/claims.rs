@@ -193,7 +193,7 @@ fn rows_compared(projection: &Projection, time: &str) -> (String, String) {
     let float = |name: &String, type_name: &str| {
         !rows_as_they_are && !plan.key.columns().contains(name) && matches!(type_name, "double precision" | "real")
     };
-    if !plan.columns.iter().any(|column| loose(&column.name, &column.type_name) || float(&column.name, &column.type_name)) {
+    if !plan.columns.iter().any(|column| loose(&column.name, &column.base_type) || float(&column.name, &column.base_type)) {
         return (table, definition);
     }
     let list: Vec<String> = plan
@@ -201,9 +201,9 @@ fn rows_compared(projection: &Projection, time: &str) -> (String, String) {
         .iter()
         .map(|column| {
             let name = quote::identifier(&column.name);
-            if loose(&column.name, &column.type_name) {
+            if loose(&column.name, &column.base_type) {
                 format!("trim_scale({name}) AS {name}")
-            } else if float(&column.name, &column.type_name) {
+            } else if float(&column.name, &column.base_type) {
                 format!("{} AS {name}", eleven_digits(&name))
             } else {
                 name

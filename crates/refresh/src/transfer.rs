@@ -76,7 +76,27 @@ pub(crate) struct Stage {
 struct StagedColumn {
     name: String,
     type_name: String,
+    /// What a domain is over at last. The stage has that type: a domain that refuses NULL still holds the NULLs of an outer join.
+    domain_over: Option<String>,
     binary: bool,
+}
+
+impl StagedColumn {
+    fn staged_type(&self) -> &str {
+        let own = self.domain_over.as_ref().unwrap_or(&self.type_name);
+        if self.binary { own } else { "text" }
+    }
+
+    /// The staged value as the type that the table has.
+    fn typed(&self) -> String {
+        let name = quote::identifier(&self.name);
+        match (&self.domain_over, self.binary) {
+            // A subquery without a row is a NULL of the domain that nothing has checked.
+            (Some(_), _) => format!("(SELECT {name}::{} WHERE {name} IS NOT NULL) AS {name}", self.type_name),
+            (None, true) => name,
+            (None, false) => format!("{name}::{} AS {name}", self.type_name),
+        }
+    }
 }
 
 impl Stage {
@@ -85,37 +105,28 @@ impl Stage {
         source: &Client,
         name: &str,
         query: &str,
-        columns: impl Iterator<Item = (String, String)>,
+        columns: impl Iterator<Item = (String, String, Option<String>)>,
     ) -> Result<Self, tokio_postgres::Error> {
         let statement = source.prepare(query).await?;
         let columns = columns
             .zip(statement.columns())
-            .map(|((name, type_name), column)| StagedColumn { name, type_name, binary: BINARY_TYPES.contains(column.type_()) })
+            .map(|((name, type_name, domain_over), column)| {
+                let binary = BINARY_TYPES.contains(column.type_());
+                StagedColumn { name, type_name, domain_over, binary }
+            })
             .collect();
         Ok(Self { table: format!("pg_temp.lockstep_stage_{name}"), columns })
     }
 
     pub(crate) fn create_statement(&self) -> String {
-        let columns: Vec<String> = self
-            .columns
-            .iter()
-            .map(|column| {
-                format!("{} {}", quote::identifier(&column.name), if column.binary { &column.type_name } else { "text" })
-            })
-            .collect();
+        let columns: Vec<String> =
+            self.columns.iter().map(|column| format!("{} {}", quote::identifier(&column.name), column.staged_type())).collect();
         format!("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DELETE ROWS", self.table, columns.join(", "))
     }
 
     /// The stage as a FROM item whose columns have their final types.
     pub(crate) fn typed_source(&self) -> String {
-        let columns: Vec<String> = self
-            .columns
-            .iter()
-            .map(|column| {
-                let name = quote::identifier(&column.name);
-                if column.binary { name } else { format!("{name}::{} AS {name}", column.type_name) }
-            })
-            .collect();
+        let columns: Vec<String> = self.columns.iter().map(StagedColumn::typed).collect();
         format!("(SELECT {} FROM {}) AS staged", columns.join(", "), self.table)
     }
 
@@ -191,13 +202,21 @@ pub(crate) async fn stages_of(
         let rows = sessions
             .target()
             .query(
-                "SELECT attname::text, format_type(atttypid, atttypmod) FROM pg_attribute
+                "SELECT attname::text, format_type(atttypid, atttypmod),
+                        (WITH RECURSIVE chain (oid, typmod) AS (
+                             SELECT typbasetype, typtypmod FROM pg_type WHERE oid = atttypid AND typtype = 'd'
+                             UNION ALL
+                             SELECT typbasetype, CASE typmod WHEN -1 THEN typtypmod ELSE typmod END
+                             FROM chain JOIN pg_type AS inner_type ON inner_type.oid = chain.oid WHERE typtype = 'd'
+                         )
+                         SELECT format_type(oid, typmod) FROM chain JOIN pg_type AS base USING (oid) WHERE base.typtype <> 'd')
+                 FROM pg_attribute
                  WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
                 &[&table],
             )
             .await
             .map_err(at(Side::Target))?;
-        let columns = rows.iter().map(|row| (row.get(0), row.get(1)));
+        let columns = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2)));
         let name = format!("{index}_{number}");
         stages.push(Stage::describe(sessions.source(), &name, query, columns).await.map_err(at(Side::Source))?);
     }

@@ -1,9 +1,11 @@
 //! Planning one projection after the other: what reads another comes after it, and what can only be maintained over inner
 //! projections brings those along.
 
+use std::collections::BTreeMap;
+
 use lockstep_connect::{ErrorClass, Session};
 use lockstep_plan::chain::{StoodFor, stand_for_projections};
-use lockstep_plan::facts::{Column, Identity, LOCATOR, Query, Relation, RelationKind};
+use lockstep_plan::facts::{Column, Identity, LOCATOR, Query, Relation, RelationKind, TypeFacts};
 use lockstep_plan::sql::RowKey;
 use lockstep_plan::{GroupForm, Maintenance, Plan, decompose};
 use lockstep_refresh::analysis::{self, AnalysisError, Definition, StandIn};
@@ -283,16 +285,17 @@ impl Planner<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-        let without = plan.clone();
-        let mut exact: Vec<String> = Vec::new();
-        if let Maintenance::Grouped(grouped) = &plan.maintenance {
-            for type_name in grouped.group_types() {
-                if analysis::is_exact(self.source, type_name).await? {
-                    exact.push(type_name.to_owned());
+        let mut facts: BTreeMap<String, TypeFacts> = BTreeMap::new();
+        for state in plan.state_tables_mut() {
+            for type_name in &state.types {
+                if !facts.contains_key(type_name) {
+                    facts.insert(type_name.clone(), analysis::type_facts(self.source, type_name).await?);
                 }
             }
         }
-        lockstep_plan::accumulate(query, &mut plan, &|type_name| exact.iter().any(|exact| exact == type_name));
+        plan.look_through_domains(&facts);
+        let without = plan.clone();
+        lockstep_plan::accumulate(query, &mut plan, &facts);
         if let Maintenance::Grouped(grouped) = &plan.maintenance {
             for values in grouped.accumulators.iter().flat_map(|found| &found.values) {
                 let value_type = values.state.types.iter().rev().nth(1).map_or("text", String::as_str);

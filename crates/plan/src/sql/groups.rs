@@ -52,9 +52,18 @@ fn dirty_groups_cte(grouped: &GroupedPlan) -> String {
     let typed: Vec<String> = grouped
         .group_types()
         .into_iter()
+        .zip(grouped.group_domains())
         .zip(&grouped.group_columns)
         .enumerate()
-        .map(|(n, (type_name, group))| format!("d.d{}::{type_name} AS {}", n + 1, quote::identifier(group)))
+        .map(|(n, ((type_name, is_domain), group))| {
+            let (value, group) = (format!("d.d{}", n + 1), quote::identifier(group));
+            if is_domain {
+                // A subquery without a row is a NULL of the domain that nothing has checked.
+                format!("(SELECT {value}::{type_name} WHERE {value} IS NOT NULL) AS {group}")
+            } else {
+                format!("{value}::{type_name} AS {group}")
+            }
+        })
         .collect();
     format!("dirty AS MATERIALIZED (\n  SELECT DISTINCT {} FROM {}\n)", typed.join(", "), unnest(typed.len()))
 }

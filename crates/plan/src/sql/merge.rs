@@ -56,21 +56,20 @@ pub(crate) fn locator(prefix: &str, columns: &[String]) -> String {
 
 /// `left` and `right` have the same key.
 pub(crate) fn same_key(left: &str, right: &str, left_columns: &[String], right_columns: &[String], key: &RowKey) -> String {
-    let pairs = |operator: &str| {
-        left_columns
+    match key {
+        RowKey::Primary(_) => left_columns
             .iter()
             .zip(right_columns)
-            .map(|(a, b)| format!("{left}.{} {operator} {right}.{}", quote::identifier(a), quote::identifier(b)))
+            .map(|(a, b)| format!("{left}.{} = {right}.{}", quote::identifier(a), quote::identifier(b)))
             .collect::<Vec<_>>()
-            .join(" AND ")
-    };
-    match key {
-        RowKey::Primary(_) => pairs("="),
+            .join(" AND "),
         RowKey::Located(_) | RowKey::Copies { .. } if !left_columns.is_empty() => format!(
-            "{} = {} AND {}",
+            "{} = {} AND record_eq(ROW({}), ROW({}))",
             locator(&format!("{left}."), left_columns),
             locator(&format!("{right}."), right_columns),
-            pairs("IS NOT DISTINCT FROM")
+            // A domain over an enum has no operator `=`, but an equality. NULLs are equal here.
+            quote::prefixed_list(&format!("{left}."), left_columns),
+            quote::prefixed_list(&format!("{right}."), right_columns),
         ),
         RowKey::SingleRow | RowKey::Located(_) | RowKey::Copies { .. } => "true".to_owned(),
     }

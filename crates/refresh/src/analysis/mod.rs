@@ -5,12 +5,15 @@
 
 mod functions;
 mod relations;
+mod types;
 
 use lockstep_connect::{ErrorClass, classify, describe};
 use lockstep_plan::facts::{OutputColumn, Query, Relation};
 use lockstep_plan::{chain, quote};
 use tokio_postgres::Client;
 use tokio_postgres::error::ErrorPosition;
+
+pub use types::{is_hashable, type_facts};
 
 /// The temporary view's name.
 const VIEW: &str = "lockstep_analysis";
@@ -204,65 +207,14 @@ async fn output_columns(client: &Client, view: u32) -> Result<Vec<OutputColumn>,
         let type_name: String = row.get(1);
         columns.push(OutputColumn {
             name: row.get(0),
-            hashable: supports(client, &format!("hash_record_extended(ROW(NULL::{type_name}), 0)")).await?,
-            comparable: supports(client, &format!("record_eq(ROW(NULL::{type_name}), ROW(NULL::{type_name}))")).await?,
+            hashable: types::hashes(client, &type_name).await?,
+            comparable: types::compares(client, &type_name).await?,
+            base_type: types::type_facts(client, &type_name).await?.base,
             type_name,
             collation: row.get(2),
         });
     }
     Ok(columns)
-}
-
-/// Whether values of a type can be hashed, and so be found by a locator.
-///
-/// # Errors
-/// The query failed.
-pub async fn is_hashable(client: &Client, type_name: &str) -> Result<bool, AnalysisError> {
-    client.batch_execute("BEGIN").await?;
-    let hashable = supports(client, &format!("hash_record_extended(ROW(NULL::{type_name}), 0)")).await;
-    client.batch_execute("ROLLBACK").await?;
-    hashable
-}
-
-/// Types of which equal values are the same value, enums and domains over them apart.
-const EXACT_TYPES: &str =
-    "'{bool,int2,int4,int8,oid,text,varchar,name,uuid,date,timestamp,timestamptz,time,bytea,inet,cidr,macaddr}'::text[]";
-
-/// Whether equal values of a type are the same value: not so for numeric (1.0 and 1.00), citext, floats (0 and -0), or text that
-/// compares under a collation of its own. A numeric with a declared scale has one spelling.
-///
-/// # Errors
-/// The query failed.
-pub async fn is_exact(client: &Client, type_name: &str) -> Result<bool, AnalysisError> {
-    if type_name.contains(" COLLATE ") {
-        return Ok(false);
-    }
-    let row = client
-        .query_one(
-            &format!(
-                "SELECT t.typtype = 'e' OR t.typname = ANY ({EXACT_TYPES}) OR (t.typname = 'numeric' AND $1 LIKE 'numeric(%')
-                 FROM pg_type t WHERE t.oid = $1::text::regtype"
-            ),
-            &[&type_name],
-        )
-        .await?;
-    Ok(row.get(0))
-}
-
-/// Whether an expression can be evaluated: PostgreSQL looks the operator class of a record's column up when it runs.
-async fn supports(client: &Client, expression: &str) -> Result<bool, AnalysisError> {
-    client.batch_execute("SAVEPOINT supports").await?;
-    match client.batch_execute(&format!("SELECT {expression}")).await {
-        Ok(()) => {
-            client.batch_execute("RELEASE SAVEPOINT supports").await?;
-            Ok(true)
-        }
-        Err(error) if error.as_db_error().is_some() => {
-            client.batch_execute("ROLLBACK TO SAVEPOINT supports").await?;
-            Ok(false)
-        }
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// The types of an internal query's result as `CREATE TABLE` wants them, domains and collations included (a result's own

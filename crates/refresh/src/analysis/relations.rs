@@ -140,7 +140,9 @@ async fn relation(client: &Client, row: &Row) -> Result<Relation, AnalysisError>
 async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, AnalysisError> {
     let rows = client
         .query(
-            "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attcollation NOT IN (0, t.typcollation)
+            "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+                    -- A domain over an enum has no operator `=`.
+                    a.attcollation NOT IN (0, t.typcollation) OR t.typtype = 'd' AND t.typcategory = 'E'
              FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
              WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
             &[&oid],
