@@ -41,6 +41,29 @@ pub enum ConnectError {
         /// PostgreSQL's error.
         cause: Error,
     },
+    /// The session is not the one that was asked for: a pooler drops start-up settings, refuses them, or hands out others' sessions.
+    #[error(
+        "the session at {endpoint} does not have the settings that were asked for{}: a connection pooler such as PgBouncer (session, \
+         transaction or statement mode) is in between, and drops them; Lockstep needs sessions of its own, for settings, prepared \
+         statements and locks",
+        differing_in_words(differing)
+    )]
+    Pooled {
+        /// Host and port that were tried.
+        endpoint: String,
+        /// What differs, in words.
+        differing: Vec<String>,
+    },
+}
+
+/// The first few, so that the message can be read.
+fn differing_in_words(differing: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match differing {
+        [] => String::new(),
+        [..] if differing.len() > SHOWN => format!(" ({}, and {} more)", differing[..SHOWN].join(", "), differing.len() - SHOWN),
+        [..] => format!(" ({})", differing.join(", ")),
+    }
 }
 
 impl ConnectError {
@@ -48,10 +71,16 @@ impl ConnectError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::Unreachable { .. } => ErrorClass::Transient,
-            Self::Tls { .. } => ErrorClass::Definite,
+            Self::Tls { .. } | Self::Pooled { .. } => ErrorClass::Definite,
             Self::Refused { cause, .. } => classify(cause),
         }
     }
+}
+
+/// Whether a refusal of the start-up message is a pooler's: PostgreSQL knows `options` and `replication`, and says otherwise what it does
+/// not know. Returns what [`ConnectError::Pooled`] is to say.
+pub fn refused_by_pooler(sqlstate: &str, message: &str) -> Option<Vec<String>> {
+    (sqlstate == "08P01" && message.contains("startup parameter")).then(|| vec![message.to_owned()])
 }
 
 /// The SQLSTATE of a server error, if the error came from the server.

@@ -8,17 +8,19 @@
 //!
 //! Both ends share one resolution of host, user, password and TLS, so that what `lockstep check`
 //! reaches is what `lockstep run` streams from. Every session pins the settings that change how
-//! PostgreSQL prints or computes values ([`session::PINNED_SETTINGS`]).
+//! PostgreSQL prints or computes values ([`PINNED_SETTINGS`]), and reads them back.
 
 mod error;
 mod passfile;
+mod pinned;
 mod session;
 mod settings;
 mod tls;
 mod transport;
 
-pub use error::{ConnectError, ErrorClass, classify, describe, public_message, sqlstate};
-pub use session::{PINNED_SETTINGS, Session};
+pub use error::{ConnectError, ErrorClass, classify, describe, public_message, refused_by_pooler, sqlstate};
+pub use pinned::{FOLLOWED_SETTINGS, PINNED_SETTINGS, Pinned, ReadBack, Settled, pinning_statement};
+pub use session::Session;
 pub use settings::{Endpoint, Environment, Settings, SettingsError};
 pub use tls::TlsMode;
 pub use transport::{Stream, Transport};

@@ -5,33 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinHandle;
-use tokio_postgres::{AsyncMessage, Client, Notification};
+use tokio_postgres::{AsyncMessage, Client, Notification, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::error::ConnectError;
+use crate::error::{ConnectError, refused_by_pooler};
+use crate::pinned::{ReadBack, startup_options};
 use crate::settings::Settings;
 use crate::tls;
-
-/// Settings fixed for every session, SQL and replication alike, against whatever role or database defaults say.
-///
-/// The first five decide how values print (keys travel as text and are compared as text); the others keep a default set for
-/// the application's sessions (time-outs, read-only, JIT) from breaking or slowing the projector. `row_security = off` turns a
-/// policy that would silently hide rows into an error.
-pub const PINNED_SETTINGS: &[(&str, &str)] = &[
-    ("DateStyle", "ISO,YMD"),
-    ("IntervalStyle", "postgres"),
-    ("TimeZone", "UTC"),
-    ("extra_float_digits", "3"),
-    ("bytea_output", "hex"),
-    ("statement_timeout", "0"),
-    ("lock_timeout", "0"),
-    ("idle_session_timeout", "0"),
-    ("idle_in_transaction_session_timeout", "0"),
-    ("default_transaction_read_only", "off"),
-    ("row_security", "off"),
-    ("jit", "off"),
-    ("client_min_messages", "warning"),
-];
 
 /// A connection whose other end vanished is noticed within about a minute.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
@@ -43,10 +23,11 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_mins(1);
 pub struct Session {
     client: Client,
     connection: JoinHandle<()>,
+    of_the_role: Vec<String>,
 }
 
 impl Session {
-    /// Opens a session with [`PINNED_SETTINGS`].
+    /// Opens a session with [`PINNED_SETTINGS`](crate::PINNED_SETTINGS), read back.
     ///
     /// # Errors
     /// See [`ConnectError`].
@@ -63,12 +44,22 @@ impl Session {
         application_name: &str,
         notifications: Option<UnboundedSender<Notification>>,
     ) -> Result<Self, ConnectError> {
+        // On the heap: TLS and authentication make it large, and it is part of every caller's own.
+        Box::pin(Self::establish(settings, application_name, notifications)).await
+    }
+
+    async fn establish(
+        settings: &Settings,
+        application_name: &str,
+        notifications: Option<UnboundedSender<Notification>>,
+    ) -> Result<Self, ConnectError> {
         let endpoint = settings.endpoint().to_string();
         let tls_config = tls::client_config(settings.tls_mode, settings.root_certificate.as_ref())
             .map_err(|cause| ConnectError::Tls { endpoint: endpoint.clone(), cause })?;
         let mut config = settings.config.clone();
         config.application_name(application_name);
-        config.options(startup_options(config.get_options()));
+        let given_options = config.get_options().unwrap_or_default().to_owned();
+        config.options(startup_options(Some(&given_options)));
         config.keepalives_idle(KEEPALIVE_IDLE).keepalives_interval(KEEPALIVE_INTERVAL).keepalives_retries(KEEPALIVE_RETRIES);
         config.tcp_user_timeout(UNACKNOWLEDGED_MAX);
         // tokio-postgres bounds the TCP connection alone; a frozen server accepts it and then says nothing.
@@ -77,6 +68,7 @@ impl Session {
             .await
             .map_err(|_| ConnectError::Unreachable { endpoint: endpoint.clone(), cause: std::io::ErrorKind::TimedOut.into() })?
             .map_err(|cause| explain(endpoint.clone(), cause))?;
+        let read_back = ReadBack::new(endpoint.clone(), connection.parameter("server_version"), &given_options);
         let connection = tokio::spawn(async move {
             loop {
                 match std::future::poll_fn(|context| connection.poll_message(context)).await {
@@ -93,28 +85,42 @@ impl Session {
                 }
             }
         });
-        Ok(Self { client, connection })
+        let mut session = Self { client, connection, of_the_role: Vec::new() };
+        session.of_the_role =
+            tokio::time::timeout(settings.connect_timeout(), session.settle(&read_back)).await.map_err(|_| {
+                ConnectError::Unreachable { endpoint: endpoint.clone(), cause: std::io::ErrorKind::TimedOut.into() }
+            })??;
+        Ok(session)
     }
-}
 
-/// `-c name=value …` for the startup message, after what the user gave (a later setting wins).
-pub(crate) fn startup_options(given: Option<&str>) -> String {
-    let mut options = given.unwrap_or_default().to_owned();
-    for (name, value) in PINNED_SETTINGS {
-        if !options.is_empty() {
-            options.push(' ');
+    /// Reads the settings back; what the role has for itself gives way to what the database has.
+    async fn settle(&self, read_back: &ReadBack<'_>) -> Result<Vec<String>, ConnectError> {
+        let refused = |cause| explain(read_back.endpoint().to_owned(), cause);
+        let row =
+            self.simple_query(&read_back.statement()).await.map_err(refused)?.into_iter().find_map(|message| match message {
+                SimpleQueryMessage::Row(row) => Some((0..row.len()).map(|n| row.get(n).map(str::to_owned)).collect::<Vec<_>>()),
+                _ => None,
+            });
+        let settled = read_back.settled(&row.unwrap_or_default())?;
+        if let Some(then) = &settled.then {
+            self.simple_query(then).await.map_err(refused)?;
         }
-        options.push_str("-c ");
-        options.push_str(name);
-        options.push('=');
-        options.push_str(value);
+        Ok(settled.of_the_role)
     }
-    options
+
+    /// Settings that the role has for itself alone, while what the database has for others is not to be seen: results that depend on
+    /// them may differ from what others see.
+    pub fn settings_of_the_role(&self) -> &[String] {
+        &self.of_the_role
+    }
 }
 
 fn explain(endpoint: String, cause: tokio_postgres::Error) -> ConnectError {
-    if cause.as_db_error().is_some() {
-        return ConnectError::Refused { endpoint, cause };
+    if let Some(error) = cause.as_db_error() {
+        return match refused_by_pooler(error.code().code(), error.message()) {
+            Some(differing) => ConnectError::Pooled { endpoint, differing },
+            None => ConnectError::Refused { endpoint, cause },
+        };
     }
     let io_kind = std::error::Error::source(&cause)
         .and_then(|source| source.downcast_ref::<std::io::Error>())
@@ -145,12 +151,5 @@ impl Deref for Session {
 impl DerefMut for Session {
     fn deref_mut(&mut self) -> &mut Client {
         &mut self.client
-    }
-}
-
-impl Settings {
-    /// The value of the startup message's `options` parameter.
-    pub fn startup_options(&self) -> String {
-        startup_options(self.config.get_options())
     }
 }

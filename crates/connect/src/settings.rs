@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio_postgres::config::Host;
 
 use crate::passfile::{self, Wanted};
+use crate::pinned::startup_options;
 use crate::tls::TlsMode;
 
 /// Reads an environment variable; tests pass a map.
@@ -143,6 +144,16 @@ impl Settings {
     /// The file of trusted authorities, where one is named.
     pub fn root_certificate(&self) -> Option<&std::path::Path> {
         self.root_certificate.as_deref()
+    }
+
+    /// The `options` that were given, without [`PINNED_SETTINGS`](crate::PINNED_SETTINGS).
+    pub fn given_options(&self) -> &str {
+        self.config.get_options().unwrap_or_default()
+    }
+
+    /// The value of the startup message's `options` parameter.
+    pub fn startup_options(&self) -> String {
+        startup_options(self.config.get_options())
     }
 
     /// How long a connection attempt may take.

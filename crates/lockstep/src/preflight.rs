@@ -4,6 +4,7 @@
 mod chain;
 mod queries;
 mod servers;
+mod settings;
 
 use lockstep_capture::Tracked;
 use lockstep_plan::Plan;
@@ -209,8 +210,10 @@ pub async fn run(config: &Config, depth: Depth) -> Preflight {
     if depth == Depth::Plans {
         return preflight;
     }
+    settings::check(&source, &mut preflight).await;
     servers::relations(&source, &mut preflight).await;
     servers::publication(config, &source, &mut preflight).await;
+    servers::reading(config, &mut preflight).await;
     let registered = servers::target(config, &source, &mut preflight).await;
     queries::check_keys(&source, depth, &registered, &mut preflight).await;
     preflight

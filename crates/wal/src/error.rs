@@ -1,6 +1,6 @@
 //! What can go wrong on a replication connection.
 
-use lockstep_connect::{ConnectError, ErrorClass};
+use lockstep_connect::{ConnectError, Endpoint, ErrorClass, refused_by_pooler};
 
 /// An error of the replication connection.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,17 @@ impl ReplicationError {
             },
             Self::Io(_) => ErrorClass::Transient,
             Self::Protocol(_) | Self::Authentication(_) => ErrorClass::Definite,
+        }
+    }
+
+    /// The same, or that a pooler refuses what PostgreSQL would take.
+    pub(crate) fn of_pooler(self, endpoint: &Endpoint) -> Self {
+        match self {
+            Self::Server { sqlstate, message, hint } => match refused_by_pooler(&sqlstate, &message) {
+                Some(differing) => ConnectError::Pooled { endpoint: endpoint.to_string(), differing }.into(),
+                None => Self::Server { sqlstate, message, hint },
+            },
+            other @ (Self::Connect(_) | Self::Io(_) | Self::Protocol(_) | Self::Authentication(_)) => other,
         }
     }
 

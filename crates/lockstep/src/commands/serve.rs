@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use lockstep_connect::{Session, Settings};
+use lockstep_connect::{ConnectError, Session, Settings};
 use tokio::sync::watch;
 
 use crate::config::Config;
@@ -27,13 +27,18 @@ pub async fn serve(config: &Config, listen: Option<SocketAddr>) -> anyhow::Resul
         return Ok(Exit::Usage);
     };
     let address = listen.or(api_config.listen).unwrap_or_else(|| SocketAddr::from(DEFAULT_ADDRESS));
+    let settings = api_config.settings.clone().unwrap_or_else(|| config.target_settings().clone());
+    // A server that is not there may come; a pooler never becomes one.
+    if let Err(error @ ConnectError::Pooled { .. }) = Session::open(&settings, "lockstep serve").await {
+        eprintln!("error: {error}\n  help: name the server's own address and port in the url, not the pooler's");
+        return Ok(Exit::Failure);
+    }
     let health = http::Health::of_a_reader();
     http::serve(config, telemetry::start_metrics(), health.clone(), None).await?;
     let running = api::serve(config, api_config, address).await?;
     let (sender, wished) = watch::channel(0);
     let mut reload = Reload::of_a_reader(wished, running);
     let hangups = tokio::spawn(count_hangups(sender));
-    let settings = api_config.settings.clone().unwrap_or_else(|| config.target_settings().clone());
     let looking = tokio::spawn(look_whether_it_is_there(settings, health));
     let mut config = config.clone();
     loop {

@@ -16,14 +16,28 @@ async fn open(settings: &Settings, subject: &str, preflight: &mut Preflight) -> 
     match Session::open(settings, "lockstep check").await {
         Ok(session) => Some(session),
         Err(error) => {
-            let remedy = match &error {
-                ConnectError::Unreachable { .. } => "check host and port, and that the server accepts connections from here",
-                ConnectError::Tls { .. } => "check sslmode and sslrootcert",
-                ConnectError::Refused { .. } => "check user, password, database and pg_hba.conf",
-            };
-            preflight.error(subject, error.to_string(), remedy);
+            preflight.error(subject, error.to_string(), remedy(&error));
             None
         }
+    }
+}
+
+/// The session that the read API is to have, where its URL is its own. A server that is not there now may come back; a pooler stays one.
+pub(super) async fn reading(config: &Config, preflight: &mut Preflight) {
+    let Some(settings) = config.api.as_ref().and_then(|api| api.settings.as_ref()) else { return };
+    match Session::open(settings, "lockstep check").await {
+        Ok(_) => {}
+        Err(error @ ConnectError::Pooled { .. }) => preflight.error("api", error.to_string(), remedy(&error)),
+        Err(error) => preflight.warn("api", error.to_string(), remedy(&error)),
+    }
+}
+
+fn remedy(error: &ConnectError) -> &'static str {
+    match error {
+        ConnectError::Unreachable { .. } => "check host and port, and that the server accepts connections from here",
+        ConnectError::Tls { .. } => "check sslmode and sslrootcert",
+        ConnectError::Refused { .. } => "check user, password, database and pg_hba.conf",
+        ConnectError::Pooled { .. } => "name the server's own address and port in the url, not the pooler's",
     }
 }
 

@@ -18,11 +18,12 @@ mod request {
     pub(super) const SASL_FINAL: u32 = 12;
 }
 
+/// Logs in; returns the server's version as it reports it.
 pub(super) async fn login(
     wire: &mut Wire,
     settings: &Settings,
     server_end_point: Option<Vec<u8>>,
-) -> Result<(), ReplicationError> {
+) -> Result<Option<String>, ReplicationError> {
     let options = settings.startup_options();
     let parameters = [
         ("user", settings.user()),
@@ -34,11 +35,13 @@ pub(super) async fn login(
     ];
     wire.send(|buffer| frontend::startup_message(parameters, buffer)).await?;
     authenticate(wire, settings, server_end_point).await?;
+    let mut version = None;
     loop {
         let message = wire.receive().await?;
         match message.tag {
-            b'Z' => return Ok(()),
-            b'S' | b'K' | b'N' => {}
+            b'Z' => return Ok(version),
+            b'S' => version = version.or_else(|| message.parameter("server_version")),
+            b'K' | b'N' => {}
             _ => return Err(message.into_error()),
         }
     }

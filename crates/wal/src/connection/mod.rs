@@ -6,7 +6,7 @@ mod login;
 mod stream;
 mod wire;
 
-use lockstep_connect::{Settings, Transport};
+use lockstep_connect::{ReadBack, Settings, Transport};
 use postgres_protocol::message::frontend;
 
 use crate::{Lsn, ReplicationError};
@@ -47,11 +47,27 @@ impl ReplicationConnection {
     pub async fn open(settings: &Settings) -> Result<Self, ReplicationError> {
         let transport = Transport::open(settings).await?;
         let mut wire = Wire::new(transport.stream);
-        let logging_in = login::login(&mut wire, settings, transport.server_end_point);
-        tokio::time::timeout(settings.connect_timeout(), logging_in)
+        let logging_in = async {
+            let version = login::login(&mut wire, settings, transport.server_end_point)
+                .await
+                .map_err(|error| error.of_pooler(&settings.endpoint()))?;
+            let mut connection = Self { wire };
+            connection.settle(settings, version.as_deref()).await?;
+            Ok(connection)
+        };
+        tokio::time::timeout(settings.connect_timeout(), Box::pin(logging_in))
             .await
-            .map_err(|_| ReplicationError::Io(std::io::ErrorKind::TimedOut.into()))??;
-        Ok(Self { wire })
+            .map_err(|_| ReplicationError::Io(std::io::ErrorKind::TimedOut.into()))?
+    }
+
+    /// Reads the pinned settings back.
+    async fn settle(&mut self, settings: &Settings, server_version: Option<&str>) -> Result<(), ReplicationError> {
+        let read_back = ReadBack::new(settings.endpoint().to_string(), server_version, settings.given_options());
+        let row = self.single_row(&read_back.statement()).await?;
+        if let Some(then) = read_back.settled(&row)?.then {
+            self.single_row(&then).await?;
+        }
+        Ok(())
     }
 
     /// Who the server is.

@@ -101,6 +101,14 @@ impl Backend {
         ReplicationError::Server { sqlstate, message, hint }
     }
 
+    /// The value of a `ParameterStatus`, if it is of this parameter.
+    pub(super) fn parameter(&self, name: &str) -> Option<String> {
+        let mut fields = self.body.split(|&byte| byte == 0);
+        (fields.next() == Some(name.as_bytes()))
+            .then(|| fields.next().map(|value| String::from_utf8_lossy(value).into_owned()))
+            .flatten()
+    }
+
     /// Decodes a `DataRow` of text columns.
     pub(super) fn data_row(self) -> Result<TextRow, ReplicationError> {
         let short = || ReplicationError::Protocol("a row is cut short".to_owned());
