@@ -334,3 +334,8 @@ pub(crate) async fn shop(cluster_url: &str) -> anyhow::Result<Session> {
     session.batch_execute(lockstep_testkit::SCHEMA).await?;
     Ok(session)
 }
+
+/// Sends a signal to a child.
+pub(crate) fn signal(child: &Child, signal: nix::sys::signal::Signal) -> anyhow::Result<()> {
+    Ok(nix::sys::signal::kill(nix::unistd::Pid::from_raw(i32::try_from(child.id())?), signal)?)
+}

@@ -1,13 +1,10 @@
 //! Two instances on one configuration: one writes, the other waits; whatever happens to the one, the other takes over, and never do both write.
 
-use std::process::Child;
-
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Workload, cluster, connect, seed_from_environment};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-use crate::harness::{PATIENCE, PROJECTIONS, Program, Projector, Setup, assert_equal, catch_up, shop, until};
+use crate::harness::{PATIENCE, PROJECTIONS, Program, Projector, Setup, assert_equal, catch_up, shop, signal, until};
 
 /// Rounds in an ordinary run; `LOCKSTEP_ROUNDS` asks for more.
 const ROUNDS: u32 = 6;
@@ -18,10 +15,6 @@ const NOTE: &str = "CREATE TABLE public.written (n bigserial, epoch bigint);
        'BEGIN INSERT INTO public.written (epoch) VALUES (NEW.leader_epoch); RETURN NULL; END';
     CREATE TRIGGER note AFTER UPDATE ON lockstep.checkpoint FOR EACH ROW
        WHEN (NEW.batches > OLD.batches) EXECUTE FUNCTION public.note()";
-
-fn signal(child: &Child, signal: Signal) -> anyhow::Result<()> {
-    Ok(kill(Pid::from_raw(i32::try_from(child.id())?), signal)?)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_writes_and_the_other_takes_over() -> anyhow::Result<()> {

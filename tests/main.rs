@@ -12,6 +12,7 @@ mod faults;
 mod harness;
 mod http;
 mod interposed;
+mod isolation;
 mod large;
 mod leaders;
 mod lost;

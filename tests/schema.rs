@@ -117,10 +117,10 @@ async fn what_happens_between_two_looks() -> anyhow::Result<()> {
         let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
         projector.catch_up().await?;
         assert_equal(&setup).await?;
-        let epoch: i64 = session.query_one("SELECT leader_epoch FROM lockstep.installation", &[]).await?.get(0);
+        let before: String = session.query_one("SELECT started_at::text FROM lockstep.installation", &[]).await?.get(0);
         // In one transaction, so that no look falls in between.
         session.batch_execute(&format!("BEGIN; {change}; COMMIT")).await?;
-        until(&session, &format!("SELECT leader_epoch > {epoch} FROM lockstep.installation"))
+        until(&session, &format!("SELECT started_at > '{before}' FROM lockstep.installation"))
             .await
             .map_err(|error| error.context(change))?;
         projector.catch_up().await?;

@@ -96,7 +96,9 @@ impl View {
             self.definition.trim().trim_end_matches(';'),
             unique.join(", ")
         );
-        for reader in &self.readers {
+        // A role that was dropped keeps nobody else from reading.
+        let there = session.query("SELECT rolname::text FROM pg_roles WHERE rolname = ANY ($1)", &[&self.readers]).await?;
+        for reader in there.iter().map(|row| row.get::<_, &str>(0)) {
             script.push_str(&format!("\nGRANT SELECT ON {coming} TO {};", quote(reader)));
         }
         in_transaction(session, &script).await?;

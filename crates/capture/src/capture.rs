@@ -1,5 +1,6 @@
 //! The handle that groups hold: their dirty sets, the fence, and what feedback reports.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::CaptureError;
 use crate::dirty::{Commit, DirtyRelations, DirtySet};
 use crate::stream::{self, StreamSettings};
-use crate::tracked::Interest;
+use crate::tracked::{Interest, Tracked};
 
 /// How long the fence waits before it asks the walsender for its position; mostly the answer comes unasked.
 const ASK_AFTER: Duration = Duration::from_millis(1);
@@ -74,9 +75,26 @@ impl Drop for EndGuard {
     }
 }
 
+/// A group as capture knows it. Its index stays while others come and go.
+struct Member {
+    dirty: DirtySet,
+    arrived: Arc<Notify>,
+    /// Its group has ended; the place is free.
+    gone: bool,
+}
+
+impl Member {
+    fn new(interests: Vec<Interest>, keys_max: usize) -> Self {
+        Self { dirty: DirtySet::new(interests, keys_max), arrived: Arc::default(), gone: false }
+    }
+}
+
+/// Relations by oid.
+pub(crate) type Followed = Arc<HashMap<u32, Tracked>>;
+
 pub(crate) struct Shared {
-    groups: Mutex<Vec<DirtySet>>,
-    arrived: Vec<Notify>,
+    groups: Mutex<Vec<Member>>,
+    followed: watch::Sender<Followed>,
     keys_max: usize,
     received: watch::Sender<Received>,
     restart_wanted: Notify,
@@ -107,7 +125,7 @@ struct Received {
 
 impl Shared {
     /// A dirty set is plain data, so a panic elsewhere while it was locked leaves it usable.
-    fn groups(&self) -> MutexGuard<'_, Vec<DirtySet>> {
+    fn groups(&self) -> MutexGuard<'_, Vec<Member>> {
         self.groups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -116,13 +134,17 @@ impl Shared {
     }
 
     pub(crate) fn add(&self, xid: u32, commit_lsn: Lsn, commit: Commit, relations: &DirtyRelations) {
-        let mut groups = self.groups();
-        for (group, arrived) in groups.iter_mut().zip(&self.arrived) {
-            if group.concerns(relations) {
-                group.add(xid, commit_lsn, commit, relations);
-                arrived.notify_one();
+        for member in self.groups().iter_mut().filter(|member| !member.gone) {
+            if member.dirty.concerns(relations) {
+                member.dirty.add(xid, commit_lsn, commit, relations);
+                member.arrived.notify_one();
             }
         }
+    }
+
+    /// The relations to follow, and whenever they change.
+    pub(crate) fn followed(&self) -> watch::Receiver<Followed> {
+        self.followed.subscribe()
     }
 
     /// A new stream begins; the position starts again. Returns the stream's number.
@@ -159,7 +181,10 @@ impl Shared {
     pub(crate) fn positions_to_report(&self) -> (Lsn, Lsn) {
         // Read the position first: what arrives in between is then held back by the groups, not overtaken.
         let received = self.received.borrow().lsn;
-        let confirmable = self.groups().iter().map(|group| group.confirmable(received)).min().unwrap_or(received);
+        let groups = self.groups();
+        let members = groups.iter().filter(|member| !member.gone);
+        let confirmable = members.map(|member| member.dirty.confirmable(received)).min().unwrap_or(received);
+        drop(groups);
         let confirmed = confirmable.max(*self.confirmed.borrow());
         (received, confirmed)
     }
@@ -178,8 +203,8 @@ impl Capture {
     /// Starts streaming for some groups, each given by the relations it reads.
     pub fn start(settings: StreamSettings, groups: Vec<Vec<Interest>>, limits: Limits) -> Self {
         let shared = Arc::new(Shared {
-            arrived: groups.iter().map(|_| Notify::new()).collect(),
-            groups: Mutex::new(groups.into_iter().map(|interests| DirtySet::new(interests, limits.keys_max)).collect()),
+            groups: Mutex::new(groups.into_iter().map(|interests| Member::new(interests, limits.keys_max)).collect()),
+            followed: watch::Sender::new(by_oid(&settings.tracked)),
             keys_max: limits.keys_max,
             received: watch::Sender::new(Received::default()),
             restart_wanted: Notify::new(),
@@ -198,17 +223,51 @@ impl Capture {
 
     /// Works on a group's dirty set. Keep it short: the stream waits for the same lock.
     pub fn with_group<T>(&self, group: usize, work: impl FnOnce(&mut DirtySet) -> T) -> T {
-        work(&mut self.shared.groups()[group])
+        work(&mut self.shared.groups()[group].dirty)
     }
 
     /// Returns when something new has arrived for a group.
     pub async fn arrival(&self, group: usize) {
-        self.shared.arrived[group].notified().await;
+        let arrived = self.shared.groups()[group].arrived.clone();
+        arrived.notified().await;
     }
 
     /// Wakes a group as if something had arrived.
     pub fn wake(&self, group: usize) {
-        self.shared.arrived[group].notify_one();
+        self.shared.groups()[group].arrived.notify_one();
+    }
+
+    /// Follows these relations from the next transaction on, and no others. What began before may be delivered in part: whoever
+    /// needs it waits until every transaction that runs now has ended ([`crate::RunningTransactions`]).
+    pub fn follow(&self, tracked: &[Tracked]) {
+        self.shared.followed.send_replace(by_oid(tracked));
+    }
+
+    /// Adds a group while the stream runs; returns its index.
+    pub fn add_group(&self, interests: Vec<Interest>) -> usize {
+        let member = Member::new(interests, self.shared.keys_max);
+        let mut groups = self.shared.groups();
+        match groups.iter().position(|member| member.gone) {
+            Some(free) => {
+                groups[free] = member;
+                free
+            }
+            None => {
+                groups.push(member);
+                groups.len() - 1
+            }
+        }
+    }
+
+    /// The group, which has ended in good order and is to be started again, reads these relations now. What waits for it stays.
+    pub fn change_group(&self, group: usize, interests: Vec<Interest>) {
+        self.shared.groups()[group].dirty.set_interests(interests);
+    }
+
+    /// The group has ended for good: nothing is collected for it, and it holds the slot no more.
+    pub fn remove_group(&self, group: usize) {
+        let member = &mut self.shared.groups()[group];
+        *member = Member { gone: true, ..Member::new(Vec::new(), self.shared.keys_max) };
     }
 
     /// Everything that committed before this position has been received.
@@ -293,4 +352,8 @@ impl Capture {
             }
         }
     }
+}
+
+fn by_oid(tracked: &[Tracked]) -> Followed {
+    Arc::new(tracked.iter().map(|relation| (relation.oid, relation.clone())).collect())
 }

@@ -213,6 +213,12 @@ impl DirtySet {
         }
     }
 
+    /// The group reads these from now on; what has arrived stays, and a batch that was given up with its task does not.
+    pub(crate) fn set_interests(&mut self, interests: Vec<Interest>) {
+        self.interests = interests;
+        self.done();
+    }
+
     /// Whether the group reads one of the relations.
     pub(crate) fn concerns(&self, relations: &DirtyRelations) -> bool {
         self.interests.iter().any(|interest| relations.contains_key(&interest.oid))

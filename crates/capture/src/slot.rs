@@ -1,11 +1,7 @@
-//! The replication slot: its state, and the one subtlety of a new one.
-
-use std::time::Duration;
+//! The replication slot: its state.
 
 use lockstep_wal::Lsn;
 use tokio_postgres::Client;
-
-use crate::CaptureError;
 
 /// A slot as `pg_replication_slots` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,30 +45,4 @@ pub async fn slot_state(client: &Client, slot: &str) -> Result<Option<SlotState>
         safe_bytes: row.get(5),
         confirmed_lsn: row.get::<_, Option<&str>>(6).and_then(|text| text.parse().ok()),
     }))
-}
-
-/// Waits until every transaction that is running now has ended.
-///
-/// Two moments need it. *A new slot*: a transaction whose commit record precedes the slot's consistent point is not decoded, and it
-/// can be invisible to a snapshot for a while (it sits between writing its commit record and leaving the list of running
-/// transactions; a synchronous standby can stretch that to seconds; meanwhile `pg_xact_status` calls it "in progress"). *A table
-/// added to a publication*: what a running transaction did to it before is not decoded. Either way the first snapshot of the build
-/// must see it.
-///
-/// The bound is an id of our own: every transaction that was there before has a smaller one, also those beyond a snapshot's xmax.
-///
-/// # Errors
-/// A query failed.
-pub async fn wait_for_running_transactions(client: &Client) -> Result<(), CaptureError> {
-    let ours: String = client.query_one("SELECT pg_current_xact_id()::text", &[]).await?.get(0);
-    let mut pause = Duration::from_millis(5);
-    loop {
-        let ended: bool =
-            client.query_one("SELECT pg_snapshot_xmin(pg_current_snapshot()) > $1::text::xid8", &[&ours]).await?.get(0);
-        if ended {
-            return Ok(());
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(Duration::from_millis(500));
-    }
 }

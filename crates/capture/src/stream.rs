@@ -11,10 +11,11 @@ use lockstep_connect::{ErrorClass, Settings};
 use lockstep_wal::pgoutput::{self, Message, Tuple, Value};
 use lockstep_wal::{Frame, Lsn, ReplicationConnection, ReplicationError, ReplicationStream};
 
-use crate::capture::{CaptureStatus, Shared};
+use crate::capture::{CaptureStatus, Followed, Shared};
 use crate::dirty::{Commit, DirtyKeys, DirtyRelations};
 use crate::keys::KeySet;
 use crate::tracked::Tracked;
+use tokio::sync::watch;
 
 /// Status updates go out at least this often; `wal_sender_timeout` is 60 s by default, and 3 s at its usual minimum.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -103,7 +104,7 @@ async fn stream_once(settings: &StreamSettings, shared: &Shared) -> Result<std::
     let number = shared.begin_stream();
     shared.set_status(CaptureStatus::Streaming);
     tracing::info!(slot = settings.slot, "streaming");
-    let mut decoder = Decoder::new(&settings.tracked, shared.keys_max());
+    let mut decoder = Decoder::new(shared.followed(), shared.keys_max());
     let mut ticker = tokio::time::interval(STATUS_INTERVAL);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -174,10 +175,15 @@ struct Layout {
     identity: Option<Vec<usize>>,
 }
 
+/// A relation's columns as the server announced them: name, and whether it is part of the identity. It announces a relation once,
+/// so those that nobody reads yet are kept as well.
+type Announced = Vec<(String, bool)>;
+
 /// Collects one transaction's keys.
-struct Decoder<'a> {
-    tracked: HashMap<u32, &'a Tracked>,
+struct Decoder {
+    followed: watch::Receiver<Followed>,
     keys_max: usize,
+    announced: HashMap<u32, Announced>,
     layouts: HashMap<u32, Layout>,
     xid: Option<u32>,
     commit_time: i64,
@@ -185,11 +191,12 @@ struct Decoder<'a> {
     changes: HashMap<u32, u64>,
 }
 
-impl<'a> Decoder<'a> {
-    fn new(tracked: &'a [Tracked], keys_max: usize) -> Self {
+impl Decoder {
+    fn new(followed: watch::Receiver<Followed>, keys_max: usize) -> Self {
         Self {
-            tracked: tracked.iter().map(|relation| (relation.oid, relation)).collect(),
+            followed,
             keys_max,
+            announced: HashMap::new(),
             layouts: HashMap::new(),
             xid: None,
             commit_time: 0,
@@ -205,12 +212,19 @@ impl<'a> Decoder<'a> {
     fn message(&mut self, data: &[u8], stream: u64, shared: &Shared) -> Result<(), pgoutput::DecodeError> {
         match pgoutput::decode(data)? {
             Message::Begin { xid, commit_time, .. } => {
+                if self.followed.has_changed().unwrap_or(false) {
+                    self.lay_out_all();
+                }
                 self.xid = Some(xid);
                 self.commit_time = commit_time;
                 self.relations.clear();
             }
             Message::Commit { commit_lsn, end_lsn, .. } => self.commit(commit_lsn, end_lsn, stream, shared),
-            Message::Relation(relation) => self.layout(&relation),
+            Message::Relation(relation) => {
+                let columns = relation.columns.iter().map(|column| (column.name.to_owned(), column.in_identity)).collect();
+                self.announced.insert(relation.oid, columns);
+                self.lay_out(relation.oid);
+            }
             Message::Insert { relation, new } => self.row(relation, None, Some(&new)),
             Message::Update { relation, old, new } => self.row(relation, old.as_ref(), Some(&new)),
             Message::Delete { relation, old } => self.row(relation, Some(&old), None),
@@ -241,14 +255,25 @@ impl<'a> Decoder<'a> {
         shared.received_up_to(stream, end_lsn);
     }
 
-    fn layout(&mut self, message: &pgoutput::Relation<'_>) {
+    /// The relations that are followed have changed.
+    fn lay_out_all(&mut self) {
+        self.followed.mark_unchanged();
+        self.layouts.clear();
+        let announced: Vec<u32> = self.announced.keys().copied().collect();
+        for oid in announced {
+            self.lay_out(oid);
+        }
+    }
+
+    fn lay_out(&mut self, oid: u32) {
+        let followed = self.followed.borrow();
         // A relation that nobody reads: somebody else's table in a publication FOR ALL TABLES.
-        let Some(tracked) = self.tracked.get(&message.oid) else { return };
+        let (Some(tracked), Some(columns)) = (followed.get(&oid), self.announced.get(&oid)) else { return };
         // A column that the server does not treat as identity is missing from old rows, whatever we thought when we started.
-        let position = |name: &String| message.columns.iter().position(|column| column.name == name && column.in_identity);
+        let position = |name: &String| columns.iter().position(|(column, in_identity)| column == name && *in_identity);
         let identity: Option<Vec<usize>> =
             if tracked.identity.is_empty() { None } else { tracked.identity.iter().map(position).collect() };
-        self.layouts.insert(message.oid, Layout { label: tracked.label(), identity });
+        self.layouts.insert(oid, Layout { label: tracked.label(), identity });
     }
 
     fn row(&mut self, oid: u32, old: Option<&Tuple<'_>>, new: Option<&Tuple<'_>>) {

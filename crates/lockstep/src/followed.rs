@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lockstep_capture::{Coverage, Lack, Signature, Tracked, coverage, publication_statements, signatures};
+use lockstep_capture::{Coverage, Signature, Tracked, coverage, publication_statements, signatures};
 use lockstep_connect::Session;
 
 use crate::config::Config;
@@ -10,6 +10,10 @@ use crate::preflight::{Planned, Preflight};
 
 /// Why what the publication lacked is compared.
 const INCOMPLETE: &str = "the publication was incomplete; all rows are being compared";
+
+/// Why what changed while it was set up is compared.
+pub(crate) const CHANGED_MEANWHILE: &str =
+    "a source table or its publication changed during the set-up; all rows are being compared";
 
 /// What the source tables of a projection are, by name.
 pub(crate) type Signatures = BTreeMap<String, Signature>;
@@ -26,19 +30,55 @@ pub(crate) fn follow(now: &Signatures, before: &Signatures) -> bool {
     before.iter().all(|(name, before)| now.get(name).is_some_and(|now| now.follows(before)))
 }
 
-/// Records what the source tables are now that they are published.
+/// Whether what a projection reads is not what it was when it was last known to have followed it.
+pub(crate) async fn was_replaced(target: &Session, name: &str, now: &Signatures) -> anyhow::Result<bool> {
+    let row = target.query_opt("SELECT relation_signature::jsonb FROM lockstep.projection WHERE name = $1", &[&name]).await?;
+    let before: Option<serde_json::Value> = row.and_then(|row| row.get(0));
+    let before: Option<Signatures> = before.and_then(|value| serde_json::from_value(value).ok());
+    Ok(before.is_some_and(|before| !follow(now, &before)))
+}
+
+/// The projections that a set-up will find to have missed changes: their source tables were replaced, or were not published for a while.
+/// Their groups must not go on meanwhile, lest they record them as live.
+pub(crate) async fn have_missed_changes(config: &Config, preflight: &Preflight, target: &Session) -> anyhow::Result<Vec<String>> {
+    let source = Session::open(&config.source, "lockstep").await?;
+    let found = coverage(&source, &config.publication, &preflight.tracked, preflight.major).await?;
+    let mut names = Vec::new();
+    for planned in &preflight.planned {
+        let now = relation_signatures(planned, &preflight.tracked, &preflight.signatures);
+        if lacks_publication(planned, preflight, &found) || was_replaced(target, &planned.plan.projection, &now).await? {
+            names.push(planned.plan.projection.clone());
+        }
+    }
+    Ok(names)
+}
+
+/// Whether changes of what a projection reads may not have been published.
+fn lacks_publication(planned: &Planned, preflight: &Preflight, found: &Coverage) -> bool {
+    let reads = |index: usize| planned.plan.relations.iter().any(|relation| relation.oid == preflight.tracked[index].oid);
+    match found {
+        Coverage::Complete => false,
+        Coverage::Missing => true,
+        // A table that is added concerns nobody but those who read it; what lacks without naming one lacks for all.
+        Coverage::Incomplete(lacks) => lacks.iter().any(|lack| lack.relation().is_none_or(reads)),
+    }
+}
+
+/// Records what the source tables are now that they are published; returns it, and the projections whose tables changed since they were
+/// planned.
 pub(crate) async fn record_signatures(
     config: &Config,
     preflight: &Preflight,
     source: &Session,
     target: &Session,
-) -> anyhow::Result<Vec<Signature>> {
+) -> anyhow::Result<(Vec<Signature>, Vec<String>)> {
+    let mut changed = Vec::new();
     let signatures = signatures(source, &config.publication, &preflight.tracked, preflight.major).await?;
     for planned in &preflight.planned {
         let now = relation_signatures(planned, &preflight.tracked, &signatures);
         if !follow(&now, &relation_signatures(planned, &preflight.tracked, &preflight.signatures)) {
-            let reason = "a source table or its publication changed during the set-up; all rows are being compared";
-            mark_stale(target, Some(&planned.plan.projection), reason).await?;
+            mark_stale(target, Some(&planned.plan.projection), CHANGED_MEANWHILE).await?;
+            changed.push(planned.plan.projection.clone());
         }
         let of_it = serde_json::to_string(&now)?;
         target
@@ -48,7 +88,7 @@ pub(crate) async fn record_signatures(
             )
             .await?;
     }
-    Ok(signatures)
+    Ok((signatures, changed))
 }
 
 /// Notes that a projection, or all, may have missed changes: it is refreshed in full before it counts as live again. Readers keep
@@ -71,22 +111,12 @@ pub(crate) async fn publish(config: &Config, preflight: &Preflight, source: &Ses
     if found == Coverage::Complete {
         return Ok(());
     }
-    let mut lacking = None;
     if let Coverage::Incomplete(lacks) = &found {
         let reasons: Vec<&str> = lacks.iter().map(|lack| lack.reason.as_str()).collect();
         tracing::info!(publication = config.publication, lacks = reasons.join("; "), "extending the publication");
-        lacking = lacks.iter().map(Lack::relation).collect::<Option<Vec<usize>>>();
     }
-    match lacking {
-        // A table that is added concerns nobody but those who read it.
-        Some(relations) => {
-            let oids: Vec<u32> = relations.iter().map(|&index| preflight.tracked[index].oid).collect();
-            let reads = |planned: &&Planned| planned.plan.relations.iter().any(|relation| oids.contains(&relation.oid));
-            for planned in preflight.planned.iter().filter(reads) {
-                mark_stale(target, Some(&planned.plan.projection), INCOMPLETE).await?;
-            }
-        }
-        None => mark_stale(target, None, INCOMPLETE).await?,
+    for planned in preflight.planned.iter().filter(|planned| lacks_publication(planned, preflight, &found)) {
+        mark_stale(target, Some(&planned.plan.projection), INCOMPLETE).await?;
     }
     for statement in publication_statements(&config.publication, &preflight.tracked, preflight.major, &found) {
         source.batch_execute(&statement).await?;

@@ -134,6 +134,14 @@ async fn renew(session: &Session, lease: Duration) {
     }
 }
 
+/// Leaves no lease behind: who stops in good order is not missed.
+pub(crate) async fn release(target: &Session, leader_epoch: i64) {
+    let statement = "UPDATE lockstep.installation SET lease_until = NULL WHERE leader_epoch = $1";
+    if let Err(error) = target.execute(statement, &[&leader_epoch]).await {
+        tracing::debug!(error = %lockstep_connect::describe(&error), "releasing the lease");
+    }
+}
+
 /// Renews the lease while something takes long, whoever's epoch it is: only the instance that has the lock gets here.
 pub(crate) async fn kept_during<T>(config: &Config, work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let session = Session::open(config.target_settings(), "lockstep lease").await.context("target")?;

@@ -18,6 +18,7 @@ pub mod config;
 pub mod demo;
 pub mod diagnostic;
 mod followed;
+mod health;
 mod http;
 mod lease;
 mod listener;

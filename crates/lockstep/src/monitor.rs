@@ -18,13 +18,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The slot is looked at every so many intervals.
 const SLOT_EVERY: u64 = 5;
 
-/// Runs until aborted. `relations` gives the label of each followed relation; `broken` the group and name of each projection that
+/// Runs until aborted. `groups` are those of capture, with their index there; `relations` gives the label of each followed relation; `broken` the group and name of each projection that
 /// cannot even be planned, so that no group has it.
 pub(crate) async fn run(
     config: Config,
     capture: Capture,
-    groups: Vec<String>,
-    statuses: Vec<watch::Receiver<GroupStatus>>,
+    groups: Vec<(usize, String, watch::Receiver<GroupStatus>)>,
     relations: HashMap<u32, String>,
     broken: Vec<(String, String)>,
     observed: Arc<Observed>,
@@ -43,8 +42,8 @@ pub(crate) async fn run(
                 source = None;
             }
         }
-        for (index, (name, status)) in groups.iter().zip(&statuses).enumerate() {
-            group_gauges(&capture, index, name, &status.borrow(), source_lsn, &relations, &observed);
+        for (index, name, status) in &groups {
+            group_gauges(&capture, *index, name, &status.borrow(), source_lsn, &relations, &observed);
         }
         for (group, projection) in &broken {
             state_gauges(group, projection, ProjectionState::Faulted);

@@ -2,6 +2,7 @@
 //! `lockstep run` insists on it.
 
 mod chain;
+mod concerned;
 mod queries;
 mod servers;
 mod settings;
@@ -76,7 +77,7 @@ impl Planned {
 }
 
 /// What was found.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Preflight {
     /// Everything that was looked at.
     pub findings: Vec<Finding>,
@@ -215,6 +216,9 @@ pub async fn run(config: &Config, depth: Depth) -> Preflight {
     servers::publication(config, &source, &mut preflight).await;
     servers::reading(config, &mut preflight).await;
     let registered = servers::target(config, &source, &mut preflight).await;
+    if depth == Depth::Start {
+        preflight.set_aside_what_cannot_be_followed(config);
+    }
     queries::check_keys(&source, depth, &registered, &mut preflight).await;
     preflight
 }

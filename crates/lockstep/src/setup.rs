@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use lockstep_capture::{Signature, Tracked, slot_state, wait_for_running_transactions};
+use lockstep_capture::{RunningTransactions, Signature, Tracked, blockers, slot_state};
 use lockstep_connect::Session;
 use lockstep_plan::quote;
 use lockstep_plan::sql::RowKey;
@@ -12,12 +12,15 @@ use lockstep_wal::ReplicationConnection;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::Config;
-use crate::followed::{Signatures, follow, mark_stale, publish, record_signatures, relation_signatures};
+use crate::followed::{mark_stale, publish, record_signatures, relation_signatures, was_replaced};
 use crate::preflight::{Planned, Preflight};
 use crate::versions::{Making, Source};
 
 /// How long to wait for a predecessor to let go of the slot.
 const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
+
+/// How often the transactions are named that a new slot waits for.
+const BLOCKERS_EVERY: Duration = Duration::from_secs(2);
 
 /// Part of every fingerprint: raise it when the same plan would make different tables.
 const TABLE_FORMAT: &str = "2";
@@ -27,16 +30,21 @@ pub(crate) const NOT_CONFIGURED: &str = "it is not configured";
 
 /// What was set up.
 pub(crate) struct Installed {
-    /// Holds the writer's lock; keep it open.
-    pub(crate) target: Session,
     /// Our turn as writer.
     pub(crate) leader_epoch: i64,
-    /// Each planned projection as registered, in the same order.
+    /// Where the slot is.
+    pub(crate) slot_lsn: Option<lockstep_wal::Lsn>,
+    pub(crate) tables: Tables,
+}
+
+/// The projections' tables, and what they read.
+pub(crate) struct Tables {
+    /// Each planned projection as registered.
     pub(crate) registered: Vec<Registered>,
     /// What the tracked relations are now that they are published.
     pub(crate) signatures: Vec<Signature>,
-    /// Where the slot is.
-    pub(crate) slot_lsn: Option<lockstep_wal::Lsn>,
+    /// What ran when everything was published: a projection that is not live may have to wait for it. `None` if all are live.
+    pub(crate) running: Option<RunningTransactions>,
 }
 
 /// Sets everything up. `new_slot` makes a new slot even if ours exists: it cannot be used any more.
@@ -44,35 +52,60 @@ pub(crate) async fn install(
     config: &Config,
     preflight: &Preflight,
     making: &[Making],
-    mut target: Session,
+    target: &mut Session,
     new_slot: bool,
 ) -> anyhow::Result<Installed> {
-    let former_slot = former_slot(config, preflight, &target).await?;
-    let leader_epoch = claim(config, preflight, &target).await?;
-    let registered = register_all(config, preflight, making, &mut target).await?;
+    let former_slot = former_slot(config, preflight, target).await?;
+    let leader_epoch = claim(config, preflight, target).await?;
+    let registered = register_all(config, preflight, making, target).await?;
     let source = Session::open(&config.source, "lockstep").await.context("source")?;
-    publish(config, preflight, &source, &target).await.context("publication")?;
-    let signatures = record_signatures(config, preflight, &source, &target).await.context("the source's tables")?;
-    ensure_slot(config, &source, &target, new_slot).await.context("replication slot")?;
+    publish(config, preflight, &source, target).await.context("publication")?;
+    let (signatures, _) = record_signatures(config, preflight, &source, target).await.context("the source's tables")?;
+    ensure_slot(config, &source, target, new_slot).await.context("replication slot")?;
     if let Some(former) = former_slot {
         drop_former_slot(&source, config.source.database(), &former).await;
     }
+    let tables = tables(registered, signatures, preflight, &source, target).await?;
+    let slot_lsn = slot_state(&source, &config.slot).await?.and_then(|state| state.confirmed_lsn);
+    Ok(Installed { leader_epoch, slot_lsn, tables })
+}
+
+/// Sets up what is planned while this instance leads and the stream runs: no slot is made, and the groups' turns stay. Returns also the
+/// projections whose source tables changed meanwhile.
+pub(crate) async fn renew(
+    config: &Config,
+    preflight: &Preflight,
+    making: &[Making],
+    target: &mut Session,
+    leader_epoch: i64,
+) -> anyhow::Result<(Tables, Vec<String>)> {
+    claim_groups(preflight, target, leader_epoch).await?;
+    target.execute("UPDATE lockstep.installation SET started_at = now(), trouble = NULL", &[]).await?;
+    let registered = register_all(config, preflight, making, target).await?;
+    let source = Session::open(&config.source, "lockstep").await.context("source")?;
+    publish(config, preflight, &source, target).await.context("publication")?;
+    let (signatures, changed) = record_signatures(config, preflight, &source, target).await.context("the source's tables")?;
+    Ok((tables(registered, signatures, preflight, &source, target).await?, changed))
+}
+
+/// Notes what is registered now, states included, and what runs at this moment.
+async fn tables(
+    registered: Vec<Registered>,
+    signatures: Vec<Signature>,
+    preflight: &Preflight,
+    source: &Session,
+    target: &Session,
+) -> anyhow::Result<Tables> {
     // The slot may just have been made anew, and the states with it.
-    let now = load_registered(&target).await?;
+    let now = load_registered(target).await?;
     let configured = |name: &str| preflight.planned.iter().any(|planned| planned.plan.projection == name);
-    if now.iter().any(|registered| registered.state != ProjectionState::Live && configured(&registered.name)) {
-        // What running transactions did before their table was published, or before the slot was ready, is not decoded.
-        tokio::select! {
-            waited = wait_for_running_transactions(&source) => waited.context("waiting for running transactions")?,
-            error = report_blockers(&source) => return Err(error),
-        }
-    }
+    let all_live = now.iter().filter(|found| configured(&found.name)).all(|found| found.state == ProjectionState::Live);
+    let running = if all_live { None } else { Some(RunningTransactions::of_now(source).await?) };
     let registered = registered
         .into_iter()
         .map(|earlier| now.iter().find(|found| found.name == earlier.name).cloned().unwrap_or(earlier))
         .collect();
-    let slot_lsn = slot_state(&source, &config.slot).await?.and_then(|state| state.confirmed_lsn);
-    Ok(Installed { target, leader_epoch, registered, signatures, slot_lsn })
+    Ok(Tables { registered, signatures, running })
 }
 
 /// The slot that this target made before, on this cluster, under another name.
@@ -132,6 +165,12 @@ async fn claim(config: &Config, preflight: &Preflight, target: &Session) -> anyh
         )
         .await?;
     let leader_epoch = row.get(0);
+    claim_groups(preflight, target, leader_epoch).await?;
+    Ok(leader_epoch)
+}
+
+/// Takes the planned groups over; others are gone.
+async fn claim_groups(preflight: &Preflight, target: &Session, leader_epoch: i64) -> anyhow::Result<()> {
     let mut groups: Vec<&str> = preflight.planned.iter().map(|planned| planned.group.as_str()).collect();
     groups.sort_unstable();
     groups.dedup();
@@ -139,7 +178,7 @@ async fn claim(config: &Config, preflight: &Preflight, target: &Session) -> anyh
         claim_group(target, group, leader_epoch).await?;
     }
     target.execute("DELETE FROM lockstep.checkpoint WHERE group_name <> ALL ($1)", &[&groups]).await?;
-    Ok(leader_epoch)
+    Ok(())
 }
 
 /// How the source differs from the one that the read models were made from, though its database has the same name.
@@ -199,13 +238,7 @@ async fn register_all(
         let existing = known.iter().find(|known| known.name == planned.plan.projection);
         let current = match existing {
             Some(existing) if existing.fingerprint == fingerprint && existing.schema == planned.schema => {
-                let before: Option<serde_json::Value> = target
-                    .query_one("SELECT relation_signature::jsonb FROM lockstep.projection WHERE name = $1", &[&existing.name])
-                    .await?
-                    .get(0);
-                let before: Option<Signatures> = before.and_then(|value| serde_json::from_value(value).ok());
-                let replaced = before.is_some_and(|before| !follow(&signatures, &before));
-                if replaced {
+                if was_replaced(target, &existing.name, &signatures).await? {
                     mark_stale(
                         target,
                         Some(&existing.name),
@@ -339,8 +372,9 @@ async fn ensure_slot(config: &Config, source: &Session, target: &Session, new_sl
     let mut connection = ReplicationConnection::open(&config.source).await?;
     let created = tokio::select! {
         created = connection.create_slot(slot) => created?,
-        error = report_blockers(source) => return Err(error),
+        error = report_blockers(source, target) => return Err(error),
     };
+    target.execute("UPDATE lockstep.installation SET trouble = NULL", &[]).await?;
     record_slot(target, &created.consistent_lsn.to_string()).await
 }
 
@@ -393,25 +427,43 @@ async fn record_slot(target: &Session, consistent_lsn: &str) -> anyhow::Result<(
     Ok(())
 }
 
-/// Names, every few seconds, the transactions that keep a slot from being created. Never returns without an error.
-async fn report_blockers(source: &Session) -> anyhow::Error {
+/// Names, every few seconds, the transactions that keep a slot from being created, also where `lockstep status` shows it. Never returns
+/// without an error.
+async fn report_blockers(source: &Session, target: &Session) -> anyhow::Error {
     loop {
-        tokio::time::sleep(Duration::from_secs(5)).await;
-        let rows = source
-            .query(
-                "SELECT pid, coalesce(application_name, ''), (now() - xact_start)::text FROM pg_stat_activity
-                 WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid() ORDER BY xact_start LIMIT 5",
-                &[],
-            )
-            .await;
-        match rows {
-            Ok(rows) => {
-                for row in rows {
-                    let (pid, application, age): (i32, &str, Option<&str>) = (row.get(0), row.get(1), row.get(2));
-                    tracing::warn!(pid, application, age, "the slot waits for this transaction");
-                }
+        tokio::time::sleep(BLOCKERS_EVERY).await;
+        let told = async {
+            let names: Vec<String> = blockers(source, None).await?.iter().map(ToString::to_string).collect();
+            if !names.is_empty() {
+                let trouble = format!("the replication slot waits for transactions that run: {}", names.join("; "));
+                tracing::warn!("{trouble}");
+                target.execute("UPDATE lockstep.installation SET trouble = $1", &[&trouble]).await?;
             }
-            Err(error) => return error.into(),
+            Ok::<_, tokio_postgres::Error>(())
+        };
+        if let Err(error) = told.await {
+            return error.into();
         }
+    }
+}
+
+/// Ends the making of a slot that has not come to an end: its walsender waits for other transactions, and does not notice that nobody
+/// waits for it any more.
+pub(crate) async fn abandon_half_made_slot(config: &Config) {
+    let ended = async {
+        let source = Session::open(&config.source, "lockstep").await?;
+        source
+            .execute(
+                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots
+                 WHERE slot_name = $1 AND confirmed_flush_lsn IS NULL AND active_pid IS NOT NULL",
+                &[&config.slot],
+            )
+            .await?;
+        anyhow::Ok(())
+    };
+    match tokio::time::timeout(TAKE_OVER_MAX, ended).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "a slot may be left half made"),
+        Err(_) => tracing::warn!("the source does not answer: a slot may be left half made"),
     }
 }

@@ -15,6 +15,9 @@ const TABLES_EVERY: Duration = Duration::from_secs(5);
 /// The queries are planned again every so many times.
 const PLANS_EVERY: u32 = 12;
 
+/// The same while a projection is set aside because its query fails, or what it reads cannot be followed: it is to come back soon.
+const SET_ASIDE_EVERY: u32 = 2;
+
 /// Returns, with the reason, when everything has to be set up again.
 pub(crate) async fn schema(config: &Config, checked: &Preflight, before: &[Signature], every: Option<Duration>) -> String {
     let mut source: Option<Session> = None;
@@ -31,10 +34,11 @@ pub(crate) async fn schema(config: &Config, checked: &Preflight, before: &[Signa
                 continue;
             }
         }
-        if round % PLANS_EVERY != 0 {
+        let (every, depth) = if checked.passed() { (PLANS_EVERY, Depth::Plans) } else { (SET_ASIDE_EVERY, Depth::Start) };
+        if round % every != 0 {
             continue;
         }
-        let again = preflight::run(config, Depth::Plans).await;
+        let again = preflight::run(config, depth).await;
         // Without a plan of anything it is the source that fails.
         if !again.planned.is_empty() && (again.passed() || again.only_queries_fail()) && fingerprints(&again) != planned {
             return "a query is planned otherwise now: the source's schema changed".to_owned();

@@ -75,21 +75,23 @@ pub(crate) async fn write(target: &Client, checkpoint: &Checkpoint<'_>) -> Resul
 }
 
 /// Moves the position of an idle group forward: nothing that concerns it has happened up to `lsn`.
-/// `current` tells whether the stream has caught up, so that the group is current as of now.
+/// `current` tells whether the stream has caught up, so that the group is current as of now; `contained` whether what it holds is
+/// complete, or only as far as it is built.
 pub(crate) async fn advance(
     target: &Client,
     group: &str,
     leader_epoch: i64,
     lsn: Lsn,
     current: bool,
+    contained: bool,
 ) -> Result<bool, tokio_postgres::Error> {
     let updated = target
         .execute(
             "UPDATE lockstep.checkpoint
-             SET lsn = $3::text::pg_lsn, recorded_lsn = $3::text::pg_lsn, current_as_of = CASE WHEN $4 THEN clock_timestamp() ELSE current_as_of END,
+             SET lsn = CASE WHEN $5 THEN $3::text::pg_lsn ELSE lsn END, recorded_lsn = $3::text::pg_lsn, current_as_of = CASE WHEN $4 THEN clock_timestamp() ELSE current_as_of END,
                  committed_at = clock_timestamp()
              WHERE group_name = $1 AND leader_epoch = $2",
-            &[&group, &leader_epoch, &lsn.to_string(), &current],
+            &[&group, &leader_epoch, &lsn.to_string(), &current, &contained],
         )
         .await?;
     Ok(updated == 1)
@@ -111,6 +113,23 @@ pub(crate) async fn recorded(target: &Client, group: &str) -> Result<Option<Lsn>
 pub(crate) async fn clock(target: &Client, group: &str) -> Result<Option<String>, tokio_postgres::Error> {
     let row = target.query_opt("SELECT clock::text FROM lockstep.checkpoint WHERE group_name = $1", &[&group]).await?;
     Ok(row.and_then(|row| row.get(0)))
+}
+
+/// Says why a projection has not begun.
+pub(crate) async fn write_reason(
+    target: &Client,
+    projection: &str,
+    leader_epoch: i64,
+    reason: Option<&str>,
+) -> Result<(), tokio_postgres::Error> {
+    target
+        .execute(
+            "UPDATE lockstep.projection SET reason = $2
+             WHERE name = $1 AND EXISTS (SELECT FROM lockstep.installation WHERE leader_epoch = $3)",
+            &[&projection, &reason, &leader_epoch],
+        )
+        .await?;
+    Ok(())
 }
 
 /// Whether some session waits in `lockstep.wait_for`.

@@ -35,5 +35,5 @@ pub use observer::{BatchObserver, BatchView, LiveProjection};
 pub use projection::{Progress, Projection};
 pub use quarantine::{Key, OnError};
 pub use sessions::Endpoints;
-pub use status::{GroupStatus, ProjectionState, ProjectionStatus};
+pub use status::{Failing, GroupStatus, ProjectionState, ProjectionStatus};
 pub use tables::{Registered, drop_projection, drop_views, grant, load_registered, register};

@@ -75,6 +75,17 @@ pub struct GroupStatus {
     pub batches: u64,
     /// Its projections.
     pub projections: Vec<ProjectionStatus>,
+    /// Why its batches fail, while they do.
+    pub failing: Option<Failing>,
+}
+
+/// Batches fail again and again, for a reason that may go away by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failing {
+    /// Since the first of them.
+    pub since: Instant,
+    /// The last one's error.
+    pub reason: String,
 }
 
 impl GroupStatus {

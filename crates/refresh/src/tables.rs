@@ -172,10 +172,10 @@ pub async fn drop_views(
     Ok(())
 }
 
-/// Lets roles read the read models and wait for positions.
+/// Lets roles read the read models and wait for positions; roles that do not exist are passed over.
 ///
 /// # Errors
-/// A role does not exist, or a grant is refused.
+/// A grant is refused.
 pub async fn grant(target: &Client, schema: &str, tables: &[String], readers: &[String]) -> Result<(), tokio_postgres::Error> {
     let views = target
         .query(
@@ -187,6 +187,10 @@ pub async fn grant(target: &Client, schema: &str, tables: &[String], readers: &[
         .await?;
     let views: Vec<&str> = views.iter().map(|row| row.get(0)).collect();
     for reader in readers {
+        // A role that was dropped keeps nobody else from reading.
+        if target.query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[reader]).await?.is_none() {
+            continue;
+        }
         let role = quote::identifier(reader);
         let mut statements = format!(
             "GRANT USAGE ON SCHEMA {}, lockstep TO {role};\n\

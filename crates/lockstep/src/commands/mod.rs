@@ -19,6 +19,7 @@ pub use quarantine::{quarantine_list, quarantine_retry};
 pub use rebuild::rebuild;
 pub use serve::serve;
 pub use status::status;
+use status::trouble;
 pub use teardown::teardown;
 pub use verify::{repair, verify};
 pub use wait::wait;

@@ -33,7 +33,7 @@ pub async fn serve(config: &Config, listen: Option<SocketAddr>) -> anyhow::Resul
         eprintln!("error: {error}\n  help: name the server's own address and port in the url, not the pooler's");
         return Ok(Exit::Failure);
     }
-    let health = http::Health::of_a_reader();
+    let health = crate::health::Health::of_a_reader();
     http::serve(config, telemetry::start_metrics(), health.clone(), None).await?;
     let running = api::serve(config, api_config, address).await?;
     let (sender, wished) = watch::channel(0);
@@ -53,7 +53,7 @@ pub async fn serve(config: &Config, listen: Option<SocketAddr>) -> anyhow::Resul
 }
 
 /// Tells readiness and log whether what is read can be reached. Never returns.
-async fn look_whether_it_is_there(settings: Settings, health: http::Health) {
+async fn look_whether_it_is_there(settings: Settings, health: crate::health::Health) {
     let mut kept: Option<Session> = None;
     let mut told = None;
     loop {

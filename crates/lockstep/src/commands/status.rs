@@ -78,16 +78,21 @@ pub async fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
             (None, None)
         }
     };
+    let trouble = trouble(&target).await?;
     let view = StatusView {
         groups: groups(&target, source_lsn.as_deref(), &live).await?,
-        projections: projections(&target, &live).await?,
+        projections: projections(&target, &live, trouble.is_some()).await?,
         slot,
-        trouble: trouble(&target).await?,
+        trouble,
     };
+    let running = crate::requests::is_running(&target).await?;
     if json {
         super::print_json(&view)?;
     } else {
         print(&view);
+        if !running && view.trouble.is_none() {
+            println!("\nNo projector runs: everything is as it was left (lockstep run).");
+        }
         if live.is_empty() {
             println!("\nThe process's listener was not reached: dirty keys are unknown, and staleness is as last recorded.");
         }
@@ -97,14 +102,14 @@ pub async fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
     Ok(if ill { Exit::Failure } else { Exit::Good })
 }
 
-/// Why the projector cannot go on, if it cannot.
-async fn trouble(target: &Session) -> anyhow::Result<Option<String>> {
-    let known =
-        "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'lockstep.installation'::regclass AND attname = 'trouble')";
+/// Why read models are not kept up to date, if they are not.
+pub(super) async fn trouble(target: &Session) -> anyhow::Result<Option<String>> {
+    let known = "SELECT to_regprocedure('lockstep.trouble(text, timestamptz)') IS NOT NULL";
     if !target.query_one(known, &[]).await?.get::<_, bool>(0) {
         return Ok(None);
     }
-    Ok(target.query_opt("SELECT trouble FROM lockstep.installation", &[]).await?.and_then(|row| row.get(0)))
+    let trouble = "SELECT lockstep.trouble(trouble, lease_until) FROM lockstep.installation";
+    Ok(target.query_opt(trouble, &[]).await?.and_then(|row| row.get(0)))
 }
 
 async fn slot_view(config: &Config, source: &Session) -> anyhow::Result<Option<SlotView>> {
@@ -146,7 +151,7 @@ async fn groups(target: &Session, source_lsn: Option<&str>, live: &Gauges) -> an
         .collect())
 }
 
-async fn projections(target: &Session, live: &Gauges) -> anyhow::Result<Vec<ProjectionView>> {
+async fn projections(target: &Session, live: &Gauges, stalled: bool) -> anyhow::Result<Vec<ProjectionView>> {
     let rows = target
         .query(
             "SELECT name, group_name, kind, state, row_count, sqlstate, reason, hint, relations,
@@ -168,6 +173,8 @@ async fn projections(target: &Session, live: &Gauges) -> anyhow::Result<Vec<Proj
                 state: match row.get::<_, Option<&str>>(6) {
                     // It was taken out, and its table stays as it is: nothing is wrong with that.
                     Some(reason) if reason.starts_with(NOT_CONFIGURED) => "unmaintained".to_owned(),
+                    // Nothing is live while nothing flows.
+                    _ if stalled && row.get::<_, &str>(3) == "live" => "stalled".to_owned(),
                     _ => row.get(3),
                 },
                 rows: row.get(4),
@@ -220,7 +227,7 @@ fn print(view: &StatusView) {
         }
     }
     if let Some(trouble) = &view.trouble {
-        println!("\nthe projector cannot go on, and tries again: {trouble}");
+        println!("\nread models are not kept up to date: {trouble}");
     }
     match &view.slot {
         Some(slot) => println!(

@@ -51,7 +51,12 @@ pub async fn wait(config: &Config, lsn: Option<Lsn>, timeout: Duration, json: bo
         }))?;
     } else if !contained {
         let running = requests::is_running(&target).await.unwrap_or(true);
-        let hint = if running { "lockstep status shows where they are" } else { "no projector runs: lockstep run" };
+        let trouble = super::trouble(&target).await.unwrap_or_default();
+        let hint = match trouble {
+            Some(trouble) => trouble,
+            None if running => "lockstep status shows where they are".to_owned(),
+            None => "no projector runs: lockstep run".to_owned(),
+        };
         eprintln!("timed out: not every group contains {lsn} ({hint})");
     }
     Ok(if contained { Exit::Good } else { Exit::TimedOut })

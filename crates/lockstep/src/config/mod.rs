@@ -183,6 +183,16 @@ impl Config {
         without(self) == without(other)
     }
 
+    /// Whether another configuration leads to the same source, by the same slot, and to the same target: what runs can go on.
+    pub fn is_same_installation(&self, other: &Self) -> bool {
+        let servers = |config: &Self| {
+            let one = |settings: &Settings| (settings.summary(), settings.password().map(<[u8]>::to_vec));
+            (one(&config.source), config.target.as_ref().map(one))
+        };
+        let names = |config: &Self| (config.slot.clone(), config.publication.clone(), config.schema.clone(), config.lease);
+        servers(self) == servers(other) && names(self) == names(other)
+    }
+
     /// The target's settings.
     pub fn target_settings(&self) -> &Settings {
         self.target.as_ref().unwrap_or(&self.source)

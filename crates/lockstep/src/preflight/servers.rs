@@ -6,6 +6,7 @@ use lockstep_plan::quote;
 use lockstep_refresh::analysis::may_read;
 use lockstep_wal::ReplicationConnection;
 
+use super::concerned::relation_subject;
 use super::{Depth, Planned, Preflight};
 use crate::config::Config;
 
@@ -154,18 +155,18 @@ pub(super) async fn relations(source: &Session, preflight: &mut Preflight) {
                 } else {
                     format!("identity ({})", relation.identity.join(", "))
                 };
-                preflight.ok(format!("relation {}", relation.label()), identity);
+                preflight.ok(relation_subject(&relation.label()), identity);
             }
             Ok(problems) => {
                 let table = quote::qualified(&relation.schema, &relation.name);
                 preflight.error(
-                    format!("relation {}", relation.label()),
+                    relation_subject(&relation.label()),
                     problems.join("; "),
                     format!("GRANT USAGE ON SCHEMA {} and SELECT ON {table} to the role; for row-level security ALTER ROLE … BYPASSRLS", quote::identifier(&relation.schema)),
                 );
             }
             Err(error) => {
-                preflight.error(format!("relation {}", relation.label()), lockstep_connect::describe(&error), "make it readable");
+                preflight.error(relation_subject(&relation.label()), lockstep_connect::describe(&error), "make it readable");
             }
         }
     }
@@ -194,13 +195,24 @@ pub(super) async fn publication(config: &Config, source: &Session, preflight: &m
     let statements = publication_statements(name, &preflight.tracked, preflight.major, &found);
     match may_publish(source, name, exists, preflight).await {
         Ok(true) => preflight.ok("publication", format!("{lacks}; it will be made so")),
-        Ok(false) => preflight.error(
-            "publication",
-            format!("{lacks}, and this role may not change that"),
-            format!("as the tables' owner: {};", statements.join("; ")),
-        ),
+        Ok(false) => {
+            let remedy = format!("as the tables' owner: {};", statements.join("; "));
+            match tables_lacking(&found, preflight) {
+                Some(lacking) => lacking.into_iter().for_each(|(label, reason)| {
+                    let message = format!("publication {name}: {reason}, and this role may not change that");
+                    preflight.error(relation_subject(&label), message, remedy.clone());
+                }),
+                None => preflight.error("publication", format!("{lacks}, and this role may not change that"), remedy),
+            }
+        }
         Err(error) => preflight.error("publication", lockstep_connect::describe(&error), "catalogs must be readable"),
     }
+}
+
+/// The tables that an existing publication lacks, with what it lacks of them; nothing if that is not all.
+fn tables_lacking(found: &Coverage, preflight: &Preflight) -> Option<Vec<(String, String)>> {
+    let Coverage::Incomplete(lacks) = found else { return None };
+    lacks.iter().map(|lack| Some((preflight.tracked[lack.relation()?].label(), lack.reason.clone()))).collect()
 }
 
 /// Publishing a table takes its ownership; a publication takes CREATE on the database, or its ownership.
@@ -289,10 +301,11 @@ async fn target_facts(
     }
     for reader in &config.readers {
         if session.query_opt("SELECT FROM pg_roles WHERE rolname = $1", &[reader]).await?.is_none() {
-            preflight.error(
+            // No reason to stand still: the others read on.
+            preflight.warn(
                 "target",
-                format!("the reader {reader} does not exist"),
-                format!("CREATE ROLE {};", quote::identifier(reader)),
+                format!("the reader {reader} does not exist: it is granted nothing"),
+                format!("CREATE ROLE {}; or take it out of [target] readers", quote::identifier(reader)),
             );
         }
     }

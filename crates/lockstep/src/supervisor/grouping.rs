@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep_capture::Interest;
+use lockstep_capture::{Interest, RunningTransactions};
 use lockstep_plan::facts::RelationKind;
 use lockstep_plan::sql::Places;
 use lockstep_plan::{RelationRole, Role};
@@ -14,62 +14,80 @@ use crate::boundaries::Boundaries;
 use crate::config::Config;
 use crate::preflight::{Planned, Preflight};
 
-/// What a group is started with.
-pub(super) fn group_settings(
-    config: &Config,
-    hooks: &Hooks,
-    group: Grouped<'_>,
-    index: usize,
-    leader_epoch: i64,
-    boundaries: Arc<Boundaries>,
-) -> GroupSettings {
-    let projection = |(planned, registered): (&Planned, &Registered)| {
-        Projection::new(
-            planned.plan.clone(),
-            &planned.schema,
-            planned.indexes.clone(),
-            &planned.time_zone,
-            planned.on_error,
-            planned.node,
-            registered,
-        )
-        .with_feed(planned.feed)
-    };
-    GroupSettings {
-        name: group.name,
-        index,
-        linger: group.linger,
-        projections: group.members.into_iter().map(projection).collect(),
-        endpoints: Endpoints { source: config.source.clone(), target: config.target.clone() },
-        places: Places { schema: config.schema.clone(), state_schema: "lockstep".to_owned() },
-        options: RefreshOptions {
-            time_resolution: config.time_resolution.unwrap_or(hooks.options.time_resolution),
-            schedule: config.time_schedule.unwrap_or(hooks.options.schedule),
-            ..hooks.options.clone()
-        },
-        leader_epoch,
-        observer: Some(boundaries),
+/// What every group is started with.
+pub(super) struct Common<'a> {
+    pub(super) config: &'a Config,
+    pub(super) hooks: &'a Hooks,
+    pub(super) registered: &'a [Registered],
+    pub(super) leader_epoch: i64,
+    pub(super) boundaries: &'a Arc<Boundaries>,
+}
+
+impl Common<'_> {
+    /// What a group is started with. `awaits` tells which transactions a projection that is not live waits for.
+    pub(super) fn settings(
+        &self,
+        group: &Grouped<'_>,
+        index: usize,
+        awaits: impl Fn(&Planned, &Registered) -> Option<RunningTransactions>,
+    ) -> GroupSettings {
+        let projection = |planned: &&Planned| {
+            let registered = self.registered.iter().find(|registered| registered.name == planned.plan.projection)?;
+            let projection = Projection::new(
+                planned.plan.clone(),
+                &planned.schema,
+                planned.indexes.clone(),
+                &planned.time_zone,
+                planned.on_error,
+                planned.node,
+                registered,
+            );
+            Some(projection.with_feed(planned.feed).awaiting(awaits(planned, registered)))
+        };
+        let config = self.config;
+        GroupSettings {
+            name: group.name.clone(),
+            index,
+            linger: group.linger,
+            projections: group.members.iter().filter_map(projection).collect(),
+            endpoints: Endpoints { source: config.source.clone(), target: config.target.clone() },
+            places: Places { schema: config.schema.clone(), state_schema: "lockstep".to_owned() },
+            options: RefreshOptions {
+                time_resolution: config.time_resolution.unwrap_or(self.hooks.options.time_resolution),
+                schedule: config.time_schedule.unwrap_or(self.hooks.options.schedule),
+                ..self.hooks.options.clone()
+            },
+            leader_epoch: self.leader_epoch,
+            observer: Some(self.boundaries.clone()),
+        }
     }
 }
 
 /// A group to be.
 pub(super) struct Grouped<'a> {
     pub(super) name: String,
-    linger: Duration,
-    pub(super) members: Vec<(&'a Planned, &'a Registered)>,
+    pub(super) linger: Duration,
+    pub(super) members: Vec<&'a Planned>,
+}
+
+impl Grouped<'_> {
+    /// Its projections that readers see.
+    pub(super) fn public(&self) -> Vec<String> {
+        let public = self.members.iter().filter(|planned| planned.part_of.is_none());
+        public.map(|planned| planned.plan.projection.clone()).collect()
+    }
 }
 
 /// The groups with their members.
-pub(super) fn by_group<'a>(config: &Config, checked: &'a Preflight, registered: &'a [Registered]) -> Vec<Grouped<'a>> {
+pub(super) fn by_group<'a>(config: &Config, checked: &'a Preflight) -> Vec<Grouped<'a>> {
     let mut groups: Vec<Grouped<'a>> = Vec::new();
-    for member in checked.planned.iter().zip(registered) {
-        let name = &member.0.group;
-        match groups.iter_mut().find(|group| &group.name == name) {
-            Some(group) => group.members.push(member),
+    for planned in &checked.planned {
+        match groups.iter_mut().find(|group| group.name == planned.group) {
+            Some(group) => group.members.push(planned),
             None => {
-                let configured = config.groups.iter().find(|group| &group.name == name);
+                let configured = config.groups.iter().find(|group| group.name == planned.group);
                 let linger = configured.map_or(Duration::ZERO, |group| group.linger);
-                groups.push(Grouped { name: name.clone(), linger, members: vec![member] });
+                groups.push(Grouped { name: planned.group.clone(), linger, members: vec![planned] });
             }
         }
     }
@@ -77,9 +95,9 @@ pub(super) fn by_group<'a>(config: &Config, checked: &'a Preflight, registered: 
 }
 
 /// A relation's keys are wanted if some incremental projection of the group traces them.
-pub(super) fn interests(members: &[(&Planned, &Registered)]) -> Vec<Interest> {
+pub(super) fn interests(members: &[&Planned]) -> Vec<Interest> {
     let mut interests: Vec<Interest> = Vec::new();
-    for (planned, _) in members {
+    for planned in members {
         for (index, relation) in planned.plan.relations.iter().enumerate() {
             if relation.kind == RelationKind::Projection {
                 continue;

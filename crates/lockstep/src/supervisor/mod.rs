@@ -1,8 +1,12 @@
 //! `lockstep run`: sets up, starts capture and groups, watches them, stops them.
 
 mod grouping;
+mod in_force;
+mod member;
+mod renew;
 mod running;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,14 +15,16 @@ use lockstep_refresh::{BatchObserver, GroupStatus, RefreshOptions};
 use tokio::sync::watch as watched;
 
 use crate::config::Config;
+use crate::health::{Health, note_trouble};
 use crate::observed::{Instance, Observed};
 use crate::preflight::{self, Depth, Preflight};
 use crate::reload::{self, Reload};
-use crate::{Exit, api, http, telemetry};
-use running::start;
+use crate::{Exit, api, http, lease, setup, telemetry};
+use running::{Running, start};
 
-/// Pause before another set-up.
+/// First and longest pause before another set-up.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+const AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
 
 /// Undefined object (slot or publication), object not in prerequisite state (an invalidated slot).
 const NEW_SLOT_CODES: [&str; 2] = ["SQLSTATE 42704", "SQLSTATE 55000"];
@@ -56,16 +62,25 @@ pub struct Addresses {
     pub api: Option<std::net::SocketAddr>,
 }
 
-/// How a round of running ended.
+/// How running ended, or what is to be done.
 enum RoundEnd {
     Stopped,
     CaughtUp,
-    /// Set up again, for this reason.
+    /// Set up again in place, for this reason: the stream and the groups that it does not concern run on.
+    Renew(String),
+    /// Set up anew, for this reason: it can go on no more.
     Again(String),
     /// Set up again with another configuration.
     Reloaded(Box<Config>),
     SetUpFailed(anyhow::Error),
     Failed(anyhow::Error),
+}
+
+/// What stays the same for as long as the process runs.
+struct Started {
+    once: bool,
+    health: Health,
+    observed: Arc<Observed>,
 }
 
 /// Runs until SIGTERM or SIGINT, or until caught up with `once`.
@@ -100,14 +115,14 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<
         checked = preflight::run(config, Depth::Start) => checked,
         _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
     };
-    if !checked.passed() && !only_known_ones_fail(config, &checked).await {
+    if !may_set_aside(config, &checked).await {
         for error in checked.errors(telemetry::colours()) {
             eprintln!("{error}\n");
         }
         return Ok(Exit::Failure);
     }
     let metrics = telemetry::start_metrics();
-    let health = http::Health::default();
+    let health = Health::default();
     let observed = Arc::new(Observed::default());
     observed.becomes(Instance::Starting, None);
     let page = http::serve(config, metrics, health.clone(), Some(observed.clone())).await?;
@@ -115,65 +130,167 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<
         let observed = observed.clone();
         async move { observed.run().await }
     }));
+    let _following = Aborted(tokio::spawn({
+        let (health, config) = (health.clone(), config.clone());
+        async move { health.follow(&config).await }
+    }));
     let reading = start_api(config, once).await?;
     if let Some(published) = &hooks.addresses {
         published.send_replace(Addresses { metrics: page, api: reading.as_ref().map(api::Running::address) });
     }
-    let mut reload = Reload::new(&hooks, reading);
-    let mut config = config.clone();
-    let mut checked = checked;
-    let mut new_slot = false;
-    let mut has_run = false;
-    loop {
-        let began = tokio::time::Instant::now();
-        let reason =
-            match round(&config, &checked, once, stop.clone(), &hooks, &health, new_slot, &mut has_run, &mut reload, &observed)
-                .await
-            {
+    let reload = Reload::new(&hooks, reading);
+    let started = Started { once, health, observed };
+    Supervisor { config: config.clone(), checked, stop, hooks, reload, started, has_led: false }.run().await
+}
+
+/// Sets up, watches, sets up again.
+struct Supervisor {
+    config: Config,
+    checked: Preflight,
+    stop: watched::Receiver<bool>,
+    hooks: Hooks,
+    reload: Reload,
+    started: Started,
+    /// Once it has, a set-up that fails is as likely a server on its way back as anything else.
+    has_led: bool,
+}
+
+impl Supervisor {
+    async fn run(&mut self) -> anyhow::Result<Exit> {
+        let mut new_slot = false;
+        loop {
+            let began = tokio::time::Instant::now();
+            let reason = match Box::pin(self.round(new_slot)).await {
                 RoundEnd::Stopped | RoundEnd::CaughtUp => return Ok(Exit::Good),
-                // Once it has run, a set-up that fails is as likely a server on its way back as anything else.
-                RoundEnd::SetUpFailed(error) if has_run => format!("{error:#}"),
+                RoundEnd::SetUpFailed(error) if self.has_led => format!("{error:#}"),
                 RoundEnd::SetUpFailed(error) | RoundEnd::Failed(error) => return Err(error),
                 RoundEnd::Reloaded(new) => {
-                    config = *new;
+                    self.config = *new;
                     new_slot = false;
                     "the configuration has changed".to_owned()
                 }
-                RoundEnd::Again(reason) => {
+                RoundEnd::Again(reason) | RoundEnd::Renew(reason) => {
                     // Mostly the set-up mends it (the slot is gone). If not, the slot itself cannot be used.
                     new_slot = began.elapsed() < RESTART_WINDOW && NEW_SLOT_CODES.iter().any(|code| reason.contains(code));
                     reason
                 }
             };
-        tracing::warn!(reason, new_slot, "setting up again");
-        observed.becomes(Instance::SettingUpAgain, Some(reason));
-        loop {
-            tokio::select! {
-                new = reload.wanted_within(AGAIN_AFTER, &config) => config = new.unwrap_or(config),
-                _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
+            tracing::warn!(reason, new_slot, "setting up again");
+            note_trouble(&self.config, Some(&reason)).await;
+            self.started.health.sets_up_again(reason.clone());
+            self.started.observed.becomes(Instance::SettingUpAgain, Some(reason));
+            if self.until_ready().await.is_break() {
+                return Ok(Exit::Good);
             }
-            let again = tokio::select! {
-                again = preflight::run(&config, Depth::Start) => again,
-                _ = stop.wait_for(|stop| *stop) => return Ok(Exit::Good),
-            };
-            // A query that has begun to fail is its own projection's fault; the others go on.
-            if again.passed() || only_known_ones_fail(&config, &again).await {
-                checked = again;
-                break;
-            }
-            let reason = again.errors(false).join("; ");
-            tracing::error!(reason, "not ready to go on; trying again");
-            note_trouble(&config, &reason).await;
-            observed.becomes(Instance::SettingUpAgain, Some(reason));
         }
     }
-}
 
-/// Notes for `lockstep status` why it does not go on, if the target can be reached.
-async fn note_trouble(config: &Config, reason: &str) {
-    let Ok(target) = Session::open(config.target_settings(), "lockstep").await else { return };
-    if let Err(error) = target.execute("UPDATE lockstep.installation SET trouble = $1", &[&reason]).await {
-        tracing::debug!(error = %lockstep_connect::describe(&error), "noting the trouble");
+    /// From the set-up until something ends it. Meanwhile it sets up again in place where that is enough.
+    async fn round(&mut self, new_slot: bool) -> RoundEnd {
+        let mut stop = self.stop.clone();
+        let starting = start(&self.config, &self.checked, &self.hooks, &self.started, new_slot, &mut self.has_led);
+        let started = tokio::select! {
+            started = Box::pin(starting) => started,
+            new = self.reload.wanted(&self.config) => Err(RoundEnd::Reloaded(Box::new(new))),
+            _ = stop.wait_for(|stop| *stop) => Err(RoundEnd::Stopped),
+        };
+        let mut running = match started {
+            Ok(running) => running,
+            Err(end) => {
+                setup::abandon_half_made_slot(&self.config).await;
+                return end;
+            }
+        };
+        self.has_led = true;
+        loop {
+            self.tell(&running);
+            let once = self.started.once;
+            let watching = running.watch(&self.config, once, self.stop.clone(), &self.hooks, &mut self.reload);
+            let end = match Box::pin(watching).await {
+                RoundEnd::Renew(reason) => Box::pin(self.renew(&mut running, None, reason)).await,
+                RoundEnd::Reloaded(new) if new.is_same_installation(&self.config) => {
+                    Box::pin(self.renew(&mut running, Some(*new), "the configuration has changed".to_owned())).await
+                }
+                end => Some(end),
+            };
+            if let Some(end) = end {
+                running.finish().await;
+                return end;
+            }
+        }
+    }
+
+    fn tell(&self, running: &Running) {
+        let statuses = running.statuses();
+        let broken = running.in_force.broken.iter().map(|(_, name)| name.clone()).collect();
+        let postponed = running.postponed.as_ref().map(|postponed| postponed.obstacle.clone());
+        self.started.health.watch(statuses.clone(), running.capture.status(), broken, postponed.clone());
+        self.started.observed.becomes(Instance::Leading, postponed);
+        if let Some(published) = &self.hooks.statuses {
+            published.send_replace(statuses);
+        }
+    }
+
+    /// Sets up again while everything runs. Returns how that ends the round, if it does.
+    async fn renew(&mut self, running: &mut Running, new: Option<Config>, reason: String) -> Option<RoundEnd> {
+        tracing::info!(reason, "setting up again, in place");
+        let config = new.unwrap_or_else(|| self.config.clone());
+        let (hooks, observed) = (&self.hooks, &self.started.observed);
+        let renewing = lease::kept_during(&config, async {
+            let checked = preflight::run(&config, Depth::Start).await;
+            if !may_set_aside(&config, &checked).await {
+                return Ok(Err(checked.errors(false).join("; ")));
+            }
+            running.renew(&config, &checked, hooks, observed).await.map(|()| Ok(checked))
+        });
+        let mut stop = self.stop.clone();
+        let renewed = tokio::select! {
+            renewed = Box::pin(renewing) => renewed,
+            _ = stop.wait_for(|stop| *stop) => return Some(RoundEnd::Stopped),
+        };
+        self.config = config;
+        match renewed {
+            Ok(Ok(checked)) => {
+                self.checked = checked;
+                None
+            }
+            Ok(Err(obstacle)) => {
+                if running.postpone(reason, obstacle.clone()) {
+                    tracing::error!(reason = obstacle, "not ready to set up again; everything else goes on");
+                }
+                None
+            }
+            Err(error) => Some(RoundEnd::Again(format!("{error:#}"))),
+        }
+    }
+
+    /// Looks again and again until it may go on, or is to stop.
+    async fn until_ready(&mut self) -> ControlFlow<()> {
+        let mut told: Option<String> = None;
+        let mut pause = AGAIN_AFTER;
+        loop {
+            tokio::select! {
+                new = self.reload.wanted_within(pause, &self.config) => self.config = new.unwrap_or_else(|| self.config.clone()),
+                _ = self.stop.wait_for(|stop| *stop) => return ControlFlow::Break(()),
+            }
+            let again = tokio::select! {
+                again = preflight::run(&self.config, Depth::Start) => again,
+                _ = self.stop.wait_for(|stop| *stop) => return ControlFlow::Break(()),
+            };
+            if may_set_aside(&self.config, &again).await {
+                self.checked = again;
+                return ControlFlow::Continue(());
+            }
+            let reason = again.errors(false).join("; ");
+            if told.as_ref() != Some(&reason) {
+                tracing::error!(reason, "not ready to go on; trying again");
+                note_trouble(&self.config, Some(&reason)).await;
+                told = Some(reason.clone());
+            }
+            self.started.health.sets_up_again(reason.clone());
+            self.started.observed.becomes(Instance::SettingUpAgain, Some(reason));
+            pause = (pause * 2).min(AGAIN_AFTER_MAX);
+        }
     }
 }
 
@@ -186,10 +303,11 @@ async fn start_api(config: &Config, once: bool) -> anyhow::Result<Option<api::Ru
     api::serve(config, api, address).await.map(Some)
 }
 
-/// Whether nothing stands in the way but queries of projections that worked before: those are set aside. A new projection must work.
-async fn only_known_ones_fail(config: &Config, checked: &Preflight) -> bool {
-    if !checked.only_queries_fail() {
-        return false;
+/// Whether nothing stands in the way, or only what concerns projections that worked before: those are set aside. A new projection must
+/// work.
+async fn may_set_aside(config: &Config, checked: &Preflight) -> bool {
+    if checked.passed() || !checked.only_queries_fail() {
+        return checked.passed();
     }
     let Ok(target) = Session::open(config.target_settings(), "lockstep check").await else { return false };
     // Nothing is set up where the table is missing.
@@ -197,38 +315,6 @@ async fn only_known_ones_fail(config: &Config, checked: &Preflight) -> bool {
     let known: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     let fails = |name: &String| checked.failure_of(name).is_some();
     config.projections.iter().map(|projection| &projection.name).filter(|name| fails(name)).all(|name| known.contains(name))
-}
-
-#[allow(clippy::too_many_arguments)]
-async fn round(
-    config: &Config,
-    checked: &Preflight,
-    once: bool,
-    mut stop: watched::Receiver<bool>,
-    hooks: &Hooks,
-    health: &http::Health,
-    new_slot: bool,
-    has_run: &mut bool,
-    reload: &mut Reload,
-    observed: &Arc<Observed>,
-) -> RoundEnd {
-    let started = tokio::select! {
-        started = Box::pin(start(config, checked, once, hooks, new_slot, has_run, observed)) => started,
-        new = reload.wanted(config) => return RoundEnd::Reloaded(Box::new(new)),
-        _ = stop.wait_for(|stop| *stop) => return RoundEnd::Stopped,
-    };
-    match started {
-        Ok(running) => {
-            *has_run = true;
-            health.watch(running.statuses.clone(), running.capture.status(), running.broken.clone());
-            observed.becomes(Instance::Leading, None);
-            if let Some(statuses) = &hooks.statuses {
-                statuses.send_replace(running.statuses.clone());
-            }
-            Box::pin(running.watch(config, checked, once, stop, hooks, reload)).await
-        }
-        Err(error) => RoundEnd::SetUpFailed(error),
-    }
 }
 
 /// A task that ends with its owner.

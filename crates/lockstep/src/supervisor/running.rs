@@ -1,64 +1,80 @@
-//! One round of running: from leadership to the reason why it ends.
+//! What runs while this instance leads, from leadership to the reason why it ends.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use futures_util::future::select_all;
 use lockstep_capture::{Capture, CaptureStatus, Limits, StreamSettings};
 use lockstep_connect::Session;
-use lockstep_refresh::{Group, GroupEnd, GroupStatus, ProjectionState};
-use tokio::sync::{mpsc, watch as watched};
-use tokio::task::JoinSet;
+use lockstep_refresh::{GroupEnd, GroupStatus, ProjectionState};
+use tokio::sync::watch as watched;
 
-use super::grouping::{by_group, group_settings, interests};
-use super::{Hooks, RoundEnd, only_known_ones_fail};
+use super::grouping::{Common, by_group, interests};
+use super::in_force::InForce;
+use super::member::{Member, identity};
+use super::{Hooks, RoundEnd, Started, may_set_aside};
 use crate::boundaries::Boundaries;
-use crate::config::{Config, DEFAULT_GROUP};
+use crate::config::Config;
 use crate::observed::Observed;
-use crate::preflight::{self, Depth, Planned, Preflight};
+use crate::preflight::{self, Depth, Preflight};
 use crate::reload::Reload;
-use crate::verification::{GroupHandle, Verifier};
-use crate::versions::Effective;
+use crate::verification::Verifier;
 use crate::{backstop, commands, lease, metadata, monitor, progress, requests, setup, upkeep, versions, watch};
 
 /// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
 /// cost memory.
 const DIRTY_KEYS_MAX: usize = 100_000;
 
-/// How long the groups get to finish their batch when asked to stop.
-const STOP_MAX: Duration = Duration::from_secs(4);
+/// First and longest pause before another try to set up in place.
+const POSTPONED_FOR: Duration = Duration::from_secs(1);
+const POSTPONED_FOR_MAX: Duration = Duration::from_secs(30);
 
 /// What runs: capture, groups, and those that look after them.
 pub(super) struct Running {
     pub(super) capture: Capture,
     /// Holds the writer's lock.
-    target: Session,
-    leader_epoch: i64,
-    pub(super) statuses: Vec<watched::Receiver<GroupStatus>>,
-    verifier: Verifier,
-    backed: Arc<Vec<backstop::Backed>>,
-    /// Where a new version is in the making: what is set up in place of what is configured.
-    effective: Option<Effective>,
-    /// What the tracked relations were when it was set up.
-    signatures: Vec<lockstep_capture::Signature>,
-    groups: JoinSet<GroupEnd>,
-    stop_groups: watched::Sender<bool>,
-    monitor: tokio::task::JoinHandle<()>,
-    /// Projections that cannot even be planned.
-    pub(super) broken: Vec<String>,
+    pub(super) target: Session,
+    pub(super) leader_epoch: i64,
+    pub(super) members: Vec<Member>,
+    pub(super) in_force: InForce,
+    pub(super) boundaries: Arc<Boundaries>,
+    /// Setting up again in place did not succeed; it is tried again.
+    pub(super) postponed: Option<Postponed>,
+    monitor: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// Another try that is due.
+pub(super) struct Postponed {
+    pub(super) reason: String,
+    /// What stood in the way.
+    pub(super) obstacle: String,
+    pub(super) at: tokio::time::Instant,
+    pub(super) pause: Duration,
 }
 
 /// Takes the lead, sets everything up, starts it.
 pub(super) async fn start(
     config: &Config,
     checked: &Preflight,
-    once: bool,
     hooks: &Hooks,
+    started: &Started,
     new_slot: bool,
-    has_run: &mut bool,
-    observed: &Arc<Observed>,
+    has_led: &mut bool,
+) -> Result<Running, RoundEnd> {
+    start_or_fail(config, checked, hooks, started, new_slot, has_led).await.map_err(RoundEnd::SetUpFailed)
+}
+
+async fn start_or_fail(
+    config: &Config,
+    checked: &Preflight,
+    hooks: &Hooks,
+    started: &Started,
+    new_slot: bool,
+    has_led: &mut bool,
 ) -> anyhow::Result<Running> {
-    let lease::Leadership { target, waited } = if once {
+    let observed = &started.observed;
+    let lease::Leadership { mut target, waited } = if started.once {
         lease::Leadership { target: lease::lock_out_others(config).await?, waited: false }
     } else {
         lease::become_leader(config, observed).await?
@@ -66,7 +82,7 @@ pub(super) async fn start(
     let looked_again;
     let checked = if waited {
         looked_again = preflight::run(config, Depth::Start).await;
-        if !looked_again.passed() && !only_known_ones_fail(config, &looked_again).await {
+        if !may_set_aside(config, &looked_again).await {
             bail!("{}", looked_again.errors(false).join("; "));
         }
         &looked_again
@@ -74,113 +90,138 @@ pub(super) async fn start(
         checked
     };
     // From here on a failure is no reason to end: another instance may have ended our sessions.
-    *has_run |= waited;
-    let mut target = target;
+    *has_led |= waited;
     metadata::migrate(config.target_settings()).await.context("creating lockstep's own schema in the target")?;
-    let effective = Box::pin(lease::kept_during(config, versions::effective(config, checked, &mut target))).await?;
-    let wanted = config;
-    let (config, checked, making) = match &effective {
-        Some(found) => (&found.config, &found.checked, found.making.as_slice()),
-        None => (config, checked, &[][..]),
-    };
-    let installed = lease::kept_during(config, setup::install(config, checked, making, target, new_slot)).await?;
-    let grouped = by_group(config, checked, &installed.registered);
+    let effective = Box::pin(lease::kept_during(config, async {
+        versions::swap_ready(config, checked, &mut target).await?;
+        versions::effective(config, checked, &target).await
+    }))
+    .await?;
+    let mut in_force = InForce::new(config, checked, effective);
+    let (wanted, planned, making) = in_force.parts();
+    let installed = lease::kept_during(config, setup::install(wanted, planned, making, &mut target, new_slot)).await?;
+    let grouped = by_group(wanted, planned);
     let stream = StreamSettings {
-        source: config.source.clone(),
-        slot: config.slot.clone(),
-        publication: config.publication.clone(),
-        tracked: checked.tracked.clone(),
-        identity: (checked.system_identifier.clone(), checked.timeline),
+        source: wanted.source.clone(),
+        slot: wanted.slot.clone(),
+        publication: wanted.publication.clone(),
+        tracked: planned.tracked.clone(),
+        identity: (planned.system_identifier.clone(), planned.timeline),
         slot_lsn: installed.slot_lsn,
     };
-    let interests = grouped.iter().map(|group| interests(&group.members)).collect();
-    let capture = Capture::start(stream, interests, Limits { keys_max: DIRTY_KEYS_MAX });
-    let (stop_groups, stop) = watched::channel(false);
-    let mut groups = JoinSet::new();
-    let mut statuses = Vec::new();
-    let mut names = Vec::new();
-    let mut handles = Vec::new();
+    let wishes = grouped.iter().map(|group| interests(&group.members)).collect();
+    let capture = Capture::start(stream, wishes, Limits { keys_max: DIRTY_KEYS_MAX });
     let boundaries = Boundaries::new(hooks.observer.clone(), observed.clone());
-    for (index, group) in grouped.into_iter().enumerate() {
-        names.push(group.name.clone());
-        let public = group.members.iter().filter(|(planned, _)| planned.part_of.is_none());
-        let public: Vec<String> = public.map(|(planned, _)| planned.plan.projection.clone()).collect();
-        let settings = group_settings(config, hooks, group, index, installed.leader_epoch, boundaries.clone());
-        let (command, commands) = mpsc::unbounded_channel();
-        handles.push(GroupHandle { name: settings.name.clone(), projections: public, commands: command });
-        let (group, status) = Group::new(settings, capture.clone(), commands, stop.clone());
-        statuses.push(status);
-        groups.spawn(group.run());
-    }
-    let verifier = Verifier { config: config.clone(), boundaries, groups: handles };
-    let view_fingerprint =
-        |planned: &Planned| setup::view_fingerprint(planned, &checked.planned, &checked.tracked, &installed.signatures);
-    let backed = backstop::backed(wanted, &checked.planned, view_fingerprint);
-    backstop::drop_unwanted(&installed.target, &config.schema, &backed)
-        .await
-        .context("dropping views that are no longer wanted")?;
-    let relations = checked.tracked.iter().map(|tracked| (tracked.oid, tracked.label())).collect();
-    let broken: Vec<(String, String)> = config
-        .projections
-        .iter()
-        .filter(|projection| checked.failure_of(&projection.name).is_some())
-        .map(|projection| (projection.group.clone().unwrap_or_else(|| DEFAULT_GROUP.to_owned()), projection.name.clone()))
-        .collect();
-    observed.groups_are(&names);
-    observed.planned(commands::plans(checked));
-    let monitor =
-        monitor::run(config.clone(), capture.clone(), names, statuses.clone(), relations, broken.clone(), observed.clone());
-    let monitor = tokio::spawn(monitor);
-    Ok(Running {
-        capture,
-        target: installed.target,
+    let tables = installed.tables;
+    let common = Common {
+        config: wanted,
+        hooks,
+        registered: &tables.registered,
         leader_epoch: installed.leader_epoch,
-        statuses,
-        verifier,
-        backed: Arc::new(backed),
-        effective,
-        signatures: installed.signatures,
-        groups,
-        stop_groups,
-        monitor,
-        broken: broken.into_iter().map(|(_, name)| name).collect(),
-    })
+        boundaries: &boundaries,
+    };
+    let mut members = Vec::new();
+    for (index, group) in grouped.iter().enumerate() {
+        let settings = common.settings(group, index, |_, _| tables.running.clone());
+        let relations = interests(&group.members).iter().map(|interest| interest.oid).collect();
+        members.push(Member::start(settings, &capture, identity(wanted, group), group.public(), relations));
+    }
+    in_force.signatures_are(tables.signatures);
+    let leader_epoch = installed.leader_epoch;
+    let mut running = Running { capture, target, leader_epoch, members, in_force, boundaries, postponed: None, monitor: None };
+    running.look_after(observed).await?;
+    Ok(running)
 }
 
 impl Running {
-    /// Until something ends it; returns what.
+    /// Tells those who look from outside what runs now.
+    pub(super) async fn look_after(&mut self, observed: &Arc<Observed>) -> anyhow::Result<()> {
+        let (config, checked, _) = self.in_force.parts();
+        backstop::drop_unwanted(&self.target, &config.schema, &self.in_force.backed)
+            .await
+            .context("dropping views that are no longer wanted")?;
+        let names: Vec<String> = self.members.iter().map(|member| member.name.clone()).collect();
+        observed.groups_are(&names);
+        observed.planned(commands::plans(checked));
+        let relations = checked.tracked.iter().map(|tracked| (tracked.oid, tracked.label())).collect();
+        let groups = self.members.iter().map(|member| (member.index, member.name.clone(), member.status.clone())).collect();
+        let broken = self.in_force.broken.clone();
+        let monitor = monitor::run(config.clone(), self.capture.clone(), groups, relations, broken, observed.clone());
+        if let Some(before) = self.monitor.replace(tokio::spawn(monitor)) {
+            before.abort();
+        }
+        Ok(())
+    }
+
+    /// Setting up again has to wait; longer each time. Whether there is something new to say about it.
+    pub(super) fn postpone(&mut self, reason: String, obstacle: String) -> bool {
+        let before = self.postponed.take();
+        let pause = before.as_ref().map_or(POSTPONED_FOR, |before| (before.pause * 2).min(POSTPONED_FOR_MAX));
+        self.postponed = Some(Postponed { reason, obstacle, at: tokio::time::Instant::now() + pause, pause });
+        before.is_none_or(|before| self.postponed.as_ref().is_some_and(|now| now.obstacle != before.obstacle))
+    }
+
+    /// The groups' statuses.
+    pub(super) fn statuses(&self) -> Vec<watched::Receiver<GroupStatus>> {
+        self.members.iter().map(|member| member.status.clone()).collect()
+    }
+
+    fn verifier(&self) -> Verifier {
+        let groups = self.members.iter().map(|member| member.handle.clone()).collect();
+        Verifier { config: self.in_force.parts().0.clone(), boundaries: self.boundaries.clone(), groups }
+    }
+
+    /// Until something ends it or is to be set up again; returns what.
     pub(super) async fn watch(
-        mut self,
+        &mut self,
         config: &Config,
-        checked: &Preflight,
         once: bool,
         mut stop: watched::Receiver<bool>,
         hooks: &Hooks,
         reload: &mut Reload,
     ) -> RoundEnd {
         let mut capture_status = self.capture.status();
-        let progress = tokio::spawn(progress::show(config.clone(), self.statuses.clone(), hooks.quiet));
-        let requests = Box::pin(requests::follow(&self.target, &self.verifier));
+        let statuses = self.statuses();
+        let verifier = self.verifier();
+        let progress = tokio::spawn(progress::show(config.clone(), statuses.clone(), hooks.quiet));
+        let requests = Box::pin(requests::follow(&self.target, &verifier));
         let upkeep = Box::pin(upkeep::follow(config));
+        let backed = self.in_force.backed.clone();
         let schedule = Box::pin(async {
             if hooks.no_schedules {
                 std::future::pending::<()>().await;
             }
-            backstop::follow(&self.verifier, self.backed.clone()).await;
+            backstop::follow(&verifier, backed).await;
         });
-        let (in_force, checked) = self.effective.as_ref().map_or((config, checked), |found| (&found.config, &found.checked));
-        let schema = Box::pin(watch::schema(in_force, checked, &self.signatures, hooks.look_at_schema_every));
-        let making = self.effective.as_ref().map_or(&[][..], |found| found.making.as_slice());
-        let versions = Box::pin(versions::make_ready(&self.verifier, making, &self.statuses));
-        let catching_up = catch_up(config, once, &self.target, self.statuses.clone());
+        let (in_force, checked, making) = self.in_force.parts();
+        let postponed = self.postponed.as_ref();
+        let schema = Box::pin(async {
+            match postponed {
+                // What is to be set up again is known; until then a look would say the same.
+                Some(_) => std::future::pending().await,
+                None => watch::schema(in_force, checked, &self.in_force.signatures, hooks.look_at_schema_every).await,
+            }
+        });
+        let due = async {
+            match postponed {
+                Some(postponed) => tokio::time::sleep_until(postponed.at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let versions = Box::pin(versions::make_ready(&verifier, making, &statuses));
+        let catching_up = catch_up(config, once, &self.target, statuses.clone());
+        let mut tasks: Vec<_> = self.members.iter_mut().map(|member| &mut member.task).collect();
+        // Where every projection is set aside there is no group.
+        let ended = async { if tasks.is_empty() { std::future::pending().await } else { select_all(tasks.drain(..)).await.0 } };
         let end = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => RoundEnd::Stopped,
-            reason = schema => RoundEnd::Again(reason),
+            reason = schema => RoundEnd::Renew(reason),
+            () = due => RoundEnd::Renew(postponed.map(|postponed| postponed.reason.clone()).unwrap_or_default()),
             () = schedule => RoundEnd::Again("schedules are followed no more".to_owned()),
-            reason = requests => RoundEnd::Again(reason),
+            reason = requests => RoundEnd::Renew(reason),
             new = reload.wanted(config) => RoundEnd::Reloaded(Box::new(new)),
             never = upkeep => match never {},
-            reason = versions => RoundEnd::Again(reason),
+            reason = versions => RoundEnd::Renew(reason),
             reason = lease::keep(&self.target, self.leader_epoch, config.lease) => RoundEnd::Again(reason),
             () = closed(&self.target) => RoundEnd::Again("the session that holds the writer's lock ended".to_owned()),
             caught_up = catching_up => match caught_up {
@@ -193,7 +234,7 @@ impl Running {
                     RoundEnd::Again("the stream's task is gone".to_owned())
                 }
             },
-            Some(ended) = self.groups.join_next() => match ended {
+            ended = ended => match ended {
                 Ok(GroupEnd::Failed(lockstep_refresh::BatchError::Capture(error))) => RoundEnd::Again(error.to_string()),
                 Ok(GroupEnd::Failed(error @ lockstep_refresh::BatchError::Fenced)) => RoundEnd::Again(error.to_string()),
                 Ok(GroupEnd::Failed(error)) => RoundEnd::Failed(error.into()),
@@ -202,13 +243,19 @@ impl Running {
             },
         };
         progress.abort();
-        self.monitor.abort();
-        self.stop_groups.send_replace(true);
-        let finish = async { while self.groups.join_next().await.is_some() {} };
-        if tokio::time::timeout(STOP_MAX, finish).await.is_err() {
-            tracing::warn!("a batch did not finish in time; it is rolled back and repeated at the next start");
-        }
         end
+    }
+
+    /// Lets every group finish its batch.
+    pub(super) async fn finish(mut self) {
+        if let Some(monitor) = self.monitor.take() {
+            monitor.abort();
+        }
+        self.members.iter().for_each(Member::ask_to_stop);
+        for member in self.members.iter_mut().filter(|member| !member.task.is_finished()) {
+            member.stop(&self.capture).await;
+        }
+        lease::release(&self.target, self.leader_epoch).await;
     }
 }
 

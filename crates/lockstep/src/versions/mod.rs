@@ -24,7 +24,7 @@ use crate::config::{Config, ProjectionConfig};
 use crate::preflight::{self, Depth, Planned, Preflight};
 use crate::setup::fingerprint;
 use crate::verification::{Verifier, Wish};
-pub(crate) use swap::drop_retired;
+pub(crate) use swap::{concerns, drop_retired, ready, swap_in_place, swap_ready};
 
 /// What the new version is called while it is built.
 pub(crate) const SUFFIX: &str = "__2";
@@ -99,9 +99,8 @@ struct Known {
     rebuild_wanted: bool,
 }
 
-/// Swaps what is ready, and finds what has changed. `None` if nothing has: the configuration is to be set up as it is.
-pub(crate) async fn effective(config: &Config, checked: &Preflight, target: &mut Session) -> anyhow::Result<Option<Effective>> {
-    swap::swap_ready(config, checked, target).await?;
+/// Finds what has changed. `None` if nothing has: the configuration is to be set up as it is.
+pub(crate) async fn effective(config: &Config, checked: &Preflight, target: &Session) -> anyhow::Result<Option<Effective>> {
     let changed = changed(config, checked, target).await?;
     if changed.is_empty() {
         return Ok(None);
@@ -143,7 +142,8 @@ pub(crate) async fn effective(config: &Config, checked: &Preflight, target: &mut
         });
         again = preflight::run(&wanted, Depth::Start).await;
     }
-    if !again.passed() {
+    // A query that fails is its own projection's fault; the others go on.
+    if !again.passed() && !again.only_queries_fail() {
         anyhow::bail!("{}", again.errors(false).join("; "));
     }
     for (name, _) in &changed {
@@ -245,7 +245,7 @@ pub(crate) async fn make_ready(verifier: &Verifier, making: &[Making], statuses:
             if done.contains(&made.name.as_str()) || !live(&made.name) {
                 continue;
             }
-            match ready(verifier, made).await {
+            match verified(verifier, made).await {
                 Ok(Readiness::Ready) => {
                     done.push(&made.name);
                     let unit = public.iter().filter(|other| other.unit == made.unit);
@@ -288,7 +288,7 @@ enum Readiness {
     Waits,
 }
 
-async fn ready(verifier: &Verifier, made: &Making) -> anyhow::Result<Readiness> {
+async fn verified(verifier: &Verifier, made: &Making) -> anyhow::Result<Readiness> {
     let target = Session::open(verifier.config.target_settings(), "lockstep verify").await.context("target")?;
     if lacks_good_rows(verifier, made, &target).await? {
         return Ok(Readiness::Waits);

@@ -23,12 +23,37 @@ const LOCKS_MAX: Duration = Duration::from_millis(600);
 /// Pause before another try.
 const AGAIN_AFTER: Duration = Duration::from_millis(200);
 
-/// How often it is tried.
+/// How often it is tried while nothing runs.
 const TRIES: u32 = 10;
 
+/// How often it is tried while its group stands still.
+const TRIES_IN_PLACE: u32 = 2;
+
 /// Swaps every new version that is ready and still what is configured; those that read each other in one transaction.
-pub(super) async fn swap_ready(config: &Config, checked: &Preflight, target: &mut Session) -> anyhow::Result<()> {
+///
+/// # Errors
+/// The target cannot be asked. What stands in the way of a swap is said where `lockstep status` shows it.
+pub(crate) async fn swap_ready(config: &Config, checked: &Preflight, target: &mut Session) -> anyhow::Result<()> {
     drop_retired(target).await?;
+    for names in ready(config, checked, target).await? {
+        swap_or_say_why(config, target, &names, TRIES).await?;
+    }
+    Ok(())
+}
+
+/// The same for one of [`ready`], whose groups stand still meanwhile.
+///
+/// # Errors
+/// As [`swap_ready`].
+pub(crate) async fn swap_in_place(config: &Config, target: &mut Session, names: &[String]) -> anyhow::Result<()> {
+    swap_or_say_why(config, target, names, TRIES_IN_PLACE).await
+}
+
+/// The projections whose new versions are ready and still what is configured; those that read each other together.
+///
+/// # Errors
+/// The target cannot be asked.
+pub(crate) async fn ready(config: &Config, checked: &Preflight, target: &Session) -> anyhow::Result<Vec<Vec<String>>> {
     let rows = target
         .query(
             "SELECT name, replaces, becomes, ready FROM lockstep.projection WHERE part_of IS NULL AND replaces IS NOT NULL",
@@ -39,28 +64,35 @@ pub(super) async fn swap_ready(config: &Config, checked: &Preflight, target: &mu
     let mut making: Vec<Making> = rows.iter().map(of_row).collect();
     let ready: Vec<&str> = rows.iter().filter(|row| row.get(3)).map(|row| row.get(0)).collect();
     unit::number(&mut making, &checked.planned);
+    let mut units = Vec::new();
     for number in 0..making.len() {
         let together: Vec<&Making> = making.iter().filter(|made| made.unit == number).collect();
         let wanted = |made: &&Making| {
+            let configured = config.projections.iter().any(|projection| projection.name == made.replaces);
             let planned = checked.planned.iter().find(|planned| planned.plan.projection == made.replaces);
-            ready.contains(&made.name.as_str())
+            configured
+                && ready.contains(&made.name.as_str())
                 && planned.is_some_and(|planned| fingerprint(planned, &checked.planned) == made.becomes)
         };
         if !together.is_empty() && together.iter().all(wanted) {
-            let names: Vec<&str> = together.iter().map(|made| made.replaces.as_str()).collect();
-            swap_or_say_why(config, target, &names).await?;
+            units.push(together.iter().map(|made| made.replaces.clone()).collect());
         }
     }
-    Ok(())
+    Ok(units)
 }
 
-async fn swap_or_say_why(config: &Config, target: &mut Session, names: &[&str]) -> anyhow::Result<()> {
+/// Whether a group with these projections has a part in the swap of those.
+pub(crate) fn concerns(names: &[String], projections: &[String]) -> bool {
+    names.iter().any(|name| projections.contains(name) || projections.contains(&format!("{name}{SUFFIX}")))
+}
+
+async fn swap_or_say_why(config: &Config, target: &mut Session, names: &[String], tries_max: u32) -> anyhow::Result<()> {
     let mut tries = 1;
     let projection = names.join(", ");
     loop {
         match swap(config, target, names).await {
             Ok(()) => break tracing::info!(projection, "the new version has taken its place"),
-            Err(error) if tries == TRIES => {
+            Err(error) if tries == tries_max => {
                 let reason = format!("the new version waits beside it: {error:#}");
                 tracing::error!(projection, reason);
                 target.execute("UPDATE lockstep.projection SET hint = $2 WHERE name = ANY($1)", &[&names, &reason]).await?;
@@ -76,7 +108,7 @@ async fn swap_or_say_why(config: &Config, target: &mut Session, names: &[&str]) 
     Ok(())
 }
 
-async fn swap(config: &Config, target: &mut Session, names: &[&str]) -> anyhow::Result<()> {
+async fn swap(config: &Config, target: &mut Session, names: &[String]) -> anyhow::Result<()> {
     let described = |error: tokio_postgres::Error| anyhow::anyhow!(lockstep_connect::describe(&error));
     let transaction = target.transaction().await.map_err(described)?;
     let tables: Vec<String> = names.iter().map(|name| quote::qualified(&config.schema, name)).collect();

@@ -19,6 +19,7 @@ impl BatchRun<'_> {
                 let everything = projection.is_due() || projection.tracing == Tracing::LinksMissing;
                 Ok((if everything { Work::Everything } else { work }, Phase::Live))
             }
+            Phase::Degraded if projection.awaits.is_some() => Ok((work, Phase::Degraded)),
             // Whatever was missed while it was set aside is made good by refreshing everything.
             Phase::Degraded | Phase::Faulted { was_built: true, .. } => Ok((Work::Everything, Phase::Live)),
             Phase::Faulted { was_built: false, .. } => {

@@ -211,6 +211,7 @@ impl BatchRun<'_> {
         fail::fail_point!("batch_before_checkpoint", |_| std::process::abort());
         let live = self.projections.iter().all(|projection| {
             projection.in_making
+                || projection.awaits_comparison()
                 || matches!(
                     projection.phase_after_batch(),
                     crate::projection::Phase::Live | crate::projection::Phase::Faulted { .. }
@@ -287,8 +288,8 @@ impl BatchRun<'_> {
 
     /// Whether a projection takes part: those that it reads must be live by now.
     fn takes_part(&self, index: usize) -> bool {
-        let live = |read: &usize| matches!(self.projections[*read].phase_after_batch(), crate::projection::Phase::Live);
-        self.projections[index].takes_part() && self.projections[index].reads.iter().all(live)
+        let readable = |read: &usize| self.projections[*read].is_readable();
+        self.projections[index].takes_part() && self.projections[index].reads.iter().all(readable)
     }
 
     /// Lets the sessions compute in a projection's time zone, until the transaction ends.

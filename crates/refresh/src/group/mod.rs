@@ -1,6 +1,7 @@
 //! The life of a group: connect, batch after batch, and what to do when one fails.
 
 mod aside;
+mod awaiting;
 mod prepare;
 mod settings;
 mod upkeep;
@@ -20,7 +21,7 @@ use crate::projection::{Attempts, Projection, Statements as ProjectionStatements
 use crate::quarantine::Quarantine;
 use crate::sessions::Sessions;
 use crate::statements::Statements;
-use crate::status::GroupStatus;
+use crate::status::{Failing, GroupStatus};
 
 /// First and longest pause after a batch that failed for a transient reason.
 const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(5);
@@ -61,6 +62,10 @@ pub struct Group {
     batches: u64,
     /// Somebody waits for a batch.
     boundary_wanted: bool,
+    /// When to look next whether transactions that projections wait for have ended, and when to name them.
+    awaited: awaiting::Looks,
+    /// Since when batches fail, and why.
+    failing: Option<Failing>,
 }
 
 pub(crate) struct Connected {
@@ -89,6 +94,7 @@ impl Group {
             current_as_of: None,
             batches: 0,
             projections: settings.projections.iter().map(Projection::status).collect(),
+            failing: None,
         });
         let receiver = status.subscribe();
         let group = Self {
@@ -106,6 +112,8 @@ impl Group {
             invisible_pause: *INVISIBLE_PAUSE.start(),
             batches: 0,
             boundary_wanted: false,
+            awaited: awaiting::Looks::default(),
+            failing: None,
         };
         (group, receiver)
     }
@@ -133,6 +141,9 @@ impl Group {
             };
             let Err(error) = step else {
                 pause = *RETRY.start();
+                if self.failing.take().is_some() {
+                    self.publish_status();
+                }
                 continue;
             };
             metrics::counter!("lockstep_errors_total", "class" => error.class_label()).increment(1);
@@ -147,6 +158,7 @@ impl Group {
             };
             match error.remedy(untried) {
                 Remedy::Retry => {
+                    self.note_failure(&error);
                     tracing::warn!(group = self.settings.name, error = %error, retry_in = ?pause, "batch failed; trying again");
                     if connected.as_ref().is_none_or(|connection| connection.sessions.closed() || connection.nudge.is_closed()) {
                         // Batches that the target had committed and not yet made durable may be gone with it.
@@ -208,6 +220,12 @@ impl Group {
         }
     }
 
+    fn note_failure(&mut self, error: &BatchError) {
+        let since = self.failing.as_ref().map_or_else(Instant::now, |failing| failing.since);
+        self.failing = Some(Failing { since, reason: error.to_string() });
+        self.publish_status();
+    }
+
     async fn pause(&mut self, pause: Duration) {
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
@@ -252,6 +270,7 @@ impl Group {
 
     /// Waits for something to do and does it.
     async fn step(&mut self, connected: &mut Connected) -> Result<(), BatchError> {
+        self.look_at_what_is_awaited(connected).await?;
         if let Some(index) = self.settings.projections.iter().position(|p| p.is_exhausted() && !p.indexes_built) {
             return self.build_indexes(index, connected).await;
         }
@@ -379,6 +398,7 @@ impl Group {
             current_as_of,
             batches: self.batches,
             projections: self.settings.projections.iter().map(Projection::status).collect(),
+            failing: self.failing.clone(),
         });
     }
 }

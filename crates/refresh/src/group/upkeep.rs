@@ -43,22 +43,29 @@ impl Group {
         // First the position, then whether anything waits: in this order nothing can slip in between.
         let received = self.capture.received();
         let dirty = self.capture.with_group(self.settings.index, |dirty| !dirty.is_empty());
-        let live = self.status.borrow().is_settled();
-        if dirty || !live || self.contained_lsn.is_some_and(|contained| received <= contained) || received == Lsn::ZERO {
+        let settled = self.status.borrow().is_settled();
+        if dirty
+            || !(settled || self.only_awaits())
+            || self.contained_lsn.is_some_and(|contained| received <= contained)
+            || received == Lsn::ZERO
+        {
             self.publish_status();
             return Ok(());
         }
         let due = self.advanced_at.elapsed() >= ADVANCE_INTERVAL;
-        if due || checkpoint::somebody_waits(target).await.map_err(sql_error)? {
+        if due || settled && checkpoint::somebody_waits(target).await.map_err(sql_error)? {
             let current = self.capture.current_as_of().is_some_and(|as_of| as_of.elapsed() < CURRENT_WITHIN);
             let epoch = self.settings.leader_epoch;
-            if !checkpoint::advance(target, &self.settings.name, epoch, received, current).await.map_err(sql_error)? {
+            let advanced = checkpoint::advance(target, &self.settings.name, epoch, received, current, settled).await;
+            if !advanced.map_err(sql_error)? {
                 return Err(BatchError::Fenced);
             }
             let row = target.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.map_err(sql_error)?;
             let inserted = row.get::<_, &str>(0).parse().unwrap_or_default();
             self.capture.with_group(self.settings.index, |dirty| dirty.record_until_durable(received, inserted));
-            self.contained_lsn = Some(received);
+            if settled {
+                self.contained_lsn = Some(received);
+            }
             self.advanced_at = Instant::now();
         }
         self.publish_status();

@@ -5,6 +5,7 @@ mod statements;
 
 use std::time::Instant;
 
+use lockstep_capture::RunningTransactions;
 use lockstep_plan::facts::{OutputColumn, RelationKind};
 use lockstep_plan::{Maintenance, Plan};
 use tokio::sync::oneshot;
@@ -88,6 +89,9 @@ pub struct Projection {
     part_of: Option<String>,
     /// Nobody waits for it: a new version beside the one that readers use, or one that was added to others that are built.
     pub(crate) in_making: bool,
+    /// Transactions that may have changed what it reads before that was followed: its build begins, or all of it is compared, when
+    /// they have ended.
+    pub(crate) awaits: Option<RunningTransactions>,
     /// Whether its changes are told.
     feed: Feed,
     pub(crate) tracing: Tracing,
@@ -144,6 +148,7 @@ impl Projection {
             written: 0,
             part_of: registered.part_of.clone(),
             in_making: registered.in_making,
+            awaits: None,
             feed: Feed::Off,
             tracing: Tracing::Works,
             due_after_batch: None,
@@ -186,6 +191,25 @@ impl Projection {
         self
     }
 
+    /// Lets a projection that is not live wait for transactions that may have changed what it reads unseen.
+    #[must_use]
+    pub fn awaiting(mut self, running: Option<RunningTransactions>) -> Self {
+        // What a build has read it follows since: it waited before it began.
+        let has_begun = matches!(self.phase, Phase::Live | Phase::Building { position: Some(_), .. });
+        self.awaits = running.filter(|_| !has_begun);
+        self
+    }
+
+    /// Whether it is served and maintained, and must be compared in full as soon as what it waits for has ended.
+    pub(crate) fn awaits_comparison(&self) -> bool {
+        self.awaits.is_some() && matches!(self.phase, Phase::Degraded)
+    }
+
+    /// Whether those that read it may read it in the batch in work.
+    pub(crate) fn is_readable(&self) -> bool {
+        matches!(self.phase_after_batch(), Phase::Live) || self.awaits_comparison()
+    }
+
     /// Whether what the batch in work writes is to be told: while it is built nobody follows it.
     pub(crate) fn feeds(&self) -> bool {
         self.feed == Feed::On && self.is_built() && !self.in_making
@@ -222,8 +246,9 @@ impl Projection {
     /// Whether the projection takes part in batches now.
     pub(crate) fn takes_part(&self) -> bool {
         match &self.phase {
-            Phase::Building { .. } | Phase::Live | Phase::Degraded => true,
-            Phase::Faulted { retry_at, .. } => *retry_at <= Instant::now(),
+            Phase::Building { .. } => self.awaits.is_none(),
+            Phase::Live | Phase::Degraded => true,
+            Phase::Faulted { retry_at, .. } => self.awaits.is_none() && *retry_at <= Instant::now(),
         }
     }
 
@@ -252,7 +277,8 @@ impl Projection {
     /// The same, apart from looking for rows that came or went with the time.
     pub(crate) fn wants_more_than_a_tick(&self) -> bool {
         let retry = self.quarantine.next_retry().is_some_and(|retry| retry <= Instant::now()) || self.repair.is_some();
-        self.is_building() || self.is_due() || !self.is_live() || self.tracing == Tracing::LinksMissing || retry
+        let unfinished = !self.is_live() && !self.awaits_comparison();
+        unfinished || self.is_due() || self.tracing == Tracing::LinksMissing || retry
     }
 
     /// Whether the build has read all roots and waits for its indexes and its last batch.
