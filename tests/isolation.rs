@@ -181,6 +181,31 @@ async fn a_table_without_its_grant_concerns_its_readers_only() -> anyhow::Result
     running.stop()
 }
 
+/// A verification that a set-up cuts off is made again: whoever asked for it gets its answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_verification_that_is_cut_off_is_made_again() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let mut setup = Setup::new(&cluster.url("postgres"), LIVE);
+    let session = shop(&setup.source_url).await?;
+    let running = Running::start(&setup, &session).await?;
+    // As it is when it was taken and the set-up came before its end.
+    session
+        .batch_execute(
+            "INSERT INTO lockstep.request (kind, arguments, taken_at) VALUES ('verify', '{\"names\": []}', clock_timestamp());
+             INSERT INTO lockstep.verification (request, projection) SELECT max(id), 'regions' FROM lockstep.request",
+        )
+        .await?;
+    setup.projections.push(("more".to_owned(), "SELECT o.id FROM shop.orders o".to_owned(), String::new()));
+    running.reload(&setup)?;
+    until(&session, "SELECT bool_and(done_at IS NOT NULL AND error IS NULL) FROM lockstep.request").await?;
+    let outcomes: String = session
+        .query_one("SELECT string_agg(projection || ' ' || outcome, ', ' ORDER BY projection) FROM lockstep.verification", &[])
+        .await?
+        .get(0);
+    assert!(outcomes.starts_with("more ") && outcomes.ends_with("order_row equal, regions equal"), "{outcomes}");
+    running.stop()
+}
+
 /// A first start waits for old transactions, and says for which; stopped meanwhile it leaves no slot behind.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_that_is_given_up_leaves_no_slot() -> anyhow::Result<()> {
@@ -200,4 +225,39 @@ async fn a_start_that_is_given_up_leaves_no_slot() -> anyhow::Result<()> {
     let running = Running::start(&setup, &session).await?;
     assert_equal(&setup).await?;
     running.stop()
+}
+
+/// Nothing is live while nothing flows: the source is away, or the projector was killed; and it says so wherever one looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_live_while_nothing_flows() -> anyhow::Result<()> {
+    let (mut source, target) = (cluster()?, cluster()?);
+    let mut setup = Setup::new(&source.url("postgres"), LIVE);
+    setup.target_url = Some(target.url("postgres"));
+    drop(shop(&setup.source_url).await?);
+    let session = connect(setup.target_url()).await?;
+    let mut running = Running::start(&setup, &session).await?;
+    let state = |state: &str, reason: &str| {
+        format!("SELECT bool_and(state = '{state}' AND coalesce(reason, '') LIKE '%{reason}%') FROM lockstep.status")
+    };
+    until(&session, &state("live", "")).await?;
+    source.stop_server("immediate")?;
+    until(&session, &state("stalled", "stream")).await?;
+    let recorded: bool = session.query_one("SELECT bool_and(state = 'live') FROM lockstep.projection", &[]).await?.get(0);
+    assert!(recorded, "what is recorded of the rows stays");
+    let (status, output, _) = running.program.run(&["status"])?;
+    assert_eq!((status, output.contains("stalled"), output.contains(" live ")), (1, true, false), "{output}");
+    source.start_server()?;
+    until(&session, &state("live", "")).await?;
+    catch_up(&setup).await?;
+    running.child.kill()?;
+    running.child.wait()?;
+    until(&session, &state("stalled", "has not been heard of")).await?;
+    assert_eq!(running.program.run(&["status"])?.0, 1);
+    let running = Running::start(&setup, &session).await?;
+    until(&session, &state("live", "")).await?;
+    let program = Program::new(&setup)?;
+    running.stop()?;
+    let (status, output, _) = program.run(&["status"])?;
+    assert_eq!((status, output.contains("No projector runs")), (0, true), "{output}");
+    assert_equal(&setup).await
 }

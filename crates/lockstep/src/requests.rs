@@ -79,8 +79,17 @@ pub(crate) async fn follow(target: &Session, verifier: &Verifier) -> String {
     let (queue, queued) = mpsc::unbounded_channel();
     let verifying = verify_in_turn(queued, verifier);
     let looking = async {
+        let mut resumed = false;
         loop {
             tokio::time::sleep(INTERVAL).await;
+            // Whoever asked waits for the answer.
+            if !resumed {
+                match resume(target).await {
+                    Ok(()) => resumed = true,
+                    Err(error) => tracing::debug!(error = %lockstep_connect::describe(&error), "requests"),
+                }
+                continue;
+            }
             match look(target, &verifier.groups, &queue).await {
                 Ok(None) => {}
                 Ok(Some(name)) => return format!("{name} is to be rebuilt"),
@@ -92,6 +101,19 @@ pub(crate) async fn follow(target: &Session, verifier: &Verifier) -> String {
         reason = looking => reason,
         () = verifying => "verifications are carried out no more".to_owned(),
     }
+}
+
+/// Verifications that were cut off by a set-up, or with the process, are made again; those of a schedule come by themselves.
+async fn resume(target: &Session) -> Result<(), tokio_postgres::Error> {
+    target
+        .batch_execute(
+            "WITH again AS (UPDATE lockstep.request SET taken_at = NULL
+                            WHERE kind = 'verify' AND taken_at IS NOT NULL AND done_at IS NULL RETURNING id)
+             DELETE FROM lockstep.verification WHERE request IN (SELECT id FROM again);
+             UPDATE lockstep.verification SET finished_at = clock_timestamp(), outcome = 'failed', message = 'it was cut off'
+             WHERE finished_at IS NULL",
+        )
+        .await
 }
 
 /// Takes the requests that wait. Returns a projection that is to be rebuilt, if there is one.
