@@ -83,7 +83,7 @@ pub(crate) async fn record_signatures(
         let of_it = serde_json::to_string(&now)?;
         target
             .execute(
-                "UPDATE lockstep.projection SET relation_signature = $2 WHERE name = $1",
+                "UPDATE lockstep.projection SET relation_signature = $2 WHERE name = $1 AND relation_signature IS DISTINCT FROM $2",
                 &[&planned.plan.projection, &of_it],
             )
             .await?;

@@ -247,7 +247,10 @@ async fn register_all(
                     .await?;
                 }
                 target
-                    .execute("UPDATE lockstep.projection SET group_name = $2 WHERE name = $1", &[&existing.name, &planned.group])
+                    .execute(
+                        "UPDATE lockstep.projection SET group_name = $2 WHERE name = $1 AND group_name <> $2",
+                        &[&existing.name, &planned.group],
+                    )
                     .await?;
                 existing.clone()
             }
@@ -291,10 +294,16 @@ async fn note_version(config: &Config, planned: &Planned, making: &[Making], tar
     let is_replaced = making.iter().any(|made| &made.replaces == name);
     target
         .execute(
-            "UPDATE lockstep.projection SET source = $2, replaces = $3, becomes = $4, key_columns = $5,
-                    ready = ready AND becomes IS NOT DISTINCT FROM $4,
-                    hint = CASE WHEN $6 OR reason IS NOT NULL THEN hint END
-             WHERE name = $1",
+            // A row that stays as it is is not written: batches of running groups write it, in snapshots that must not be overtaken.
+            "UPDATE lockstep.projection AS p
+             SET source = n.source, replaces = n.replaces, becomes = n.becomes, key_columns = n.key_columns, ready = n.ready, hint = n.hint
+             FROM (SELECT o.name, $2::jsonb AS source, $3::text AS replaces, $4::text AS becomes, $5::text[] AS key_columns,
+                          o.ready AND o.becomes IS NOT DISTINCT FROM $4 AS ready,
+                          CASE WHEN $6 OR o.reason IS NOT NULL THEN o.hint END AS hint
+                   FROM lockstep.projection AS o WHERE o.name = $1) AS n
+             WHERE p.name = n.name
+               AND (p.source, p.replaces, p.becomes, p.key_columns, p.ready, p.hint)
+                   IS DISTINCT FROM (n.source, n.replaces, n.becomes, n.key_columns, n.ready, n.hint)",
             &[&name, &source, &replaces, &becomes, &key, &is_replaced],
         )
         .await?;

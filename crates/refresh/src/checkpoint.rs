@@ -32,7 +32,8 @@ pub async fn claim_group(target: &Client, group: &str, leader_epoch: i64) -> Res
     target
         .execute(
             "INSERT INTO lockstep.checkpoint (group_name, leader_epoch) VALUES ($1, $2)
-             ON CONFLICT (group_name) DO UPDATE SET leader_epoch = excluded.leader_epoch",
+             ON CONFLICT (group_name) DO UPDATE SET leader_epoch = excluded.leader_epoch
+             WHERE checkpoint.leader_epoch <> excluded.leader_epoch",
             &[&group, &leader_epoch],
         )
         .await?;

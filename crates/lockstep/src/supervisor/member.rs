@@ -12,8 +12,11 @@ use super::grouping::Grouped;
 use crate::config::Config;
 use crate::verification::GroupHandle;
 
-/// How long a group gets to finish its batch when asked to stop.
+/// How long a group gets to finish its batch when everything stops.
 const STOP_MAX: Duration = Duration::from_secs(4);
+
+/// The same while the other groups run on.
+const STOP_IN_ORDER_MAX: Duration = Duration::from_mins(5);
 
 /// A group that runs.
 pub(super) struct Member {
@@ -54,13 +57,24 @@ impl Member {
         self.stop.send_replace(true);
     }
 
-    /// Stops it. Its keys are safe: a batch that takes too long is rolled back, and its transactions are read again.
-    pub(super) async fn stop(&mut self, capture: &Capture) {
+    /// Stops it with everything else: a batch that takes too long is given up. The next leader's epoch keeps it from being committed.
+    pub(super) async fn stop_now(&mut self) {
         self.ask_to_stop();
         if tokio::time::timeout(STOP_MAX, &mut self.task).await.is_err() {
-            tracing::warn!(group = self.name, "a batch did not finish in time; it is rolled back and repeated");
+            tracing::warn!(group = self.name, "a batch did not finish in time; it is rolled back and repeated at the next start");
             self.task.abort();
-            capture.restart();
+        }
+    }
+
+    /// Stops it while the others run on, after the batch in work: given up, that could still be committed, over what comes after it.
+    ///
+    /// # Errors
+    /// The batch did not come to an end.
+    pub(super) async fn stop_in_order(&mut self) -> anyhow::Result<()> {
+        self.ask_to_stop();
+        match tokio::time::timeout(STOP_IN_ORDER_MAX, &mut self.task).await {
+            Ok(_) => Ok(()),
+            Err(_) => anyhow::bail!("a batch of group {} did not come to an end within {STOP_IN_ORDER_MAX:?}", self.name),
         }
     }
 }

@@ -45,7 +45,7 @@ impl Running {
     ) -> anyhow::Result<()> {
         let mut vacant = Vec::new();
         for names in versions::ready(config, checked, &self.target).await? {
-            self.stop(&mut vacant, |member| versions::concerns(&names, &member.projections)).await;
+            self.stop(&mut vacant, |member| versions::concerns(&names, &member.projections)).await?;
             versions::swap_in_place(config, &mut self.target, &names).await?;
         }
         let effective = Box::pin(versions::effective(config, checked, &self.target)).await?;
@@ -57,9 +57,9 @@ impl Running {
             let as_before = |group: &Grouped<'_>| group.name == member.name && identity(wanted, group) == member.identity;
             grouped.iter().any(as_before) && !member.projections.iter().any(|name| degraded.contains(name))
         };
-        self.stop(&mut vacant, |member| !same(member)).await;
+        self.stop(&mut vacant, |member| !same(member)).await?;
         let (mut tables, changed) = setup::renew(wanted, planned, making, &mut self.target, self.leader_epoch).await?;
-        if self.stop(&mut vacant, |member| member.projections.iter().any(|name| changed.contains(name))).await {
+        if self.stop(&mut vacant, |member| member.projections.iter().any(|name| changed.contains(name))).await? {
             // They may have recorded themselves as live since.
             for name in &changed {
                 followed::mark_stale(&self.target, Some(name), followed::CHANGED_MEANWHILE).await?;
@@ -108,14 +108,14 @@ impl Running {
     }
 
     /// Stops groups; their places in capture stay, and go on collecting. Whether there were any.
-    async fn stop(&mut self, vacant: &mut Vec<Vacant>, concerned: impl Fn(&Member) -> bool) -> bool {
+    async fn stop(&mut self, vacant: &mut Vec<Vacant>, concerned: impl Fn(&Member) -> bool) -> anyhow::Result<bool> {
         let before = vacant.len();
         while let Some(position) = self.members.iter().position(&concerned) {
-            self.members[position].stop(&self.capture).await;
+            self.members[position].stop_in_order().await?;
             let member = self.members.remove(position);
             vacant.push(Vacant { name: member.name, index: member.index, relations: member.relations });
         }
-        vacant.len() > before
+        Ok(vacant.len() > before)
     }
 }
 

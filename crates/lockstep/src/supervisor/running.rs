@@ -253,7 +253,7 @@ impl Running {
         }
         self.members.iter().for_each(Member::ask_to_stop);
         for member in self.members.iter_mut().filter(|member| !member.task.is_finished()) {
-            member.stop(&self.capture).await;
+            member.stop_now().await;
         }
         lease::release(&self.target, self.leader_epoch).await;
     }
