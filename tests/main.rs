@@ -9,6 +9,7 @@ mod cost;
 mod crash;
 mod edges;
 mod faults;
+mod giving_way;
 mod harness;
 mod http;
 mod interposed;

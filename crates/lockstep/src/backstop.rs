@@ -192,6 +192,12 @@ async fn refresh_all(verifier: &Verifier, backed: &[Backed]) {
     verify_all(verifier, without_view).await;
 }
 
+/// How often a view's refresh is begun that gives way to the application.
+const TRIES: u32 = 4;
+
+/// Pause before it is begun again; longer each time.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
 struct Run {
     rows: i64,
     suspects: u64,
@@ -203,7 +209,7 @@ async fn refresh(verifier: &Verifier, backed: &Backed, view: &View) -> anyhow::R
     let log = Session::open(verifier.config.target_settings(), "lockstep backstop").await.context("target")?;
     let began = Instant::now();
     let began_at: String = log.query_one("SELECT clock_timestamp()::text", &[]).await?.get(0);
-    let result = refresh_and_compare(verifier, backed, view).await;
+    let result = refresh_in_turn(verifier, backed, view).await;
     let milliseconds = began.elapsed().as_secs_f64() * 1000.0;
     let (rows, suspects, drift, error) = match &result {
         Ok(run) => (Some(run.rows), i64::try_from(run.suspects).ok(), Some(run.drift), None),
@@ -249,6 +255,21 @@ async fn refresh(verifier: &Verifier, backed: &Backed, view: &View) -> anyhow::R
         );
     }
     result.map(drop)
+}
+
+/// What gives way to the application is tried again; not for ever, because the next one is due by schedule.
+async fn refresh_in_turn(verifier: &Verifier, backed: &Backed, view: &View) -> anyhow::Result<Run> {
+    for tries in 1..TRIES {
+        let before = verifier.giving_way.count();
+        match refresh_and_compare(verifier, backed, view).await {
+            Err(error) if verifier.giving_way.count() > before => {
+                tracing::info!(view = view.name, error = format!("{error:#}"), "gave way to the application; trying again");
+                tokio::time::sleep(AGAIN_AFTER * tries).await;
+            }
+            result => return result,
+        }
+    }
+    refresh_and_compare(verifier, backed, view).await.context("it gives way to the application again and again")
 }
 
 async fn refresh_and_compare(verifier: &Verifier, backed: &Backed, view: &View) -> anyhow::Result<Run> {

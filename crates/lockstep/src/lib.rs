@@ -18,6 +18,7 @@ pub mod config;
 pub mod demo;
 pub mod diagnostic;
 mod followed;
+mod giving_way;
 mod health;
 mod http;
 mod lease;

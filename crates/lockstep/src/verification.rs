@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::boundaries::{Boundaries, Boundary};
 use crate::config::Config;
+use crate::giving_way::GivingWay;
 
 /// Rows that differ are kept in memory up to this number a table; beyond it everything is refreshed.
 const DIFFERENCES_MAX: usize = 10_000;
@@ -28,6 +29,12 @@ const REPAIR_MAX: Duration = Duration::from_mins(30);
 
 /// How often progress is recorded.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often a verification is begun that gives way to somebody again and again.
+const TRIES: u32 = 5;
+
+/// Pause before it is begun again; longer each time.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// How much is verified, and what is done about differences.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -60,6 +67,7 @@ pub(crate) struct Verifier {
     pub(crate) config: Config,
     pub(crate) boundaries: Arc<Boundaries>,
     pub(crate) groups: Vec<GroupHandle>,
+    pub(crate) giving_way: GivingWay,
 }
 
 impl Verifier {
@@ -75,18 +83,11 @@ impl Verifier {
             if names.is_empty() {
                 continue;
             }
-            let boundary = self.boundaries.next(&self.config, &group.name, &group.commands).await?;
-            let mut verified = Vec::with_capacity(names.len());
-            for name in names {
-                verified.push(projection(&record, &boundary, name, wish, request).await?);
-            }
-            // Nothing must be repaired while the snapshots stand: they would keep what is removed.
-            boundary.pair.release().await?;
-            for (mut run, suspects) in verified {
-                if wish.repair && !suspects.is_empty() {
-                    run.outcome.repair = repair(group, suspects).await;
-                }
-                run.finish().await?;
+            let mut tries = 1;
+            while !self.verify_group(&record, group, &names, wish, request, tries == TRIES).await? {
+                tracing::info!(group = group.name, "its verification gave way to the application, and is begun again");
+                tokio::time::sleep(AGAIN_AFTER * tries).await;
+                tries += 1;
             }
         }
         for name in self.left_out(wish) {
@@ -102,6 +103,44 @@ impl Verifier {
 }
 
 impl Verifier {
+    /// Verifies projections of one group at a boundary. False if it gave way to somebody, unless it is the last try: then that is what is
+    /// recorded.
+    async fn verify_group(
+        &self,
+        record: &Session,
+        group: &GroupHandle,
+        names: &[&String],
+        wish: &Wish,
+        request: Option<i64>,
+        last: bool,
+    ) -> anyhow::Result<bool> {
+        let boundary = self.boundaries.next(&self.config, &group.name, &group.commands).await?;
+        let before = self.giving_way.count();
+        let mut verified = Vec::with_capacity(names.len());
+        for name in names {
+            verified.push(projection(record, &boundary, name, wish, request).await?);
+        }
+        let failed = verified.iter().any(|(run, _)| !run.outcome.failures.is_empty());
+        if failed && self.giving_way.count() > before {
+            if !last {
+                for (run, _) in verified {
+                    run.forget().await?;
+                }
+                return Ok(false);
+            }
+        } else {
+            // Nothing must be repaired while the snapshots stand: they would keep what is removed.
+            boundary.pair.release().await?;
+        }
+        for (mut run, suspects) in verified {
+            if wish.repair && !suspects.is_empty() {
+                run.outcome.repair = repair(group, suspects).await;
+            }
+            run.finish().await?;
+        }
+        Ok(true)
+    }
+
     /// Projections that are wished for and are in no group: their queries fail. Versions in the making are never asked for by all.
     fn left_out<'a>(&'a self, wish: &'a Wish) -> impl Iterator<Item = &'a String> {
         let names = self.config.projections.iter().map(|projection| &projection.name);
@@ -314,6 +353,12 @@ impl Run<'_> {
                 )
                 .await?;
         }
+        Ok(())
+    }
+
+    /// It is begun again.
+    async fn forget(self) -> anyhow::Result<()> {
+        self.record.execute("DELETE FROM lockstep.verification WHERE id = $1", &[&self.id]).await?;
         Ok(())
     }
 

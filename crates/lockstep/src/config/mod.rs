@@ -20,6 +20,9 @@ use crate::diagnostic::Diagnostic;
 /// The group of every projection that names none and is not recomputed as a whole.
 pub const DEFAULT_GROUP: &str = "default";
 
+/// How long the application's DDL waits behind us.
+const DEFAULT_YIELD_TO_DDL: Duration = Duration::from_secs(1);
+
 /// A leader that is silent for so long has lost its place.
 const DEFAULT_LEASE: Duration = Duration::from_secs(5);
 
@@ -37,6 +40,8 @@ pub struct Config {
     pub slot: String,
     /// The publication's name.
     pub publication: String,
+    /// How long the application's DDL waits behind what reads for long, before that is let go; zero: for as long as it takes.
+    pub yield_to_ddl: Duration,
     /// The target, unless it is the source's database.
     pub target: Option<Settings>,
     /// The schema of the read models.
@@ -249,6 +254,9 @@ impl Reader<'_> {
             path: self.path.to_owned(),
             slot: self.slot_name(file.source.slot.as_ref())?,
             publication: self.name_or(file.source.publication.as_ref(), "lockstep")?,
+            yield_to_ddl: self
+                .duration(file.source.yield_to_ddl_s.as_ref(), 1_000, 0..=3_600, "yield_to_ddl_s")?
+                .unwrap_or(DEFAULT_YIELD_TO_DDL),
             source,
             target,
             schema,

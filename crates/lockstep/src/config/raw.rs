@@ -86,6 +86,7 @@ pub(super) struct Source {
     pub(super) url: Option<Spanned<String>>,
     pub(super) slot: Option<Spanned<String>>,
     pub(super) publication: Option<Spanned<String>>,
+    pub(super) yield_to_ddl_s: Option<Spanned<Number>>,
 }
 
 #[derive(Debug, Deserialize)]

@@ -16,6 +16,7 @@ use super::member::{Member, identity};
 use super::{Hooks, RoundEnd, Started, may_set_aside};
 use crate::boundaries::Boundaries;
 use crate::config::Config;
+use crate::giving_way::GivingWay;
 use crate::observed::Observed;
 use crate::preflight::{self, Depth, Preflight};
 use crate::reload::Reload;
@@ -39,6 +40,7 @@ pub(super) struct Running {
     pub(super) members: Vec<Member>,
     pub(super) in_force: InForce,
     pub(super) boundaries: Arc<Boundaries>,
+    giving_way: GivingWay,
     /// Setting up again in place did not succeed; it is tried again.
     pub(super) postponed: Option<Postponed>,
     monitor: Option<tokio::task::JoinHandle<()>>,
@@ -128,7 +130,9 @@ async fn start_or_fail(
     }
     in_force.signatures_are(tables.signatures);
     let leader_epoch = installed.leader_epoch;
-    let mut running = Running { capture, target, leader_epoch, members, in_force, boundaries, postponed: None, monitor: None };
+    let giving_way = GivingWay::default();
+    let mut running =
+        Running { capture, target, leader_epoch, members, in_force, boundaries, giving_way, postponed: None, monitor: None };
     running.look_after(observed).await?;
     Ok(running)
 }
@@ -168,7 +172,8 @@ impl Running {
 
     fn verifier(&self) -> Verifier {
         let groups = self.members.iter().map(|member| member.handle.clone()).collect();
-        Verifier { config: self.in_force.parts().0.clone(), boundaries: self.boundaries.clone(), groups }
+        let (config, ..) = self.in_force.parts();
+        Verifier { config: config.clone(), boundaries: self.boundaries.clone(), groups, giving_way: self.giving_way.clone() }
     }
 
     /// Until something ends it or is to be set up again; returns what.
@@ -186,6 +191,8 @@ impl Running {
         let progress = tokio::spawn(progress::show(config.clone(), statuses.clone(), hooks.quiet));
         let requests = Box::pin(requests::follow(&self.target, &verifier));
         let upkeep = Box::pin(upkeep::follow(config));
+        let names: Vec<String> = self.members.iter().map(|member| member.name.clone()).collect();
+        let giving_way = Box::pin(self.giving_way.follow(config, &names));
         let backed = self.in_force.backed.clone();
         let schedule = Box::pin(async {
             if hooks.no_schedules {
@@ -221,6 +228,7 @@ impl Running {
             reason = requests => RoundEnd::Renew(reason),
             new = reload.wanted(config) => RoundEnd::Reloaded(Box::new(new)),
             never = upkeep => match never {},
+            never = giving_way => match never {},
             reason = versions => RoundEnd::Renew(reason),
             reason = lease::keep(&self.target, self.leader_epoch, config.lease) => RoundEnd::Again(reason),
             () = closed(&self.target) => RoundEnd::Again("the session that holds the writer's lock ended".to_owned()),
