@@ -16,6 +16,8 @@ pub(crate) enum Interposing {
     DropOptions,
     /// Refuses the start-up with SQLSTATE 08P01 and this message.
     Refuse(&'static str),
+    /// Accepts, and says nothing.
+    SayNothing,
 }
 
 /// Listens on a port of its own while it lives.
@@ -48,6 +50,9 @@ impl Drop for Interposed {
 }
 
 async fn serve(mut client: TcpStream, server_port: u16, interposing: Interposing) -> anyhow::Result<()> {
+    if matches!(interposing, Interposing::SayNothing) {
+        return std::future::pending().await;
+    }
     let mut packet = start_packet(&mut client).await?;
     while ENCRYPTION_REQUESTS.contains(&code(&packet)) {
         client.write_all(b"N").await?;
@@ -64,6 +69,7 @@ async fn serve(mut client: TcpStream, server_port: u16, interposing: Interposing
             client.write_all(&body).await?;
             return Ok(());
         }
+        Interposing::SayNothing => {}
     }
     tokio::io::copy_bidirectional(&mut client, &mut server).await?;
     Ok(())

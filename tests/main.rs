@@ -3,8 +3,10 @@
 mod api;
 mod backstop;
 mod cases;
+mod certificates;
 mod commands;
 mod conformance;
+mod connections;
 mod cost;
 mod crash;
 mod edges;
@@ -17,6 +19,7 @@ mod isolation;
 mod large;
 mod leaders;
 mod lost;
+mod messages;
 mod operating;
 mod oracle;
 mod pace;

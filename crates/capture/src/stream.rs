@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lockstep_connect::{ErrorClass, Settings};
+use lockstep_connect::{ErrorClass, ServerIdentity, Settings};
 use lockstep_wal::pgoutput::{self, Message, Tuple, Value};
 use lockstep_wal::{Frame, Lsn, ReplicationConnection, ReplicationError, ReplicationStream};
 
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// First and largest pause between connection attempts.
-const BACKOFF_MILLISECONDS: std::ops::RangeInclusive<u64> = 100..=5_000;
+const BACKOFF_MILLISECONDS: std::ops::RangeInclusive<u64> = 100..=30_000;
 
 /// The walsender answers our status updates; a connection that stays silent for so long is dead.
 const SILENCE_MAX: Duration = Duration::from_mins(1);
@@ -38,7 +38,7 @@ pub struct StreamSettings {
     /// The relations to follow.
     pub tracked: Vec<Tracked>,
     /// The source's identifier and timeline.
-    pub identity: (String, u32),
+    pub identity: ServerIdentity,
     /// Where the slot was when we set up.
     pub slot_lsn: Option<Lsn>,
 }
@@ -46,6 +46,7 @@ pub struct StreamSettings {
 /// Runs until the task is aborted or capture cannot go on.
 pub(crate) async fn run(settings: StreamSettings, shared: Arc<Shared>) {
     let mut backoff = *BACKOFF_MILLISECONDS.start();
+    let mut told = String::new();
     loop {
         let started = Instant::now();
         let Err(error) = stream_once(&settings, &shared).await;
@@ -58,11 +59,19 @@ pub(crate) async fn run(settings: StreamSettings, shared: Arc<Shared>) {
             ErrorClass::Transient => {
                 if started.elapsed() > Duration::from_secs(10) {
                     backoff = *BACKOFF_MILLISECONDS.start();
+                    told.clear();
                 }
                 // Full jitter, so that several instances do not knock in step.
                 let pause = Duration::from_millis(rand::random_range(backoff / 2..=backoff));
-                tracing::warn!(error = %error, retry_in = ?pause, "the replication stream broke; reconnecting");
-                shared.set_status(CaptureStatus::Reconnecting(error.to_string()));
+                let now = error.to_string();
+                // One line for each change of state: what has been said goes on.
+                if now == told {
+                    tracing::debug!(error = now, retry_in = ?pause, "reconnecting");
+                } else {
+                    tracing::warn!(error = now, retry_in = ?pause, "the replication stream broke; reconnecting");
+                    told.clone_from(&now);
+                }
+                shared.set_status(CaptureStatus::Reconnecting(now));
                 metrics::counter!("lockstep_errors_total", "class" => "transient").increment(1);
                 tokio::time::sleep(pause).await;
                 backoff = (backoff * 2).min(*BACKOFF_MILLISECONDS.end());
@@ -74,6 +83,8 @@ pub(crate) async fn run(settings: StreamSettings, shared: Arc<Shared>) {
 /// Errors that cure themselves, beyond what the connection itself knows: none of the decoder's do.
 fn class(error: &StreamError) -> ErrorClass {
     match error {
+        // A rotated password, a certificate that has run out: what is there is served, and it is tried until somebody has mended it.
+        StreamError::Replication(error) if error.refuses_login() => ErrorClass::Transient,
         StreamError::Replication(error) => error.class(),
         StreamError::Decode(_) | StreamError::AnotherSource(_) | StreamError::AnotherSlot(_) => ErrorClass::Definite,
         StreamError::Restart | StreamError::Silent => ErrorClass::Transient,
@@ -137,7 +148,7 @@ async fn refuse_another_source(
     connection: &mut ReplicationConnection,
 ) -> Result<(), StreamError> {
     let found = connection.identify_system().await?;
-    let (system_identifier, timeline) = &settings.identity;
+    let ServerIdentity { system_identifier, timeline } = &settings.identity;
     if (&found.system_identifier, &found.timeline) != (system_identifier, timeline) {
         return Err(StreamError::AnotherSource(format!(
             "it was system {system_identifier} on timeline {timeline}, and is system {} on timeline {}",

@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use tokio_postgres::error::{Error, SqlState};
 
+use crate::settings::SettingsError;
+
 /// What to do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorClass {
@@ -17,6 +19,9 @@ pub enum ErrorClass {
 /// A server could not be reached or did not let us in.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    /// The settings cannot be made: a file that they name has changed, or is gone.
+    #[error("{0}")]
+    Settings(SettingsError),
     /// The TCP or Unix-socket connection failed.
     #[error("cannot reach PostgreSQL at {endpoint}: {cause}")]
     Unreachable {
@@ -33,6 +38,14 @@ pub enum ConnectError {
         /// What went wrong.
         cause: String,
     },
+    /// The server asks for what we cannot give: a password that is not there, a method that is not known.
+    #[error("authentication with {endpoint} failed: {cause}")]
+    Authentication {
+        /// Host and port that were tried.
+        endpoint: String,
+        /// What went wrong.
+        cause: String,
+    },
     /// The server answered, and refused.
     #[error("PostgreSQL at {endpoint} refused the connection: {}", describe(cause))]
     Refused {
@@ -40,6 +53,32 @@ pub enum ConnectError {
         endpoint: String,
         /// PostgreSQL's error.
         cause: Error,
+    },
+    /// A primary where a standby is asked for, or the other way round.
+    #[error("{endpoint} is not the one: {missing}")]
+    OfAnotherKind {
+        /// Host and port that were tried.
+        endpoint: String,
+        /// What it is, and what is asked for.
+        missing: &'static str,
+    },
+    /// Of several hosts none will do.
+    #[error("none of the hosts will do: {}", attempts.join("; "))]
+    NoHost {
+        /// What was found, host by host.
+        attempts: Vec<String>,
+        /// Whether nothing changes that without anybody acting.
+        definite: bool,
+    },
+    /// The host list leads to a server that is not the one whose stream is followed.
+    #[error("{endpoint} is another server now: {found}, and not {expected}")]
+    AnotherServer {
+        /// Host and port that were tried.
+        endpoint: String,
+        /// Who it is.
+        found: String,
+        /// Who was expected.
+        expected: String,
     },
     /// The session is not the one that was asked for: a pooler drops start-up settings, refuses them, or hands out others' sessions.
     #[error(
@@ -70,11 +109,60 @@ impl ConnectError {
     /// Whether a later attempt may succeed by itself.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Unreachable { .. } => ErrorClass::Transient,
-            Self::Tls { .. } | Self::Pooled { .. } => ErrorClass::Definite,
+            Self::Unreachable { .. } | Self::OfAnotherKind { .. } | Self::AnotherServer { .. } => ErrorClass::Transient,
+            Self::NoHost { definite, .. } => {
+                if *definite {
+                    ErrorClass::Definite
+                } else {
+                    ErrorClass::Transient
+                }
+            }
+            Self::Settings(_) | Self::Tls { .. } | Self::Authentication { .. } | Self::Pooled { .. } => ErrorClass::Definite,
             Self::Refused { cause, .. } => classify(cause),
         }
     }
+
+    /// Whether another host of the list may do where this one does not: it cannot be reached, starts up or shuts down, or is a standby.
+    pub fn tries_next(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::OfAnotherKind { .. } => true,
+            Self::Refused { cause, .. } => {
+                cause.code().map_or_else(|| cause.is_closed(), |state| is_starting_or_stopping(state.code()))
+            }
+            Self::Settings(_)
+            | Self::Tls { .. }
+            | Self::Authentication { .. }
+            | Self::NoHost { .. }
+            | Self::AnotherServer { .. }
+            | Self::Pooled { .. } => false,
+        }
+    }
+
+    /// What to do about it, in general.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::Settings(error) => error.help.clone().unwrap_or_else(|| crate::conninfo::EXPECTED.to_owned()),
+            Self::Unreachable { .. } => "check host and port, and that the server accepts connections from here".to_owned(),
+            Self::Tls { cause, .. } if cause.contains("does not offer TLS") => {
+                "set ssl = on at the server, or sslmode=prefer (or disable) where the way to it is trusted".to_owned()
+            }
+            Self::Tls { .. } => "check sslmode, sslrootcert and sslcert".to_owned(),
+            Self::Authentication { .. } => {
+                "give the password in PGPASSWORD, in ~/.pgpass (PGPASSFILE), or in a password_file; it is read at every connection".to_owned()
+            }
+            Self::Refused { .. } => "check user, password, database and pg_hba.conf".to_owned(),
+            Self::OfAnotherKind { .. } | Self::NoHost { .. } => {
+                "check the hosts, and target_session_attrs (read-write for the primary of several)".to_owned()
+            }
+            Self::AnotherServer { .. } => "the stream follows to it by itself; check that no former primary still answers".to_owned(),
+            Self::Pooled { .. } => "name the server's own address and port in the url, not the pooler's".to_owned(),
+        }
+    }
+}
+
+/// 57P01 to 57P03: shut down by an administrator, after a crash, not yet up.
+pub fn is_starting_or_stopping(sqlstate: &str) -> bool {
+    matches!(sqlstate, "57P01" | "57P02" | "57P03")
 }
 
 /// Whether a refusal of the start-up message is a pooler's: PostgreSQL knows `options` and `replication`, and says otherwise what it does

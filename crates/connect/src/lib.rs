@@ -10,17 +10,28 @@
 //! reaches is what `lockstep run` streams from. Every session pins the settings that change how
 //! PostgreSQL prints or computes values ([`PINNED_SETTINGS`]), and reads them back.
 
+mod certificates;
+mod conninfo;
 mod error;
+mod establish;
+mod hosts;
+mod parameters;
 mod passfile;
 mod pinned;
+mod service;
 mod session;
 mod settings;
 mod tls;
 mod transport;
 
-pub use error::{ConnectError, ErrorClass, classify, describe, public_message, refused_by_pooler, sqlstate};
+pub use conninfo::{encode, is_url};
+pub use error::{
+    ConnectError, ErrorClass, classify, describe, is_starting_or_stopping, public_message, refused_by_pooler, sqlstate,
+};
+pub use establish::{LoggedIn, Login, establish};
+pub use hosts::Candidate;
 pub use pinned::{FOLLOWED_SETTINGS, PINNED_SETTINGS, Pinned, ReadBack, Settled, pinning_statement};
 pub use session::Session;
-pub use settings::{Endpoint, Environment, Settings, SettingsError};
+pub use settings::{Binding, Endpoint, Environment, ServerIdentity, Settings, SettingsError};
 pub use tls::TlsMode;
 pub use transport::{Stream, Transport};

@@ -1,37 +1,48 @@
-//! From a URL and libpq's environment to one set of connection settings.
+//! From a connection string and libpq's environment to connection settings.
 //!
-//! Where the URL is silent, libpq's variables speak (`PGHOST`, `PGPORT`, `PGUSER`, `PGPASSWORD`, `PGDATABASE`, `PGSSLMODE`,
-//! `PGSSLROOTCERT`, `PGCONNECT_TIMEOUT`, `PGPASSFILE`), then the password file, then libpq's defaults.
+//! Where the string is silent a service speaks, then libpq's variables (`PGHOST`, `PGPORT`, `PGUSER`, …), then the password file, then
+//! libpq's defaults. The settings keep how they were made: service, password and certificate files are read anew for every connection,
+//! so that what is rotated is taken up.
 
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio_postgres::config::Host;
-
+use crate::conninfo;
+use crate::hosts::{Attributes, Host};
+use crate::parameters::{Parameters, Variables};
 use crate::passfile::{self, Wanted};
 use crate::pinned::startup_options;
-use crate::tls::TlsMode;
+use crate::tls::{TlsMode, TlsSettings};
 
 /// Reads an environment variable; tests pass a map.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
-/// A connection attempt that hangs is given up after this many seconds, unless the URL or `PGCONNECT_TIMEOUT` says otherwise.
+/// A connection attempt that hangs is given up after this many seconds, unless the string or `PGCONNECT_TIMEOUT` says otherwise.
 const CONNECT_TIMEOUT_SECONDS: u64 = 10;
 
-/// Directories where Debian's and upstream's servers put their Unix socket.
+/// Directories where Debian's and upstream's servers put their Unix socket. libpq looks passwords for them up as "localhost".
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
 
-/// The URL or environment does not make connection settings.
-#[derive(Debug, thiserror::Error)]
+/// String, environment or a file do not make connection settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct SettingsError {
     /// What is wrong, without the password.
     pub message: String,
+    /// What to do about it, where that is known.
+    pub help: Option<String>,
 }
 
 impl SettingsError {
-    fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into() }
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), help: None }
+    }
+
+    #[must_use]
+    pub(crate) fn help(self, help: impl Into<String>) -> Self {
+        Self { help: Some(help.into()), ..self }
     }
 }
 
@@ -53,249 +64,325 @@ impl std::fmt::Display for Endpoint {
     }
 }
 
+/// A server and the history that it is on: what sessions of two kinds, or of two moments, must have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerIdentity {
+    /// Identifies the cluster through its life.
+    pub system_identifier: String,
+    /// Grows with every failover or point-in-time recovery.
+    pub timeline: u32,
+}
+
+/// How settings are made.
+#[derive(Clone)]
+struct Recipe {
+    text: String,
+    variables: Variables,
+    password_file: Option<PathBuf>,
+    database: Option<String>,
+    only_host: Option<Host>,
+}
+
+/// What a recipe makes at one moment.
+#[derive(Clone)]
+pub(crate) struct Resolved {
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) user: String,
+    pub(crate) database: String,
+    pub(crate) options: String,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) attributes: Attributes,
+    pub(crate) shuffled: bool,
+    pub(crate) binding: Binding,
+    pub(crate) required_peer: Option<String>,
+    pub(crate) keepalive: Keepalive,
+    pub(crate) tls: TlsSettings,
+}
+
+/// libpq's `channel_binding`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Binding {
+    /// Never.
+    Disable,
+    /// Where TLS and the server offer it.
+    Prefer,
+    /// Or no connection.
+    Require,
+}
+
+/// How soon a connection whose other end vanished is noticed: within about a minute, unless it is said.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Keepalive {
+    pub(crate) enabled: bool,
+    pub(crate) idle: Duration,
+    pub(crate) interval: Duration,
+    pub(crate) count: u32,
+    pub(crate) unacknowledged_max: Duration,
+}
+
 /// Everything needed to open a connection. `Debug` and errors never show the password.
 #[derive(Clone)]
 pub struct Settings {
-    pub(crate) config: tokio_postgres::Config,
-    pub(crate) tls_mode: TlsMode,
-    pub(crate) root_certificate: Option<PathBuf>,
+    recipe: Arc<Recipe>,
+    resolved: Arc<Resolved>,
+    expected: Option<Arc<ServerIdentity>>,
 }
 
 impl std::fmt::Debug for Settings {
+    /// Differs wherever the settings do: what cannot be shown is told by a hash that means something in this process only.
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{}", self.summary())
+        use std::hash::BuildHasher as _;
+        static KEY: std::sync::LazyLock<std::collections::hash_map::RandomState> = std::sync::LazyLock::new(Default::default);
+        let hash = KEY.hash_one((&self.recipe.text, &self.recipe.password_file, &self.recipe.database));
+        write!(formatter, "{} ({hash:x})", self.summary())
     }
 }
 
 impl Settings {
-    /// Resolves a connection string (URL or `key=value` form; `None` or empty for the environment alone).
+    /// Resolves a connection string (URL or `keyword=value` form; `None` or empty for the environment alone).
     ///
     /// # Errors
-    /// A malformed string, an unknown `sslmode`, or no user to be found.
+    /// A malformed string, an unknown word, a file that cannot be read, what is not supported, or no user to be found.
     pub fn resolve(connection_string: Option<&str>, environment: Environment<'_>) -> Result<Self, SettingsError> {
-        let (rest, tls) = TlsParameters::extract(connection_string.unwrap_or(""), environment)?;
-        let rest = with_default_port(rest, environment);
-        let mut config: tokio_postgres::Config = rest.parse().map_err(|error: tokio_postgres::Error| {
-            SettingsError::new(format!("malformed connection string: {}", crate::describe(&error)))
-        })?;
-        config.ssl_mode(tls.mode.for_tokio_postgres());
-        fill_from_environment(&mut config, environment)?;
-        let mut settings = Self { config, tls_mode: tls.mode, root_certificate: tls.root_certificate };
-        settings.fill_password(environment);
-        Ok(settings)
+        Self::resolve_with_password_file(connection_string, None, environment)
     }
 
-    fn fill_password(&mut self, environment: Environment<'_>) {
-        if self.config.get_password().is_some() {
-            return;
-        }
-        if let Some(password) = environment("PGPASSWORD") {
-            self.config.password(password);
-            return;
-        }
-        let path = environment("PGPASSFILE")
-            .map(PathBuf::from)
-            .or_else(|| environment("HOME").map(|home| PathBuf::from(home).join(".pgpass")));
-        let (host, port) = match self.endpoint() {
-            Endpoint::Tcp(host, port) => (host, port),
-            // libpq looks a default socket directory up as "localhost".
-            Endpoint::Unix(_) => ("localhost".to_owned(), self.port()),
+    /// The same with a file that holds the password, in place of libpq's ways.
+    ///
+    /// # Errors
+    /// As [`Settings::resolve`].
+    pub fn resolve_with_password_file(
+        connection_string: Option<&str>,
+        password_file: Option<PathBuf>,
+        environment: Environment<'_>,
+    ) -> Result<Self, SettingsError> {
+        let recipe = Recipe {
+            text: connection_string.unwrap_or_default().to_owned(),
+            variables: Variables::taken_from(environment),
+            password_file,
+            database: None,
+            only_host: None,
         };
-        let wanted = Wanted { host: &host, port, database: self.database(), user: self.user() };
-        if let Some(password) = path.and_then(|path| passfile::lookup(&path, &wanted)) {
-            self.config.password(password);
-        }
+        let resolved = Arc::new(recipe.resolve()?);
+        Ok(Self { recipe: Arc::new(recipe), resolved, expected: None })
     }
 
-    /// The first host of the connection string.
+    /// As they are now: files are read again.
+    pub(crate) fn fresh(&self) -> Result<Resolved, SettingsError> {
+        self.recipe.resolve()
+    }
+
+    /// The first host.
     pub fn endpoint(&self) -> Endpoint {
-        match self.config.get_hosts().first() {
-            Some(Host::Tcp(host)) => Endpoint::Tcp(host.clone(), self.port()),
-            Some(Host::Unix(directory)) => Endpoint::Unix(directory.join(format!(".s.PGSQL.{}", self.port()))),
-            None => Endpoint::Tcp("localhost".to_owned(), self.port()),
-        }
+        self.resolved.hosts[0].endpoint()
     }
 
-    /// The port, 5432 unless given.
+    /// All hosts, in the order in which they are given.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.resolved.hosts.iter().map(Host::endpoint).collect()
+    }
+
+    /// The first host's port, 5432 unless given.
     pub fn port(&self) -> u16 {
-        self.config.get_ports().first().copied().unwrap_or(5432)
+        self.resolved.hosts[0].port
     }
 
     /// The user to connect as.
     pub fn user(&self) -> &str {
-        self.config.get_user().unwrap_or_default()
+        &self.resolved.user
     }
 
     /// The database to connect to; libpq's default is the user's name.
     pub fn database(&self) -> &str {
-        self.config.get_dbname().unwrap_or_else(|| self.user())
+        &self.resolved.database
     }
 
-    /// The password, for the replication connection's own authentication.
-    pub fn password(&self) -> Option<&[u8]> {
-        self.config.get_password()
+    /// The first host's password, as it was when the settings were made.
+    pub fn password(&self) -> Option<&str> {
+        self.resolved.hosts[0].password.as_deref()
     }
 
     /// The TLS mode in force.
     pub fn tls_mode(&self) -> TlsMode {
-        self.tls_mode
+        self.resolved.tls.mode
     }
 
-    /// The file of trusted authorities, where one is named.
-    pub fn root_certificate(&self) -> Option<&std::path::Path> {
-        self.root_certificate.as_deref()
+    /// How long the attempt to connect to one host may take.
+    pub fn connect_timeout(&self) -> Duration {
+        self.resolved.connect_timeout
     }
 
     /// The `options` that were given, without [`PINNED_SETTINGS`](crate::PINNED_SETTINGS).
     pub fn given_options(&self) -> &str {
-        self.config.get_options().unwrap_or_default()
+        &self.resolved.options
     }
 
     /// The value of the startup message's `options` parameter.
     pub fn startup_options(&self) -> String {
-        startup_options(self.config.get_options())
+        startup_options(Some(self.given_options()))
     }
 
-    /// How long a connection attempt may take.
-    pub fn connect_timeout(&self) -> Duration {
-        self.config.get_connect_timeout().copied().unwrap_or(Duration::from_secs(CONNECT_TIMEOUT_SECONDS))
-    }
-
-    /// `user@host:port/database`, for messages. Never the password.
+    /// `user@host:port/database`, for messages; several hosts with commas between. Never the password.
     pub fn summary(&self) -> String {
-        format!("{}@{}/{}", self.user(), self.endpoint(), self.database())
+        let endpoints: Vec<String> = self.endpoints().iter().map(Endpoint::to_string).collect();
+        format!("{}@{}/{}", self.user(), endpoints.join(","), self.database())
+    }
+
+    /// A URL for the same that can be written down: without the password.
+    pub fn url_without_password(&self) -> String {
+        let pairs = conninfo::parse(&self.recipe.text).unwrap_or_default();
+        let hosts: Vec<(String, u16)> = self.resolved.hosts.iter().map(|host| (host.name.clone(), host.port)).collect();
+        conninfo::url_without_password(&pairs, &hosts, self.user(), self.database())
+    }
+
+    /// Whether the connection string itself has a password.
+    pub fn names_password(&self) -> bool {
+        conninfo::parse(&self.recipe.text).is_ok_and(|pairs| pairs.iter().any(|(name, _)| name == "password"))
     }
 
     /// Whether both settings lead to the same database of the same server, as far as the settings tell.
     pub fn same_database(&self, other: &Self) -> bool {
-        self.endpoint() == other.endpoint() && self.database() == other.database()
+        self.endpoints() == other.endpoints() && self.database() == other.database()
     }
 
     /// The same server and user, another database.
+    ///
+    /// # Panics
+    /// Never: what made these settings makes the others.
     #[must_use]
     pub fn with_database(&self, database: &str) -> Self {
         let mut settings = self.clone();
-        settings.config.dbname(database);
-        settings
+        Arc::make_mut(&mut settings.recipe).database = Some(database.to_owned());
+        let resolved = Resolved { database: database.to_owned(), ..(*self.resolved).clone() };
+        Self { resolved: Arc::new(resolved), ..settings }
+    }
+
+    /// The same, of one host alone.
+    pub(crate) fn narrowed_to(&self, host: &Host) -> Self {
+        let mut settings = self.clone();
+        Arc::make_mut(&mut settings.recipe).only_host = Some(host.clone());
+        let resolved = Resolved { hosts: vec![host.clone()], ..(*self.resolved).clone() };
+        Self { resolved: Arc::new(resolved), ..settings }
+    }
+
+    /// The same, for sessions with this very server on this very timeline only: another one is refused with
+    /// [`ConnectError::AnotherServer`](crate::ConnectError::AnotherServer).
+    #[must_use]
+    pub fn expecting(&self, identity: ServerIdentity) -> Self {
+        Self { expected: Some(Arc::new(identity)), ..self.clone() }
+    }
+
+    pub(crate) fn expected(&self) -> Option<&ServerIdentity> {
+        self.expected.as_deref()
     }
 }
 
-struct TlsParameters {
-    mode: TlsMode,
-    root_certificate: Option<PathBuf>,
-}
-
-impl TlsParameters {
-    /// Takes `sslmode` and `sslrootcert` out of the string: tokio-postgres knows only three of the modes and no certificates.
-    fn extract(text: &str, environment: Environment<'_>) -> Result<(String, Self), SettingsError> {
-        let (rest, pairs) = if text.starts_with("postgres://") || text.starts_with("postgresql://") {
-            split_url(text)
-        } else {
-            split_keywords(text)
-        };
-        let find = |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone());
-        let mode_text = find("sslmode").or_else(|| environment("PGSSLMODE")).unwrap_or_else(|| "prefer".to_owned());
-        let mode = TlsMode::parse(&mode_text).ok_or_else(|| {
-            SettingsError::new(format!(
-                "unknown sslmode \"{mode_text}\"; known are disable, allow, prefer, require, verify-ca, verify-full"
-            ))
-        })?;
-        let root_certificate = find("sslrootcert").or_else(|| environment("PGSSLROOTCERT")).map(PathBuf::from);
-        Ok((rest, Self { mode, root_certificate }))
-    }
-}
-
-/// Gives a URL that names a host and no port the port of `PGPORT`: tokio-postgres would fill in 5432 by itself.
-fn with_default_port(text: String, environment: Environment<'_>) -> String {
-    let (Some(port), Some(start)) = (environment("PGPORT"), text.find("://").map(|at| at + 3)) else {
-        return text;
-    };
-    let end = text[start..].find(['/', '?', '#']).map_or(text.len(), |at| start + at);
-    let hosts = text[start..end].rsplit('@').next().unwrap_or_default();
-    let after_address = hosts.rsplit(']').next().unwrap_or_default();
-    if hosts.is_empty() || hosts.contains(',') || after_address.contains(':') {
-        return text;
-    }
-    format!("{}:{port}{}", &text[..end], &text[end..])
-}
-
-fn is_tls_key(key: &str) -> bool {
-    matches!(key, "sslmode" | "sslrootcert")
-}
-
-fn split_url(text: &str) -> (String, Vec<(String, String)>) {
-    let Some((base, query)) = text.split_once('?') else {
-        return (text.to_owned(), Vec::new());
-    };
-    let (ours, others): (Vec<&str>, Vec<&str>) =
-        query.split('&').partition(|pair| is_tls_key(pair.split('=').next().unwrap_or_default()));
-    let pairs = ours
-        .into_iter()
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(key, value)| (key.to_owned(), percent_decode(value)))
-        .collect();
-    let rest = if others.is_empty() { base.to_owned() } else { format!("{base}?{}", others.join("&")) };
-    (rest, pairs)
-}
-
-fn split_keywords(text: &str) -> (String, Vec<(String, String)>) {
-    let (ours, others): (Vec<&str>, Vec<&str>) =
-        text.split_whitespace().partition(|pair| is_tls_key(pair.split('=').next().unwrap_or_default()));
-    let pairs = ours
-        .into_iter()
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(key, value)| (key.to_owned(), value.trim_matches('\'').to_owned()))
-        .collect();
-    (others.join(" "), pairs)
-}
-
-fn percent_decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, tail @ ..] = rest {
-        rest = tail;
-        let hex = (*first == b'%')
-            .then(|| tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok()))
-            .flatten()
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        if let Some(byte) = hex {
-            bytes.push(byte);
-            rest = &tail[2..];
-        } else {
-            bytes.push(*first);
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn fill_from_environment(config: &mut tokio_postgres::Config, environment: Environment<'_>) -> Result<(), SettingsError> {
-    if config.get_hosts().is_empty() {
-        let socket_directory =
-            || SOCKET_DIRECTORIES.iter().find(|directory| std::path::Path::new(directory).is_dir()).map(|&path| path.to_owned());
-        let host = environment("PGHOST").or_else(socket_directory).unwrap_or_else(|| "localhost".to_owned());
-        config.host(host);
-    }
-    if config.get_ports().is_empty()
-        && let Some(port) = environment("PGPORT")
-    {
-        config.port(port.parse().map_err(|_| SettingsError::new(format!("PGPORT is not a port number: \"{port}\"")))?);
-    }
-    if config.get_user().is_none() {
-        let user = environment("PGUSER")
+impl Recipe {
+    fn resolve(&self) -> Result<Resolved, SettingsError> {
+        let parameters = Parameters::gather(&self.text, &self.variables)?;
+        let user = parameters
+            .get("user")
+            .map(str::to_owned)
             .or_else(operating_system_user)
             .ok_or_else(|| SettingsError::new("no user: name one in the URL (postgres://USER@…) or set PGUSER"))?;
-        config.user(user);
+        let database = self.database.as_deref().or(parameters.get("dbname")).unwrap_or(&user).to_owned();
+        let given = match &self.password_file {
+            Some(path) => Some(password_of(path)?),
+            None => parameters.get("password").map(str::to_owned),
+        };
+        let passfile = parameters.get("passfile").map(PathBuf::from).or_else(|| self.variables.at_home(".pgpass"));
+        let mut hosts = match &self.only_host {
+            Some(host) => vec![host.clone()],
+            None => hosts(&parameters)?,
+        };
+        for host in &mut hosts {
+            host.password = given.clone().or_else(|| {
+                let wanted = Wanted { host: host_for_passfile(host), port: host.port, database: &database, user: &user };
+                passfile::lookup(passfile.as_deref()?, &wanted)
+            });
+        }
+        let seconds = parameters.number("connect_timeout")?.and_then(|seconds| u64::try_from(seconds).ok());
+        let seconds = seconds.filter(|&seconds| seconds > 0).unwrap_or(CONNECT_TIMEOUT_SECONDS);
+        Ok(Resolved {
+            hosts,
+            user,
+            database,
+            options: parameters.get("options").unwrap_or_default().to_owned(),
+            connect_timeout: Duration::from_secs(seconds),
+            attributes: Attributes::of(&parameters)?,
+            shuffled: parameters.choice("load_balance_hosts", false, &[("disable", false), ("random", true)])?,
+            binding: parameters.choice(
+                "channel_binding",
+                Binding::Prefer,
+                &[("disable", Binding::Disable), ("prefer", Binding::Prefer), ("require", Binding::Require)],
+            )?,
+            required_peer: parameters.get("requirepeer").map(str::to_owned),
+            keepalive: keepalive(&parameters)?,
+            tls: TlsSettings::of(&parameters, &self.variables)?,
+        })
     }
-    if config.get_dbname().is_none()
-        && let Some(database) = environment("PGDATABASE")
-    {
-        config.dbname(database);
+}
+
+/// libpq's lists: as many hosts as addresses, one port or as many.
+fn hosts(parameters: &Parameters) -> Result<Vec<Host>, SettingsError> {
+    let (names, addresses, ports) = (parameters.list("host"), parameters.list("hostaddr"), parameters.list("port"));
+    let count = names.len().max(addresses.len()).max(1);
+    if !names.is_empty() && !addresses.is_empty() && names.len() != addresses.len() {
+        return Err(SettingsError::new(format!("{} host names and {} hostaddr values", names.len(), addresses.len())));
     }
-    if config.get_connect_timeout().is_none() {
-        let seconds = environment("PGCONNECT_TIMEOUT").and_then(|text| text.parse().ok()).filter(|&seconds| seconds > 0);
-        config.connect_timeout(Duration::from_secs(seconds.unwrap_or(CONNECT_TIMEOUT_SECONDS)));
+    if ports.len() > 1 && ports.len() != count {
+        return Err(SettingsError::new(format!("{} ports for {count} hosts", ports.len())));
     }
-    Ok(())
+    (0..count)
+        .map(|n| {
+            let port = match ports.get(n).or(ports.first().filter(|_| ports.len() == 1)).filter(|port| !port.is_empty()) {
+                // What stands there may be a part of a password.
+                Some(port) => port.parse().ok().filter(|&port| port > 0).ok_or_else(|| {
+                    SettingsError::new("the port is not a number from 1 to 65535")
+                        .help("in a URL the characters / @ : # ? % of a password are written %2F %40 %3A %23 %3F %25")
+                })?,
+                None => 5432,
+            };
+            let address = addresses.get(n).filter(|address| !address.is_empty());
+            let address: Option<IpAddr> = address
+                .map(|text| {
+                    text.parse().map_err(|_| SettingsError::new(format!("hostaddr is not a network address: \"{text}\"")))
+                })
+                .transpose()?;
+            let name = names.get(n).filter(|name| !name.is_empty()).cloned();
+            Ok(Host { name: name.unwrap_or_else(|| default_host(address)), address, port, password: None })
+        })
+        .collect()
+}
+
+fn default_host(address: Option<IpAddr>) -> String {
+    let socket_directory =
+        || SOCKET_DIRECTORIES.iter().find(|directory| Path::new(directory).is_dir()).map(|&path| path.to_owned());
+    address.map(|address| address.to_string()).or_else(socket_directory).unwrap_or_else(|| "localhost".to_owned())
+}
+
+fn host_for_passfile(host: &Host) -> &str {
+    if SOCKET_DIRECTORIES.contains(&host.name.as_str()) { "localhost" } else { &host.name }
+}
+
+/// The password in a file of its own, without the line's end.
+fn password_of(path: &Path) -> Result<String, SettingsError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| SettingsError::new(format!("cannot read the password file {}: {error}", path.display())))?;
+    Ok(text.trim_end_matches(['\n', '\r']).to_owned())
+}
+
+fn keepalive(parameters: &Parameters) -> Result<Keepalive, SettingsError> {
+    let given = |name: &str| {
+        parameters.number(name).map(|number| number.and_then(|number| u64::try_from(number).ok()).filter(|&n| n > 0))
+    };
+    Ok(Keepalive {
+        enabled: parameters.number("keepalives")? != Some(0),
+        idle: Duration::from_secs(given("keepalives_idle")?.unwrap_or(30)),
+        interval: Duration::from_secs(given("keepalives_interval")?.unwrap_or(10)),
+        count: given("keepalives_count")?.and_then(|count| u32::try_from(count).ok()).unwrap_or(3),
+        unacknowledged_max: Duration::from_millis(given("tcp_user_timeout")?.unwrap_or(60_000)),
+    })
 }
 
 fn operating_system_user() -> Option<String> {
@@ -303,40 +390,4 @@ fn operating_system_user() -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn resolve(url: &str, environment: &[(&str, &str)]) -> Result<Settings, SettingsError> {
-        Settings::resolve(Some(url), &|name| {
-            environment.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
-        })
-    }
-
-    #[test]
-    fn environment_fills_what_the_url_leaves_out() {
-        let environment = [("PGHOST", "db"), ("PGPORT", "6000"), ("PGUSER", "app"), ("PGPASSWORD", "x"), ("PGDATABASE", "shop")];
-        let settings = resolve("", &environment).unwrap();
-        assert_eq!(settings.summary(), "app@db:6000/shop");
-        assert_eq!(settings.password(), Some(b"x".as_slice()));
-        let settings = resolve("postgres://me:secret@other/sales", &environment).unwrap();
-        assert_eq!(settings.summary(), "me@other:6000/sales");
-        assert_eq!(settings.password(), Some(b"secret".as_slice()));
-    }
-
-    #[test]
-    fn tls_parameters_are_ours() {
-        let settings = resolve("postgres://a@b/c?sslmode=verify-full&sslrootcert=/x%20y.pem&application_name=z", &[]).unwrap();
-        assert_eq!(settings.tls_mode, TlsMode::VerifyFull);
-        assert_eq!(settings.root_certificate, Some(PathBuf::from("/x y.pem")));
-        assert_eq!(resolve("host=b user=a", &[("PGSSLMODE", "disable")]).unwrap().tls_mode, TlsMode::Disable);
-        assert!(resolve("postgres://a@b/c?sslmode=maybe", &[]).unwrap_err().message.contains("unknown sslmode"));
-    }
-
-    #[test]
-    fn the_password_is_never_shown() {
-        let settings = resolve("postgres://me:hush@h/d", &[]).unwrap();
-        assert!(!format!("{settings:?}").contains("hush"));
-        let error = resolve("postgres://me:hush@h:port/d", &[]).unwrap_err();
-        assert!(!error.message.contains("hush"), "{}", error.message);
-    }
-}
+mod tests;

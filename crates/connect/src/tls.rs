@@ -1,16 +1,16 @@
-//! TLS as libpq's `sslmode` and `sslrootcert` define it, on rustls.
+//! TLS as libpq's parameters define it (`sslmode`, `sslrootcert`, `sslcert`, …), on rustls.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
-use sha2::{Digest as _, Sha256, Sha384, Sha512};
-use x509_cert::der::Decode as _;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+
+use crate::certificates::{AnyHost, Unchecked};
+use crate::parameters::{Parameters, Variables};
+use crate::settings::SettingsError;
 
 /// libpq's `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,171 +27,178 @@ pub enum TlsMode {
     VerifyFull,
 }
 
-impl TlsMode {
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        Some(match text {
-            "disable" => Self::Disable,
-            "allow" | "prefer" => Self::Prefer,
-            "require" => Self::Require,
-            "verify-ca" => Self::VerifyCa,
-            "verify-full" => Self::VerifyFull,
-            _ => return None,
+impl std::fmt::Display for TlsMode {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        })
+    }
+}
+
+/// Everything about TLS. Files are named here and read at each connection.
+#[derive(Debug, Clone)]
+pub(crate) struct TlsSettings {
+    pub(crate) mode: TlsMode,
+    /// TLS from the first byte (17 and later), without asking.
+    pub(crate) direct: bool,
+    /// The trusted authorities; `system` or none for the operating system's.
+    pub(crate) root: Option<PathBuf>,
+    sends_name: bool,
+    /// Our own certificate and its key.
+    own: Option<(PathBuf, PathBuf)>,
+    revoked: Vec<PathBuf>,
+    versions: Vec<&'static SupportedProtocolVersion>,
+}
+
+impl TlsSettings {
+    pub(crate) fn of(parameters: &Parameters, variables: &Variables) -> Result<Self, SettingsError> {
+        let modes = [
+            ("disable", TlsMode::Disable),
+            ("allow", TlsMode::Prefer),
+            ("prefer", TlsMode::Prefer),
+            ("require", TlsMode::Require),
+            ("verify-ca", TlsMode::VerifyCa),
+            ("verify-full", TlsMode::VerifyFull),
+        ];
+        // libpq looks for these, and takes them if they are there.
+        let usual = |name: &str| variables.at_home(&format!(".postgresql/{name}")).filter(|path| path.exists());
+        let given = |name: &str| parameters.get(name).map(PathBuf::from);
+        let certificate = given("sslcert").or_else(|| usual("postgresql.crt"));
+        let own = match (
+            parameters.choice("sslcertmode", true, &[("disable", false), ("allow", true), ("require", true)])?,
+            certificate,
+        ) {
+            (true, Some(certificate)) => {
+                let key = given("sslkey").or_else(|| variables.at_home(".postgresql/postgresql.key"));
+                Some((certificate, key.ok_or_else(|| SettingsError::new("sslcert is given, and no sslkey"))?))
+            }
+            (true, None) | (false, _) => None,
+        };
+        let mut revoked: Vec<PathBuf> = given("sslcrl").or_else(|| usual("root.crl")).into_iter().collect();
+        if let Some(directory) = given("sslcrldir") {
+            let wrong = |error| SettingsError::new(format!("cannot read sslcrldir {}: {error}", directory.display()));
+            let entries = std::fs::read_dir(&directory).map_err(wrong)?;
+            revoked.extend(entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_file()));
+        }
+        let mode = parameters.choice("sslmode", TlsMode::Prefer, &modes)?;
+        let direct = parameters.choice("sslnegotiation", false, &[("postgres", false), ("direct", true)])?;
+        if direct && matches!(mode, TlsMode::Disable | TlsMode::Prefer) {
+            return Err(SettingsError::new(format!("sslmode={mode} may not be used with sslnegotiation=direct"))
+                .help("use sslmode=require"));
+        }
+        Ok(Self {
+            mode,
+            direct,
+            root: given("sslrootcert").or_else(|| usual("root.crt")),
+            sends_name: parameters.number("sslsni")? != Some(0),
+            own,
+            revoked,
+            versions: versions(parameters)?,
         })
     }
 
-    pub(crate) fn for_tokio_postgres(self) -> tokio_postgres::config::SslMode {
-        use tokio_postgres::config::SslMode;
-        match self {
-            Self::Disable => SslMode::Disable,
-            Self::Prefer => SslMode::Prefer,
-            Self::Require | Self::VerifyCa | Self::VerifyFull => SslMode::Require,
+    /// Reads the files and builds the configuration.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or a verifying mode without any root certificate.
+    pub(crate) fn client_config(&self) -> Result<ClientConfig, String> {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let checks_host = match self.mode {
+            TlsMode::Disable | TlsMode::Prefer => None,
+            TlsMode::Require if self.root.is_none() => None,
+            TlsMode::Require | TlsMode::VerifyCa => Some(false),
+            TlsMode::VerifyFull => Some(true),
+        };
+        let builder = ClientConfig::builder_with_provider(provider.clone())
+            .with_protocol_versions(&self.versions)
+            .map_err(|error| error.to_string())?
+            .dangerous();
+        let builder = match checks_host {
+            None => builder.with_custom_certificate_verifier(Arc::new(Unchecked(provider))),
+            Some(checks_host) => {
+                let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(self.roots()?), provider)
+                    .with_crls(self.revocations()?)
+                    .build()
+                    .map_err(|error| error.to_string())?;
+                if checks_host {
+                    builder.with_custom_certificate_verifier(inner)
+                } else {
+                    builder.with_custom_certificate_verifier(Arc::new(AnyHost(inner)))
+                }
+            }
+        };
+        let mut config = match &self.own {
+            None => builder.with_no_client_auth(),
+            Some((certificate, key)) => {
+                refuse_public_key_file(key)?;
+                let chain = read::<CertificateDer<'static>>(certificate, "sslcert")?;
+                let key = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|error| format!("cannot read sslkey {} (one that is encrypted is none): {error}", key.display()))?;
+                builder.with_client_auth_cert(chain, key).map_err(|error| error.to_string())?
+            }
+        };
+        config.enable_sni = self.sends_name;
+        if self.direct {
+            config.alpn_protocols = vec![b"postgresql".to_vec()];
         }
+        Ok(config)
     }
-}
 
-/// Builds the rustls configuration for a mode.
-///
-/// # Errors
-/// A root certificate file that cannot be read, or a verifying mode without any root certificate.
-pub(crate) fn client_config(mode: TlsMode, root_certificate: Option<&PathBuf>) -> Result<ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let checked = match mode {
-        TlsMode::Disable | TlsMode::Prefer => None,
-        TlsMode::Require if root_certificate.is_none() => None,
-        TlsMode::Require | TlsMode::VerifyCa => Some(false),
-        TlsMode::VerifyFull => Some(true),
-    };
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?;
-    let Some(check_host) = checked else {
-        let verifier = Arc::new(Unchecked(provider));
-        return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
-    };
-    let roots = Arc::new(roots(root_certificate)?);
-    if check_host {
-        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
-    }
-    let inner = WebPkiServerVerifier::builder_with_provider(roots, provider).build().map_err(|error| error.to_string())?;
-    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyHost(inner))).with_no_client_auth())
-}
-
-fn roots(file: Option<&PathBuf>) -> Result<RootCertStore, String> {
-    let mut store = RootCertStore::empty();
-    match file {
-        Some(path) if path.as_os_str() != "system" => {
-            let certificates = CertificateDer::pem_file_iter(path)
-                .map_err(|error| format!("cannot read sslrootcert {}: {error}", path.display()))?;
-            for certificate in certificates {
-                let certificate = certificate.map_err(|error| format!("{}: {error}", path.display()))?;
-                store.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
+    fn roots(&self) -> Result<RootCertStore, String> {
+        let mut store = RootCertStore::empty();
+        match &self.root {
+            Some(path) if path.as_os_str() != "system" => {
+                for certificate in read::<CertificateDer<'static>>(path, "sslrootcert")? {
+                    store.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
+                }
+            }
+            Some(_) | None => {
+                store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             }
         }
-        Some(_) | None => {
-            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if store.is_empty() {
+            return Err("no root certificate found; set sslrootcert".to_owned());
         }
+        Ok(store)
     }
-    if store.is_empty() {
-        return Err("no root certificate found; set sslrootcert".to_owned());
-    }
-    Ok(store)
-}
 
-/// The `tls-server-end-point` channel binding data (RFC 5929 §4.1): the certificate hashed with its signature's hash,
-/// MD5 and SHA-1 replaced by SHA-256. `None` where the signature names no hash (Ed25519).
-pub(crate) fn server_end_point(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
-    use x509_cert::der::oid::db::rfc5912 as oid;
-    let parsed = x509_cert::Certificate::from_der(certificate).ok()?;
-    let bytes = certificate.as_ref();
-    match parsed.signature_algorithm().oid {
-        oid::SHA_1_WITH_RSA_ENCRYPTION | oid::SHA_256_WITH_RSA_ENCRYPTION | oid::ECDSA_WITH_SHA_256 => {
-            Some(Sha256::digest(bytes).to_vec())
-        }
-        oid::SHA_384_WITH_RSA_ENCRYPTION | oid::ECDSA_WITH_SHA_384 => Some(Sha384::digest(bytes).to_vec()),
-        oid::SHA_512_WITH_RSA_ENCRYPTION | oid::ECDSA_WITH_SHA_512 => Some(Sha512::digest(bytes).to_vec()),
-        _ => None,
+    fn revocations(&self) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+        let lists = self.revoked.iter().map(|path| read::<CertificateRevocationListDer<'static>>(path, "sslcrl"));
+        Ok(lists.collect::<Result<Vec<_>, _>>()?.concat())
     }
 }
 
-/// `sslmode=require` without a root certificate: encryption, no authentication.
-#[derive(Debug)]
-struct Unchecked(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unchecked {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+/// rustls speaks 1.2 and 1.3.
+fn versions(parameters: &Parameters) -> Result<Vec<&'static SupportedProtocolVersion>, SettingsError> {
+    let words = [("TLSv1", 0), ("TLSv1.1", 1), ("TLSv1.2", 2), ("TLSv1.3", 3)];
+    let min = parameters.choice("ssl_min_protocol_version", 2, &words)?;
+    let max = parameters.choice("ssl_max_protocol_version", 3, &words)?;
+    let known = [(2, &rustls::version::TLS12), (3, &rustls::version::TLS13)];
+    let allowed: Vec<_> =
+        known.into_iter().filter(|(number, _)| (min..=max).contains(number)).map(|(_, version)| version).collect();
+    if allowed.is_empty() {
+        return Err(SettingsError::new("no TLS version is left between ssl_min_protocol_version and ssl_max_protocol_version")
+            .help("TLSv1.2 and TLSv1.3 are spoken"));
     }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
+    Ok(allowed)
 }
 
-/// `sslmode=verify-ca`: the chain counts, the host name does not.
-#[derive(Debug)]
-struct AnyHost(Arc<WebPkiServerVerifier>);
+fn read<T: PemObject>(path: &Path, what: &str) -> Result<Vec<T>, String> {
+    let found = T::pem_file_iter(path).map_err(|error| format!("cannot read {what} {}: {error}", path.display()))?;
+    found.collect::<Result<Vec<T>, _>>().map_err(|error| format!("{what} {}: {error}", path.display()))
+}
 
-impl ServerCertVerifier for AnyHost {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            )) => Ok(ServerCertVerified::assertion()),
-            other => other,
-        }
+/// As libpq does: a private key is for its owner alone, or root's and for a group.
+fn refuse_public_key_file(path: &Path) -> Result<(), String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(path).map_err(|error| format!("cannot read sslkey {}: {error}", path.display()))?;
+    let forbidden = if metadata.uid() == 0 { 0o037 } else { 0o077 };
+    if metadata.mode() & forbidden != 0 {
+        return Err(format!("sslkey {} may be read by others; chmod 0600 (0640 if it is root's)", path.display()));
     }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
+    Ok(())
 }

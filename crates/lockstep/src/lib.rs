@@ -25,6 +25,7 @@ mod lease;
 mod listener;
 mod metadata;
 mod monitor;
+mod nearest;
 mod observed;
 mod page;
 pub mod preflight;

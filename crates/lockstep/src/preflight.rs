@@ -8,6 +8,7 @@ mod servers;
 mod settings;
 
 use lockstep_capture::Tracked;
+use lockstep_connect::ServerIdentity;
 use lockstep_plan::Plan;
 use lockstep_plan::facts::{Identity, RelationKind};
 use lockstep_refresh::OnError;
@@ -122,6 +123,11 @@ impl Preflight {
             remedy: diagnostic.remedy().map(str::to_owned),
             diagnostic: Some(diagnostic),
         });
+    }
+
+    /// The server that was found as the source.
+    pub(crate) fn identity(&self) -> ServerIdentity {
+        ServerIdentity { system_identifier: self.system_identifier.clone(), timeline: self.timeline }
     }
 
     /// Whether nothing stands in the way.

@@ -87,8 +87,21 @@ impl Reload {
         if let Some(reading) = &self.reading {
             reading.configure(&new);
         }
+        tell_what_wants_a_restart(now, &new, self.reading.is_some());
         tracing::info!(path = %now.path.display(), "the configuration has been read again");
         (!same).then_some(new)
+    }
+}
+
+/// An address is listened on once; the read API tells of its own.
+fn tell_what_wants_a_restart(now: &Config, new: &Config, reads: bool) {
+    let address = |config: &Config| config.metrics.map(|listen| listen.address);
+    let api = |config: &Config| config.api.as_ref().and_then(|api| api.listen);
+    if address(now) != address(new) {
+        tracing::warn!("[metrics] listen has changed, and takes effect at the next start: restart lockstep");
+    }
+    if !reads && api(now) != api(new) {
+        tracing::warn!("[api] listen has changed, and takes effect at the next start: restart lockstep");
     }
 }
 

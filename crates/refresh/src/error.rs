@@ -125,10 +125,16 @@ impl BatchError {
             Self::Trace { projection, .. } => Remedy::SkipTraces(*projection),
             Self::DuplicateKey { projection, .. } | Self::TooManyFail { projection, .. } => Remedy::Fault(*projection),
             // Even a definite refusal of a connection (a password changed): serve what is there and keep trying until it is mended.
-            Self::Connect { .. }
-            | Self::Capture(CaptureError::TimedOut(_) | CaptureError::Replication(_) | CaptureError::Sql(_)) => Remedy::Retry,
-            Self::Capture(CaptureError::Ended(_)) | Self::Fenced | Self::Refused(_) => Remedy::Stop,
+            Self::Connect { .. } if !self.is_of_another_server() => Remedy::Retry,
+            Self::Capture(CaptureError::TimedOut(_) | CaptureError::Replication(_) | CaptureError::Sql(_)) => Remedy::Retry,
+            // Of another server: the stream comes from the one that was there before, and both have to be of one again.
+            Self::Connect { .. } | Self::Capture(CaptureError::Ended(_)) | Self::Fenced | Self::Refused(_) => Remedy::Stop,
         }
+    }
+
+    /// Whether the source's address leads to another server than the stream comes from.
+    pub fn is_of_another_server(&self) -> bool {
+        matches!(self, Self::Connect { error: ConnectError::AnotherServer { .. }, .. })
     }
 
     /// SQLSTATE, message and hint for the record of a fault.

@@ -1,6 +1,6 @@
 //! What can go wrong on a replication connection.
 
-use lockstep_connect::{ConnectError, Endpoint, ErrorClass, refused_by_pooler};
+use lockstep_connect::{ConnectError, Endpoint, ErrorClass, is_starting_or_stopping, refused_by_pooler};
 
 /// An error of the replication connection.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,25 @@ impl ReplicationError {
             },
             Self::Io(_) => ErrorClass::Transient,
             Self::Protocol(_) | Self::Authentication(_) => ErrorClass::Definite,
+        }
+    }
+
+    /// Whether we were not let in (SQLSTATE class 28, invalid authorization), or could not come as far.
+    pub fn refuses_login(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Authentication(_) => true,
+            Self::Server { sqlstate, .. } => sqlstate.starts_with("28"),
+            Self::Io(_) | Self::Protocol(_) => false,
+        }
+    }
+
+    /// Whether another host of the list may do where this one does not.
+    pub(crate) fn tries_next(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.tries_next(),
+            Self::Server { sqlstate, .. } => is_starting_or_stopping(sqlstate),
+            Self::Io(_) => true,
+            Self::Protocol(_) | Self::Authentication(_) => false,
         }
     }
 

@@ -115,7 +115,10 @@ impl Running {
             Some(api) => {
                 let fixed = self.api.config().fixed_that_differ(api);
                 if !fixed.is_empty() {
-                    tracing::warn!("[api] {} takes effect at the next start", fixed.join(", "));
+                    tracing::warn!(
+                        "[api] {} has changed, and takes effect at the next start: restart lockstep",
+                        fixed.join(", ")
+                    );
                 }
                 self.api.configure(config, api);
             }

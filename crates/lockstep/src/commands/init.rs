@@ -14,6 +14,9 @@ use crate::preflight::{self, Depth};
 /// Names are kept so short that the configuration takes them.
 const NAME_BYTES_MAX: usize = 38;
 
+/// PostgreSQL's names have at most 63 bytes.
+const SLOT_BYTES_MAX: usize = 63;
+
 /// The directory of queries and indexes, beside the configuration.
 const DIRECTORY: &str = "projections";
 
@@ -43,11 +46,18 @@ pub async fn init(path: &Path, url: Option<&str>) -> anyhow::Result<Exit> {
     let settings = match Settings::resolve(url, &|name| std::env::var(name).ok()) {
         Ok(settings) => settings,
         Err(error) => {
-            eprintln!("error: {}\n  help: lockstep init --url postgres://USER@HOST:PORT/DATABASE", error.message);
+            let usual = "lockstep init --url postgres://USER@HOST:PORT/DATABASE".to_owned();
+            eprintln!("error: {}\n  help: {}", error.message, error.help.unwrap_or(usual));
             return Ok(Exit::Usage);
         }
     };
-    let session = Session::open(&settings, "lockstep init").await?;
+    let session = match Session::open(&settings, "lockstep init").await {
+        Ok(session) => session,
+        Err(error) => {
+            eprintln!("error: {error}\n  help: {}", error.remedy());
+            return Ok(Exit::Failure);
+        }
+    };
     let mut offered = views(&session).await.context("looking for materialized views")?;
     let base = path.parent().unwrap_or(Path::new("")).to_owned();
     for one in &offered {
@@ -56,16 +66,18 @@ pub async fn init(path: &Path, url: Option<&str>) -> anyhow::Result<Exit> {
             write_new(&base.join(DIRECTORY).join(format!("{}.indexes.sql", one.name)), &index_file(one))?;
         }
     }
-    let url_shown = shown_url(url, &settings);
+    let (url_shown, slot) = (settings.url_without_password(), slot_name(settings.database()));
     // Planned as `lockstep plan` would, so that the file says what to expect.
     if !offered.is_empty() {
-        let preliminary = text(&url_shown, &offered);
-        match Config::parse(path, &preliminary, &|name| std::env::var(name).ok()) {
+        let preliminary = text(&url_shown, &slot, &offered);
+        // The password that was given is not in the text.
+        let given = |name: &str| settings.password().filter(|_| name == "PGPASSWORD").map(str::to_owned);
+        match Config::parse(path, &preliminary, &|name| given(name).or_else(|| std::env::var(name).ok())) {
             Ok(config) => remark(&config, &mut offered).await,
             Err(diagnostic) => bail!("the configuration that was made is wrong: {}", diagnostic.render(false)),
         }
     }
-    write_new(path, &text(&url_shown, &offered))?;
+    write_new(path, &text(&url_shown, &slot, &offered))?;
     println!("wrote {}", path.display());
     for one in &offered {
         println!("  {} from {} ({}): {}", one.name, one.view, rows(one.rows), one.remark);
@@ -73,17 +85,23 @@ pub async fn init(path: &Path, url: Option<&str>) -> anyhow::Result<Exit> {
     if offered.is_empty() {
         println!("  there is no materialized view; the file has an example to fill in");
     }
+    if settings.names_password() {
+        println!(
+            "the password is not written down: export PGPASSWORD=…, or add a line HOST:PORT:DATABASE:{}:PASSWORD to ~/.pgpass (chmod 0600), \
+             or name a file with [source] password_file",
+            settings.user()
+        );
+    }
     println!("next: lockstep -c {} check, then plan, then run", path.display());
     Ok(Exit::Good)
 }
 
-/// The URL without its password: that belongs into the environment or ~/.pgpass.
-fn shown_url(url: Option<&str>, settings: &Settings) -> String {
-    let parameters = url.and_then(|url| url.split_once('?')).map(|(_, rest)| format!("?{rest}")).unwrap_or_default();
-    if parameters.to_ascii_lowercase().contains("password") {
-        return format!("postgres://{}", settings.summary());
-    }
-    format!("postgres://{}{parameters}", settings.summary())
+/// A slot of this database: those of a cluster share one list of names.
+fn slot_name(database: &str) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+    let mut name: String = format!("lockstep_{}", database.chars().map(plain).collect::<String>());
+    name.truncate(SLOT_BYTES_MAX);
+    name
 }
 
 fn rows(rows: Option<i64>) -> String {
@@ -190,18 +208,20 @@ fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 
-fn text(url: &str, offered: &[Offered]) -> String {
+fn text(url: &str, slot: &str, offered: &[Offered]) -> String {
     let mut text = format!(
         "# Made by `lockstep init`. Every value may contain ${{NAME}}, which is replaced by the environment variable.\n\
          # Next: lockstep check, lockstep plan, lockstep run.\n\n\
          [source]\n\
-         # The database to follow. A password comes from PGPASSWORD or ~/.pgpass.\n\
-         url = {}\n\n\
+         # The database to follow. A password comes from PGPASSWORD, ~/.pgpass, or password_file = \"FILE\".\n\
+         url = {}\n\
+         slot = {}   # slots of all databases of a server share their names\n\n\
          [target]\n\
          # url = \"postgres://…\"     # left out: the source's database\n\
          schema = \"read_model\"      # where the read models are\n\
          readers = []               # roles that get SELECT on them\n",
-        quoted(url)
+        quoted(url),
+        quoted(slot)
     );
     for one in offered {
         let path = PathBuf::from(DIRECTORY);
@@ -240,6 +260,13 @@ fn text(url: &str, offered: &[Offered]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_database_has_a_slot_of_its_own() {
+        assert_eq!(slot_name("shop"), "lockstep_shop");
+        assert_eq!(slot_name("Shop-2 ü"), "lockstep_shop_2__");
+        assert_eq!(slot_name(&"x".repeat(63)).len(), SLOT_BYTES_MAX);
+    }
 
     #[test]
     fn names_that_the_configuration_takes() {

@@ -29,6 +29,7 @@ use lockstep_connect::Session;
 
 use crate::Exit;
 use crate::config::Config;
+use crate::nearest::{did_you_mean, nearest};
 
 use comfy_table::{ContentArrangement, Table, presets};
 
@@ -49,7 +50,9 @@ async fn installed_target(config: &Config, name: Option<&str>) -> anyhow::Result
     if let Some(name) = name
         && target.query_opt("SELECT FROM lockstep.projection WHERE name = $1", &[&name]).await?.is_none()
     {
-        bail!("there is no projection {name} (lockstep status lists them)");
+        let rows = target.query("SELECT name FROM lockstep.projection WHERE part_of IS NULL ORDER BY 1", &[]).await?;
+        let known: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+        bail!("there is no projection {name}; {}", did_you_mean(name, known, "lockstep status lists them"));
     }
     Ok(target)
 }
@@ -59,7 +62,12 @@ fn unknown_projection<'a, N: AsRef<str> + 'a>(config: &Config, mut names: impl I
     let known = |name: &str| config.projections.iter().any(|projection| projection.name == name);
     let unknown = names.find(|name| !known(name.as_ref()))?;
     let known: Vec<&str> = config.projections.iter().map(|projection| projection.name.as_str()).collect();
-    eprintln!("error: no projection \"{}\" in {}; there are {}", unknown.as_ref(), config.path.display(), known.join(", "));
+    let there_are = format!("there are {}", known.join(", "));
+    let help = match nearest(unknown.as_ref(), known.iter().copied()) {
+        Some(meant) => format!("did you mean \"{meant}\"? {there_are}"),
+        None => there_are,
+    };
+    eprintln!("error: no projection \"{}\" in {}; {help}", unknown.as_ref(), config.path.display());
     Some(Exit::Usage)
 }
 

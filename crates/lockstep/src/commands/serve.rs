@@ -30,7 +30,7 @@ pub async fn serve(config: &Config, listen: Option<SocketAddr>) -> anyhow::Resul
     let settings = api_config.settings.clone().unwrap_or_else(|| config.target_settings().clone());
     // A server that is not there may come; a pooler never becomes one.
     if let Err(error @ ConnectError::Pooled { .. }) = Session::open(&settings, "lockstep serve").await {
-        eprintln!("error: {error}\n  help: name the server's own address and port in the url, not the pooler's");
+        eprintln!("error: {error}\n  help: {}", error.remedy());
         return Ok(Exit::Failure);
     }
     let health = crate::health::Health::of_a_reader();

@@ -8,6 +8,7 @@ use lockstep_read::{Miss, ReadSettings, Source};
 use toml::Spanned;
 
 use super::{Outcome, ProjectionConfig, Reader, raw};
+use crate::nearest::did_you_mean;
 
 /// The projection behind the product endpoints, unless it is said.
 pub(super) const USUAL_PRODUCTS: &str = "product_search";
@@ -47,7 +48,7 @@ pub struct ApiConfig {
 impl ApiConfig {
     /// What cannot change while it serves and is another in the other, by name.
     pub(crate) fn fixed_that_differ(&self, other: &Self) -> Vec<&'static str> {
-        let summary = |settings: &Option<Settings>| settings.as_ref().map(Settings::summary);
+        let summary = |settings: &Option<Settings>| format!("{settings:?}");
         [
             ("listen", self.listen != other.listen),
             ("url", summary(&self.settings) != summary(&other.settings)),
@@ -101,7 +102,7 @@ impl Reader<'_> {
         };
         Ok(ApiConfig {
             listen: api.listen.as_ref().map(|listen| self.address(listen)).transpose()?,
-            settings: api.url.as_ref().map(|url| self.settings(Some(url))).transpose()?,
+            settings: api.url.as_ref().map(|url| self.settings(Some(url), api.password_file.as_ref())).transpose()?,
             connections: self.number(api.connections.as_ref(), 10, 1..=1_000, "connections")?,
             tables_at_once: self.number(api.tables_at_once.as_ref(), 4, 1..=1_000, "tables_at_once")?,
             request_timeout: timeout,
@@ -141,7 +142,10 @@ impl Reader<'_> {
             match Source::from_name(name) {
                 Some(source) if !chain.contains(&source) => chain.push(source),
                 Some(_) => return self.fail(value.span(), format!("{name} stands twice in sources"), help),
-                None => return self.fail(value.span(), format!("unknown source \"{name}\""), help),
+                None => {
+                    let meant = did_you_mean(name, Source::ALL.iter().map(|source| source.name()), help);
+                    return self.fail(value.span(), format!("unknown source \"{name}\""), meant);
+                }
             }
         }
         if chain.is_empty() { self.fail(value.span(), "sources is empty", help) } else { Ok(chain) }
@@ -198,7 +202,9 @@ impl Reader<'_> {
             return Ok(None);
         }
         if !known(&name) {
-            return self.fail(value.span(), format!("there is no projection \"{name}\""), "name one, or \"\" for none");
+            let names = projections.iter().map(|projection| projection.name.as_str());
+            let help = did_you_mean(&name, names, "name one, or \"\" for none");
+            return self.fail(value.span(), format!("there is no projection \"{name}\""), help);
         }
         Ok(Some(name))
     }
@@ -209,7 +215,7 @@ impl Reader<'_> {
             return self.fail(
                 warm.projection.span(),
                 format!("there is no projection \"{projection}\""),
-                "name a configured one",
+                did_you_mean(&projection, projections.iter().map(|known| known.name.as_str()), "name a configured one"),
             );
         };
         if !known.feed {

@@ -1,6 +1,7 @@
 //! Configuration in two steps: the file as written ([`raw`]), then checked and resolved ([`Config`]).
 
 mod api;
+mod connection;
 mod raw;
 
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use toml::Spanned;
 pub use api::{ApiConfig, WarmConfig};
 
 use crate::diagnostic::Diagnostic;
+use crate::nearest::{did_you_mean, nearest};
 
 /// The group of every projection that names none and is not recomputed as a whole.
 pub const DEFAULT_GROUP: &str = "default";
@@ -128,12 +130,15 @@ pub struct ProjectionConfig {
     pub time_zone: String,
     /// Where the configuration says so, for messages.
     pub time_zone_span: Option<Range<usize>>,
+    /// Where a query that is written in the configuration begins in it, for messages.
+    pub sql_start: Option<usize>,
 }
 
 impl ProjectionConfig {
     /// Whether it is configured as the other, wherever in the file.
     pub fn is_same(&self, other: &Self) -> bool {
-        Self { time_zone_span: None, ..self.clone() } == Self { time_zone_span: None, ..other.clone() }
+        let without = |config: &Self| Self { time_zone_span: None, sql_start: None, ..config.clone() };
+        without(self) == without(other)
     }
 }
 
@@ -160,7 +165,10 @@ impl Config {
     /// A diagnostic with the place in the text.
     pub fn parse(path: &Path, text: &str, environment: Environment<'_>) -> Result<Self, Box<Diagnostic>> {
         let file: raw::File = toml::from_str(text).map_err(|error| {
-            let diagnostic = Diagnostic::error(error.message().to_owned());
+            let mut diagnostic = Diagnostic::error(error.message().to_owned());
+            if let Some(meant) = meant_key(error.message()) {
+                diagnostic = diagnostic.help(format!("did you mean \"{meant}\"?"));
+            }
             Box::new(match error.span() {
                 Some(span) => diagnostic.at(path, text, span),
                 None => diagnostic,
@@ -182,7 +190,11 @@ impl Config {
         let without = |config: &Self| {
             let mut config = Self { api: None, ..config.clone() };
             // Places in the text are of no consequence.
-            config.projections.iter_mut().for_each(|projection| projection.time_zone_span = None);
+            for projection in &mut config.projections {
+                (projection.time_zone_span, projection.sql_start) = (None, None);
+            }
+            // It is bound once.
+            config.metrics = None;
             format!("{config:?}")
         };
         without(self) == without(other)
@@ -191,7 +203,8 @@ impl Config {
     /// Whether another configuration leads to the same source, by the same slot, and to the same target: what runs can go on.
     pub fn is_same_installation(&self, other: &Self) -> bool {
         let servers = |config: &Self| {
-            let one = |settings: &Settings| (settings.summary(), settings.password().map(<[u8]>::to_vec));
+            // It differs wherever the settings do.
+            let one = |settings: &Settings| format!("{settings:?}");
             (one(&config.source), config.target.as_ref().map(one))
         };
         let names = |config: &Self| (config.slot.clone(), config.publication.clone(), config.schema.clone(), config.lease);
@@ -202,6 +215,12 @@ impl Config {
     pub fn target_settings(&self) -> &Settings {
         self.target.as_ref().unwrap_or(&self.source)
     }
+}
+
+/// The key that an unknown one may have been meant to be: serde says which are known, between backticks.
+fn meant_key(message: &str) -> Option<&str> {
+    let mut quoted = message.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    nearest(quoted.next()?, quoted)
 }
 
 struct Reader<'a> {
@@ -218,11 +237,18 @@ impl Reader<'_> {
     }
 
     fn config(&self, file: &raw::File) -> Outcome<Config> {
-        let source = self.settings(file.source.url.as_ref())?;
+        let source = self.settings(file.source.url.as_ref(), file.source.password_file.as_ref())?;
         let target = match &file.target {
             Some(target) if target.url.is_some() => {
-                let settings = self.settings(target.url.as_ref())?;
+                let settings = self.settings(target.url.as_ref(), target.password_file.as_ref())?;
                 (!settings.same_database(&source)).then_some(settings)
+            }
+            Some(raw::Target { password_file: Some(file), .. }) => {
+                return self.fail(
+                    file.span(),
+                    "a password_file without a url",
+                    "[source] password_file is for the source's database",
+                );
             }
             Some(_) | None => None,
         };
@@ -286,53 +312,6 @@ impl Reader<'_> {
                 "resolution_ms",
             )?,
             time_schedule: self.duration(time.and_then(|time| time.schedule_s.as_ref()), 1_000, 1..=86_400, "schedule_s")?,
-        })
-    }
-
-    /// Replaces `${NAME}` by the variable's value; `$${` stands for `${`.
-    fn expand(&self, value: &Spanned<String>) -> Outcome<String> {
-        let text = value.get_ref();
-        let mut result = String::with_capacity(text.len());
-        let mut rest = text.as_str();
-        while let Some(at) = rest.find("${") {
-            if rest[..at].ends_with('$') {
-                result.push_str(&rest[..at]);
-                result.push('{');
-                rest = &rest[at + 2..];
-                continue;
-            }
-            result.push_str(&rest[..at]);
-            let Some(length) = rest[at..].find('}') else {
-                return self.fail(value.span(), "\"${\" without \"}\"", "write ${NAME}, or $${ for a literal ${");
-            };
-            let name = &rest[at + 2..at + length];
-            let Some(found) = (self.environment)(name) else {
-                return self.fail(
-                    value.span(),
-                    format!("the environment variable {name} is not set"),
-                    format!("export {name}=…"),
-                );
-            };
-            result.push_str(&found);
-            rest = &rest[at + length + 1..];
-        }
-        result.push_str(rest);
-        Ok(result)
-    }
-
-    fn texts(&self, values: &[Spanned<String>]) -> Outcome<Vec<String>> {
-        values.iter().map(|value| self.expand(value)).collect()
-    }
-
-    fn settings(&self, url: Option<&Spanned<String>>) -> Outcome<Settings> {
-        let text = url.map(|url| self.expand(url)).transpose()?;
-        Settings::resolve(text.as_deref(), self.environment).or_else(|error| {
-            let span = url.map_or(0..0, Spanned::span);
-            self.fail(
-                span,
-                error.message,
-                "expected postgres://USER@HOST:PORT/DATABASE, or libpq's variables (PGHOST, PGUSER, …)",
-            )
         })
     }
 
@@ -448,7 +427,11 @@ impl Reader<'_> {
             return self.fail(
                 place.span(),
                 format!("there is no group \"{wanted}\""),
-                format!("add [[group]] name = \"{wanted}\", or leave group out"),
+                did_you_mean(
+                    wanted,
+                    groups.iter().map(|group| group.name.as_str()),
+                    format!("add [[group]] name = \"{wanted}\", or leave group out"),
+                ),
             );
         }
         Ok(ProjectionConfig {
@@ -468,7 +451,14 @@ impl Reader<'_> {
                 .transpose()?
                 .unwrap_or_else(|| "UTC".to_owned()),
             time_zone_span: projection.timezone.as_ref().map(Spanned::span),
+            sql_start: projection.sql.as_ref().and_then(|sql| self.start_of(sql)),
         })
+    }
+
+    /// Where a text begins that stands in the file as it is: without escapes and variables.
+    fn start_of(&self, value: &Spanned<String>) -> Option<usize> {
+        let span = value.span();
+        self.text.get(span.clone())?.find(value.get_ref().as_str()).map(|at| span.start + at)
     }
 
     fn on_error(&self, value: Option<&Spanned<String>>) -> Outcome<OnError> {
@@ -480,7 +470,11 @@ impl Reader<'_> {
             other => self.fail(
                 value.span(),
                 format!("unknown on_error \"{other}\""),
-                "keep (the last good row stays), remove (the row goes) or halt (the projection is set aside)",
+                did_you_mean(
+                    other,
+                    ["keep", "remove", "halt"],
+                    "keep (the last good row stays), remove (the row goes) or halt (the projection is set aside)",
+                ),
             ),
         }
     }

@@ -25,6 +25,7 @@ pub(super) struct File {
 pub(super) struct Api {
     pub(super) listen: Option<Spanned<String>>,
     pub(super) url: Option<Spanned<String>>,
+    pub(super) password_file: Option<Spanned<String>>,
     pub(super) connections: Option<Spanned<Number>>,
     pub(super) tables_at_once: Option<Spanned<Number>>,
     pub(super) request_timeout_ms: Option<Spanned<Number>>,
@@ -84,6 +85,7 @@ pub(super) struct Time {
 #[serde(deny_unknown_fields)]
 pub(super) struct Source {
     pub(super) url: Option<Spanned<String>>,
+    pub(super) password_file: Option<Spanned<String>>,
     pub(super) slot: Option<Spanned<String>>,
     pub(super) publication: Option<Spanned<String>>,
     pub(super) yield_to_ddl_s: Option<Spanned<Number>>,
@@ -93,6 +95,7 @@ pub(super) struct Source {
 #[serde(deny_unknown_fields)]
 pub(super) struct Target {
     pub(super) url: Option<Spanned<String>>,
+    pub(super) password_file: Option<Spanned<String>>,
     pub(super) schema: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) readers: Vec<Spanned<String>>,

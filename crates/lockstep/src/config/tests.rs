@@ -32,7 +32,7 @@ fn defaults() {
         (config.slot.as_str(), config.publication.as_str(), config.schema.as_str()),
         ("lockstep", "lockstep", "read_model")
     );
-    assert_eq!(config.source.password(), Some(b"hush".as_slice()));
+    assert_eq!(config.source.password(), Some("hush"));
     assert!(config.target.is_none());
     assert!(config.metrics.is_some_and(|listen| listen.address.ip().is_loopback() && !listen.configured));
 }
@@ -61,7 +61,7 @@ fn wrong_configurations_are_refused_where_they_are_wrong() {
     let source = "[source]\nurl = \"postgres://db/shop\"\n";
     check_error(
         "[source]\nurl = \"postgres://app:hush@db:x/shop\"\n[[projection]]\nname=\"p\"\nsql=\"SELECT 1\"",
-        "malformed",
+        "the port is not a number",
         "url",
     );
     check_error(&format!("{source}slto = \"x\"\n{PROJECTION}"), "slto", "slto = ");

@@ -95,11 +95,22 @@ pub(super) fn wrong_time_zone(config: &Config, projection: &ProjectionConfig) ->
     }
 }
 
+/// Points at a character of a query, in the file in which it stands.
+fn at_query(config: &Config, projection: &ProjectionConfig, diagnostic: Diagnostic, position: usize) -> Diagnostic {
+    if let Some(path) = &projection.query_path {
+        return diagnostic.at_character(path, &projection.sql, position);
+    }
+    let text = std::fs::read_to_string(&config.path).unwrap_or_default();
+    match projection.sql_start.filter(|&start| text.get(start..).is_some_and(|rest| rest.starts_with(&projection.sql))) {
+        Some(start) => diagnostic.at_character(&config.path, &text, text[..start].chars().count() + position),
+        None => diagnostic.at_character(Path::new("sql"), &projection.sql, position),
+    }
+}
+
 pub(super) fn in_query(config: &Config, projection: &ProjectionConfig, error: &AnalysisError) -> Diagnostic {
     let mut diagnostic = Diagnostic::error(format!("projection {}: {}", projection.name, error.message));
-    let path = projection.query_path.as_deref().unwrap_or(Path::new("sql"));
     if let Some(position) = error.position {
-        diagnostic = diagnostic.at_character(path, &projection.sql, position);
+        diagnostic = at_query(config, projection, diagnostic, position);
     }
     match (&error.hint, error.sqlstate.as_deref()) {
         (Some(hint), _) => diagnostic.help(hint.as_str()),
@@ -110,7 +121,10 @@ pub(super) fn in_query(config: &Config, projection: &ProjectionConfig, error: &A
         (None, Some("42P01" | "42703" | "42883" | "3F000")) => {
             diagnostic.help("qualify table names with their schema, and quote names that are not lower-case (\"createdAt\")")
         }
-        (None, _) => diagnostic.help(format!("correct the query in {}", path.display())),
+        (None, _) => {
+            let path = projection.query_path.as_ref().unwrap_or(&config.path);
+            diagnostic.help(format!("correct the query in {}", path.display()))
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use lockstep_capture::{Coverage, coverage, publication_statements, slot_state};
 use lockstep_connect::{ConnectError, Session, Settings};
 use lockstep_plan::quote;
 use lockstep_refresh::analysis::may_read;
-use lockstep_wal::ReplicationConnection;
+use lockstep_wal::{ReplicationConnection, SystemIdentity};
 
 use super::concerned::relation_subject;
 use super::{Depth, Planned, Preflight};
@@ -17,7 +17,7 @@ async fn open(settings: &Settings, subject: &str, preflight: &mut Preflight) -> 
     match Session::open(settings, "lockstep check").await {
         Ok(session) => Some(session),
         Err(error) => {
-            preflight.error(subject, error.to_string(), remedy(&error));
+            preflight.error(subject, error.to_string(), error.remedy());
             None
         }
     }
@@ -28,17 +28,8 @@ pub(super) async fn reading(config: &Config, preflight: &mut Preflight) {
     let Some(settings) = config.api.as_ref().and_then(|api| api.settings.as_ref()) else { return };
     match Session::open(settings, "lockstep check").await {
         Ok(_) => {}
-        Err(error @ ConnectError::Pooled { .. }) => preflight.error("api", error.to_string(), remedy(&error)),
-        Err(error) => preflight.warn("api", error.to_string(), remedy(&error)),
-    }
-}
-
-fn remedy(error: &ConnectError) -> &'static str {
-    match error {
-        ConnectError::Unreachable { .. } => "check host and port, and that the server accepts connections from here",
-        ConnectError::Tls { .. } => "check sslmode and sslrootcert",
-        ConnectError::Refused { .. } => "check user, password, database and pg_hba.conf",
-        ConnectError::Pooled { .. } => "name the server's own address and port in the url, not the pooler's",
+        Err(error @ ConnectError::Pooled { .. }) => preflight.error("api", error.to_string(), error.remedy()),
+        Err(error) => preflight.warn("api", error.to_string(), error.remedy()),
     }
 }
 
@@ -67,7 +58,7 @@ pub(super) async fn source(config: &Config, depth: Depth, preflight: &mut Prefli
     preflight.major = major;
     let version: &str = row.get(1);
     if MAJORS.contains(&major) {
-        preflight.ok("source", format!("PostgreSQL {version} at {}", config.source.summary()));
+        preflight.ok("source", format!("PostgreSQL {version} at {}", session.settings_of_host().summary()));
     } else {
         preflight.error(
             "source",
@@ -90,20 +81,25 @@ pub(super) async fn source(config: &Config, depth: Depth, preflight: &mut Prefli
         );
     }
     if row.get::<_, bool>(5) {
-        preflight.error("source", "the server is a standby", "follow the primary");
+        preflight.error(
+            "source",
+            format!("{} is a standby", session.endpoint()),
+            "follow the primary; with several hosts in the url add target_session_attrs=read-write",
+        );
     }
-    replication(config, row.get::<_, Option<bool>>(4).unwrap_or(false), preflight).await;
+    replication(config, &session, row.get::<_, Option<bool>>(4).unwrap_or(false), preflight).await;
     slot(config, &session, row.get(3), preflight).await;
     Some(session)
 }
 
-async fn replication(config: &Config, has_attribute: bool, preflight: &mut Preflight) {
+async fn replication(config: &Config, session: &Session, has_attribute: bool, preflight: &mut Preflight) {
     let identified = match ReplicationConnection::open(&config.source).await {
         Ok(mut connection) => connection.identify_system().await,
         Err(error) => Err(error),
     };
     match identified {
         Ok(identity) => {
+            one_server(session, &identity, preflight).await;
             preflight.system_identifier = identity.system_identifier;
             preflight.timeline = identity.timeline;
             preflight.flushed_lsn = identity.flushed_lsn;
@@ -119,6 +115,27 @@ async fn replication(config: &Config, has_attribute: bool, preflight: &mut Prefl
                 format!("as a superuser: ALTER ROLE {} REPLICATION;", quote::identifier(config.source.user()))
             },
         ),
+    }
+}
+
+/// Rows are read where the changes come from, or nothing that is read is complete. A host list may lead to two servers.
+async fn one_server(session: &Session, identity: &SystemIdentity, preflight: &mut Preflight) {
+    match session.identity().await {
+        // A standby is told of by itself.
+        Ok((system, None)) if system == identity.system_identifier => {}
+        Ok((system, Some(timeline))) if system == identity.system_identifier && timeline == identity.timeline => {}
+        Ok((system, timeline)) => preflight.error(
+            "source",
+            format!(
+                "SQL sessions and the replication connection lead to two servers: system {system} on timeline {}, and system {} on \
+                 timeline {}",
+                timeline.map_or_else(|| "?".to_owned(), |timeline| timeline.to_string()),
+                identity.system_identifier,
+                identity.timeline
+            ),
+            "add target_session_attrs=read-write, and see that only one of the hosts is a primary",
+        ),
+        Err(error) => preflight.error("source", lockstep_connect::describe(&error), "is this PostgreSQL?"),
     }
 }
 

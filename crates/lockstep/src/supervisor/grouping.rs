@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lockstep_capture::{Interest, RunningTransactions};
+use lockstep_connect::ServerIdentity;
 use lockstep_plan::facts::RelationKind;
 use lockstep_plan::sql::Places;
 use lockstep_plan::{RelationRole, Role};
@@ -21,6 +22,8 @@ pub(super) struct Common<'a> {
     pub(super) registered: &'a [Registered],
     pub(super) leader_epoch: i64,
     pub(super) boundaries: &'a Arc<Boundaries>,
+    /// The server that the stream comes from.
+    pub(super) source: ServerIdentity,
 }
 
 impl Common<'_> {
@@ -50,7 +53,7 @@ impl Common<'_> {
             index,
             linger: group.linger,
             projections: group.members.iter().filter_map(projection).collect(),
-            endpoints: Endpoints { source: config.source.clone(), target: config.target.clone() },
+            endpoints: Endpoints { source: config.source.expecting(self.source.clone()), target: config.target.clone() },
             places: Places { schema: config.schema.clone(), state_schema: "lockstep".to_owned() },
             options: RefreshOptions {
                 time_resolution: config.time_resolution.unwrap_or(self.hooks.options.time_resolution),

@@ -78,6 +78,7 @@ impl Running {
             registered: &tables.registered,
             leader_epoch: self.leader_epoch,
             boundaries: &self.boundaries,
+            source: self.source.clone(),
         };
         let goes_on = |group: &Grouped<'_>| self.members.iter().any(|member| member.name == group.name);
         let to_start: Vec<&Grouped<'_>> = grouped.iter().filter(|group| !goes_on(group)).collect();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use futures_util::future::select_all;
 use lockstep_capture::{Capture, CaptureStatus, Limits, StreamSettings};
-use lockstep_connect::Session;
+use lockstep_connect::{ServerIdentity, Session};
 use lockstep_refresh::{GroupEnd, GroupStatus, ProjectionState};
 use tokio::sync::watch as watched;
 
@@ -34,6 +34,8 @@ const POSTPONED_FOR_MAX: Duration = Duration::from_secs(30);
 /// What runs: capture, groups, and those that look after them.
 pub(super) struct Running {
     pub(super) capture: Capture,
+    /// The server that the stream comes from.
+    pub(super) source: ServerIdentity,
     /// Holds the writer's lock.
     pub(super) target: Session,
     pub(super) leader_epoch: i64,
@@ -103,12 +105,13 @@ async fn start_or_fail(
     let (wanted, planned, making) = in_force.parts();
     let installed = lease::kept_during(config, setup::install(wanted, planned, making, &mut target, new_slot)).await?;
     let grouped = by_group(wanted, planned);
+    let source = planned.identity();
     let stream = StreamSettings {
         source: wanted.source.clone(),
         slot: wanted.slot.clone(),
         publication: wanted.publication.clone(),
         tracked: planned.tracked.clone(),
-        identity: (planned.system_identifier.clone(), planned.timeline),
+        identity: source.clone(),
         slot_lsn: installed.slot_lsn,
     };
     let wishes = grouped.iter().map(|group| interests(&group.members)).collect();
@@ -121,6 +124,7 @@ async fn start_or_fail(
         registered: &tables.registered,
         leader_epoch: installed.leader_epoch,
         boundaries: &boundaries,
+        source: source.clone(),
     };
     let mut members = Vec::new();
     for (index, group) in grouped.iter().enumerate() {
@@ -131,8 +135,18 @@ async fn start_or_fail(
     in_force.signatures_are(tables.signatures);
     let leader_epoch = installed.leader_epoch;
     let giving_way = GivingWay::default();
-    let mut running =
-        Running { capture, target, leader_epoch, members, in_force, boundaries, giving_way, postponed: None, monitor: None };
+    let mut running = Running {
+        capture,
+        source,
+        target,
+        leader_epoch,
+        members,
+        in_force,
+        boundaries,
+        giving_way,
+        postponed: None,
+        monitor: None,
+    };
     running.look_after(observed).await?;
     Ok(running)
 }
@@ -245,6 +259,7 @@ impl Running {
             ended = ended => match ended {
                 Ok(GroupEnd::Failed(lockstep_refresh::BatchError::Capture(error))) => RoundEnd::Again(error.to_string()),
                 Ok(GroupEnd::Failed(error @ lockstep_refresh::BatchError::Fenced)) => RoundEnd::Again(error.to_string()),
+                Ok(GroupEnd::Failed(error)) if error.is_of_another_server() => RoundEnd::Again(error.to_string()),
                 Ok(GroupEnd::Failed(error)) => RoundEnd::Failed(error.into()),
                 Ok(GroupEnd::Stopped) => RoundEnd::Stopped,
                 Err(error) => RoundEnd::Failed(anyhow::anyhow!("a group's task ended: {error}")),

@@ -66,6 +66,7 @@ impl Source {
     fn configured(self, as_now: &ProjectionConfig) -> ProjectionConfig {
         ProjectionConfig {
             query_path: None,
+            sql_start: None,
             sql: self.sql,
             key: self.key,
             indexes: self.indexes,

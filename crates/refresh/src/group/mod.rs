@@ -24,7 +24,7 @@ use crate::statements::Statements;
 use crate::status::{Failing, GroupStatus};
 
 /// First and longest pause after a batch that failed for a transient reason.
-const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(5);
+const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(30);
 
 /// First and longest pause before another look when commits have arrived that no snapshot sees yet.
 const INVISIBLE_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(100);
@@ -150,7 +150,7 @@ impl Group {
             match &mut connected {
                 // A statement whose result type has changed would fail for ever.
                 Some(connection) => connection.prepared = Statements::default(),
-                None => self.pause(pause).await,
+                None => self.pause(*RETRY.start()).await,
             }
             let untried = |index: usize| {
                 let projection = &self.settings.projections[index];
@@ -158,8 +158,12 @@ impl Group {
             };
             match error.remedy(untried) {
                 Remedy::Retry => {
-                    self.note_failure(&error);
-                    tracing::warn!(group = self.settings.name, error = %error, retry_in = ?pause, "batch failed; trying again");
+                    // One line for each change of state: what has been said goes on.
+                    if self.note_failure(&error) {
+                        tracing::warn!(group = self.settings.name, error = %error, retry_in = ?pause, "batch failed; trying again");
+                    } else {
+                        tracing::debug!(group = self.settings.name, error = %error, retry_in = ?pause, "trying again");
+                    }
                     if connected.as_ref().is_none_or(|connection| connection.sessions.closed() || connection.nudge.is_closed()) {
                         // Batches that the target had committed and not yet made durable may be gone with it.
                         if connected.take().is_some() {
@@ -220,10 +224,14 @@ impl Group {
         }
     }
 
-    fn note_failure(&mut self, error: &BatchError) {
+    /// Whether it fails for another reason than before.
+    fn note_failure(&mut self, error: &BatchError) -> bool {
+        let reason = error.to_string();
+        let is_new = self.failing.as_ref().is_none_or(|failing| failing.reason != reason);
         let since = self.failing.as_ref().map_or_else(Instant::now, |failing| failing.since);
-        self.failing = Some(Failing { since, reason: error.to_string() });
+        self.failing = Some(Failing { since, reason });
         self.publish_status();
+        is_new
     }
 
     async fn pause(&mut self, pause: Duration) {

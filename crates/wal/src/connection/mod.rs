@@ -6,7 +6,7 @@ mod login;
 mod stream;
 mod wire;
 
-use lockstep_connect::{ReadBack, Settings, Transport};
+use lockstep_connect::{Candidate, ErrorClass, LoggedIn, Login, ReadBack, ServerIdentity, Settings, Transport, establish};
 use postgres_protocol::message::frontend;
 
 use crate::{Lsn, ReplicationError};
@@ -22,6 +22,13 @@ pub struct SystemIdentity {
     pub timeline: u32,
     /// The current flush position.
     pub flushed_lsn: Lsn,
+}
+
+impl SystemIdentity {
+    /// What stays the same while it is one server and one history.
+    pub fn identity(&self) -> ServerIdentity {
+        ServerIdentity { system_identifier: self.system_identifier.clone(), timeline: self.timeline }
+    }
 }
 
 /// A slot that was just created.
@@ -45,24 +52,13 @@ impl ReplicationConnection {
     /// # Errors
     /// The server is unreachable, refuses the login, or is not PostgreSQL (a pooler, for example, refuses `replication`).
     pub async fn open(settings: &Settings) -> Result<Self, ReplicationError> {
-        let transport = Transport::open(settings).await?;
-        let mut wire = Wire::new(transport.stream);
-        let logging_in = async {
-            let version = login::login(&mut wire, settings, transport.server_end_point)
-                .await
-                .map_err(|error| error.of_pooler(&settings.endpoint()))?;
-            let mut connection = Self { wire };
-            connection.settle(settings, version.as_deref()).await?;
-            Ok(connection)
-        };
-        tokio::time::timeout(settings.connect_timeout(), Box::pin(logging_in))
-            .await
-            .map_err(|_| ReplicationError::Io(std::io::ErrorKind::TimedOut.into()))?
+        let (connection, _) = Box::pin(establish(settings, &ReplicationLogin)).await?;
+        Ok(connection)
     }
 
     /// Reads the pinned settings back.
-    async fn settle(&mut self, settings: &Settings, server_version: Option<&str>) -> Result<(), ReplicationError> {
-        let read_back = ReadBack::new(settings.endpoint().to_string(), server_version, settings.given_options());
+    async fn settle(&mut self, to: &Candidate, server_version: Option<&str>) -> Result<(), ReplicationError> {
+        let read_back = ReadBack::new(to.endpoint().to_string(), server_version, to.given_options());
         let row = self.single_row(&read_back.statement()).await?;
         if let Some(then) = read_back.settled(&row)?.then {
             self.single_row(&then).await?;
@@ -148,6 +144,31 @@ impl ReplicationConnection {
             (None, Some(row)) => Ok(row),
             (None, None) => Err(ReplicationError::Protocol(format!("{command} returned no row"))),
         }
+    }
+}
+
+/// How a replication connection logs in.
+struct ReplicationLogin;
+
+impl Login for ReplicationLogin {
+    type Opened = ReplicationConnection;
+    type Error = ReplicationError;
+
+    async fn login(&self, transport: Transport, to: &Candidate) -> Result<LoggedIn<ReplicationConnection>, ReplicationError> {
+        let mut wire = Wire::new(transport.stream);
+        let said =
+            login::login(&mut wire, to, transport.server_end_point).await.map_err(|error| error.of_pooler(&to.endpoint()))?;
+        let mut connection = ReplicationConnection { wire };
+        connection.settle(to, said.version.as_deref()).await?;
+        Ok(LoggedIn { opened: connection, in_hot_standby: said.in_hot_standby })
+    }
+
+    fn class(error: &ReplicationError) -> ErrorClass {
+        error.class()
+    }
+
+    fn tries_next(error: &ReplicationError) -> bool {
+        error.tries_next()
     }
 }
 
