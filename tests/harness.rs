@@ -97,9 +97,22 @@ impl Projector {
         observer: Option<Arc<dyn BatchObserver>>,
         options: RefreshOptions,
     ) -> anyhow::Result<Self> {
+        Self::start_looking(setup, Some(Duration::from_millis(100)), observer, options).await
+    }
+
+    /// The same, looking at the source's catalogs as often as it does by itself.
+    pub(crate) async fn start_as_usual(setup: &Setup) -> anyhow::Result<Self> {
+        Self::start_looking(setup, None, None, RefreshOptions::default()).await
+    }
+
+    async fn start_looking(
+        setup: &Setup,
+        look_at_schema_every: Option<Duration>,
+        observer: Option<Arc<dyn BatchObserver>>,
+        options: RefreshOptions,
+    ) -> anyhow::Result<Self> {
         let (stop, stopped) = watch::channel(false);
         let config = setup.config();
-        let look_at_schema_every = Some(Duration::from_millis(100));
         let hooks = Hooks { observer, options, quiet: true, look_at_schema_every, ..Hooks::default() };
         let task = tokio::spawn(async move { supervisor::run_until(&config, false, stopped, hooks).await });
         Ok(Self { stop, task, target: connect(setup.target_url()).await?, source: connect(&setup.source_url).await? })

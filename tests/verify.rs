@@ -220,3 +220,27 @@ async fn under_load_only_what_is_wrong_is_found() -> anyhow::Result<()> {
     projector.stop().await?;
     Ok(())
 }
+
+/// A table is truncated after the snapshots were taken: the older one shows it empty, which is nobody's fault.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_truncated_meanwhile() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let setup =
+        Setup::new(&cluster.url("postgres"), &[("lines", "SELECT l.order_id, l.position, l.quantity FROM shop.line l", "")]);
+    let session = shop(&setup.source_url).await?;
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    let program = Program::new(&setup)?;
+    session.batch_execute("BEGIN; TRUNCATE shop.line").await?;
+    let verifying = std::thread::spawn(move || program.run(&["verify"]));
+    // It has its snapshots and waits for the table.
+    until(&session, "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'shop.line'::regclass").await?;
+    session.batch_execute("COMMIT").await?;
+    let joined = verifying.join().map_err(|_| anyhow::anyhow!("the command panicked"))?;
+    let (status, output, errors) = joined?;
+    assert!(status == 0, "{status} {output} {errors}");
+    projector.catch_up().await?;
+    assert_equal(&setup).await?;
+    projector.stop().await?;
+    Ok(())
+}

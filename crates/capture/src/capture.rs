@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::CaptureError;
 use crate::dirty::{Commit, DirtyRelations, DirtySet};
+use crate::standby::chooses_us;
 use crate::stream::{self, StreamSettings};
 use crate::tracked::{Interest, Tracked};
 
@@ -101,6 +102,8 @@ pub(crate) struct Shared {
     source_position: Mutex<SourcePosition>,
     confirmed: watch::Sender<Lsn>,
     position_wanted: Notify,
+    /// Whether the server would choose us for a synchronous standby, so that no position is reported.
+    aside: watch::Sender<bool>,
     status: watch::Sender<CaptureStatus>,
 }
 
@@ -194,6 +197,27 @@ impl Shared {
         (self.received.borrow().furthest, *self.confirmed.borrow())
     }
 
+    /// Whether no position may be reported.
+    pub(crate) fn aside(&self) -> bool {
+        *self.aside.borrow()
+    }
+
+    /// The server's `synchronous_standby_names` is this.
+    pub(crate) fn note_standby_names(&self, setting: &str) {
+        let aside = chooses_us(setting);
+        let changed = self.aside.send_if_modified(|before| std::mem::replace(before, aside) != aside);
+        match (changed, aside) {
+            (true, true) => tracing::warn!(
+                setting,
+                "synchronous_standby_names chooses our stream: it stands aside, so that no commit waits for it; name the standbys"
+            ),
+            (true, false) => tracing::info!(setting, "synchronous_standby_names does not choose our stream any more"),
+            (false, _) => return,
+        }
+        // Told to the server at once: commits may be waiting.
+        self.position_wanted.notify_one();
+    }
+
     pub(crate) fn set_confirmed(&self, lsn: Lsn) {
         self.confirmed.send_replace(lsn);
     }
@@ -211,6 +235,7 @@ impl Capture {
             source_position: Mutex::default(),
             confirmed: watch::Sender::new(Lsn::ZERO),
             position_wanted: Notify::new(),
+            aside: watch::Sender::new(false),
             status: watch::Sender::new(CaptureStatus::Starting),
         });
         let guard = EndGuard(shared.clone());
@@ -309,6 +334,16 @@ impl Capture {
     /// The position that was last confirmed to the slot.
     pub fn confirmed(&self) -> Lsn {
         *self.shared.confirmed.borrow()
+    }
+
+    /// Tells what the source's `synchronous_standby_names` is now; while it chooses our stream, that stands aside.
+    pub fn note_standby_names(&self, setting: &str) {
+        self.shared.note_standby_names(setting);
+    }
+
+    /// Whether the stream stands aside, because the source would choose it for a synchronous standby.
+    pub fn stands_aside(&self) -> bool {
+        self.shared.aside()
     }
 
     /// Follows the status.

@@ -15,21 +15,25 @@
 
 mod capture;
 mod dirty;
+mod identity;
 mod keys;
 mod publication;
 mod running;
 mod slot;
 mod snapshot;
+mod standby;
 mod stream;
 mod tracked;
 
 pub use capture::{Capture, CaptureStatus, Limits};
 pub use dirty::{Batch, DirtyKeys, DirtySet};
+pub use identity::{Unidentified, unidentified, unidentified_in};
 pub use keys::KeySet;
 pub use publication::{Coverage, Lack, coverage, publication_statements};
 pub use running::{Blocker, RunningTransactions, blockers};
 pub use slot::{SlotState, slot_state};
 pub use snapshot::Snapshot;
+pub use standby::chooses_us;
 pub use stream::StreamSettings;
 pub use tracked::{Interest, Signature, Tracked, signatures};
 

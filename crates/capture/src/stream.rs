@@ -14,6 +14,7 @@ use lockstep_wal::{Frame, Lsn, ReplicationConnection, ReplicationError, Replicat
 use crate::capture::{CaptureStatus, Followed, Shared};
 use crate::dirty::{Commit, DirtyKeys, DirtyRelations};
 use crate::keys::KeySet;
+use crate::standby::{ADVANCE_BYTES, ADVANCE_EVERY, advance};
 use crate::tracked::Tracked;
 use tokio::sync::watch;
 
@@ -50,6 +51,10 @@ pub(crate) async fn run(settings: StreamSettings, shared: Arc<Shared>) {
     loop {
         let started = Instant::now();
         let Err(error) = stream_once(&settings, &shared).await;
+        if let StreamError::Advance(to) = error {
+            move_slot(&settings, &shared, to).await;
+            continue;
+        }
         match class(&error) {
             ErrorClass::Definite => {
                 tracing::error!(error = %error, "the replication stream ended");
@@ -87,7 +92,7 @@ fn class(error: &StreamError) -> ErrorClass {
         StreamError::Replication(error) if error.refuses_login() => ErrorClass::Transient,
         StreamError::Replication(error) => error.class(),
         StreamError::Decode(_) | StreamError::AnotherSource(_) | StreamError::AnotherSlot(_) => ErrorClass::Definite,
-        StreamError::Restart | StreamError::Silent => ErrorClass::Transient,
+        StreamError::Restart | StreamError::Silent | StreamError::Advance(_) => ErrorClass::Transient,
     }
 }
 
@@ -97,6 +102,9 @@ enum StreamError {
     Replication(#[from] ReplicationError),
     #[error("the target was lost; its last batches are read again")]
     Restart,
+    /// Not an error: we stand aside, and the slot can be moved only while nobody streams from it.
+    #[error("the slot is moved to {0}")]
+    Advance(Lsn),
     #[error("nothing was heard from the server for {SILENCE_MAX:?}")]
     Silent,
     #[error("the source is not what it was: {0}")]
@@ -110,12 +118,14 @@ enum StreamError {
 async fn stream_once(settings: &StreamSettings, shared: &Shared) -> Result<std::convert::Infallible, StreamError> {
     let mut connection = ReplicationConnection::open(&settings.source).await?;
     refuse_another_source(settings, shared, &mut connection).await?;
+    shared.note_standby_names(&connection.standby_names().await?);
     // Position 0: the server starts at the slot's confirmed position, which it alone knows for sure.
     let mut stream = connection.start(&settings.slot, &settings.publication, Lsn::ZERO).await?;
     let number = shared.begin_stream();
     shared.set_status(CaptureStatus::Streaming);
     tracing::info!(slot = settings.slot, "streaming");
     let mut decoder = Decoder::new(shared.followed(), shared.keys_max());
+    let began = Instant::now();
     let mut ticker = tokio::time::interval(STATUS_INTERVAL);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -134,7 +144,12 @@ async fn stream_once(settings: &StreamSettings, shared: &Shared) -> Result<std::
             },
             () = shared.position_wanted() => send_status(&mut stream, shared, true).await?,
             // Asking for an answer keeps the position, and with it the staleness of an idle group, up to date.
-            _ = ticker.tick() => send_status(&mut stream, shared, true).await?,
+            _ = ticker.tick() => {
+                send_status(&mut stream, shared, true).await?;
+                if let Some(to) = slot_to_move(shared, began) {
+                    return Err(StreamError::Advance(to));
+                }
+            }
             () = shared.restart_wanted() => return Err(StreamError::Restart),
         }
     }
@@ -172,7 +187,30 @@ async fn refuse_another_source(
     }
 }
 
+/// Where the slot is to be moved, if it is time. Never a position reported for a moment: it could release commits that no standby has.
+fn slot_to_move(shared: &Shared, began: Instant) -> Option<Lsn> {
+    if !shared.aside() {
+        return None;
+    }
+    let (_, confirmed) = shared.positions();
+    let (_, confirmable) = shared.positions_to_report();
+    // Before anything is confirmed the slot is somewhere else.
+    let much = confirmed > Lsn::ZERO && confirmable.bytes_since(confirmed) >= ADVANCE_BYTES;
+    (confirmable > confirmed && (much || began.elapsed() >= ADVANCE_EVERY)).then_some(confirmable)
+}
+
+async fn move_slot(settings: &StreamSettings, shared: &Shared, to: Lsn) {
+    match advance(&settings.source, &settings.slot, to).await {
+        Ok(reached) => shared.set_confirmed(reached),
+        // The slot stays where it was, which loses nothing; the next stream says more.
+        Err(error) => tracing::warn!(error, "the slot cannot be moved"),
+    }
+}
+
 async fn send_status(stream: &mut ReplicationStream, shared: &Shared, reply_requested: bool) -> Result<(), StreamError> {
+    if shared.aside() {
+        return Ok(stream.send_status(Lsn::ZERO, Lsn::ZERO, reply_requested).await?);
+    }
     let (received, confirmed) = shared.positions_to_report();
     stream.send_status(received, confirmed, reply_requested).await?;
     shared.set_confirmed(confirmed);

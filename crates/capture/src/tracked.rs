@@ -62,7 +62,7 @@ const SCHEMAS_FROM: u32 = 15;
 /// `pg_publication` anew and nothing else does but OWNER TO and RENAME (`publicationcmds.c`); tables and schemas that are added, and
 /// those that get another column list or row filter, have new rows in `pg_publication_rel` and `pg_publication_namespace`, other
 /// tables' rows stay. A partition is published with the tables above it. A table that left its schema and came back has another row
-/// in `pg_depend`.
+/// in `pg_depend`. And how the rows of partitions are identified.
 fn published(major: u32) -> String {
     let schemas = if major < SCHEMAS_FROM {
         "NULL"
@@ -79,6 +79,8 @@ fn published(major: u32) -> String {
         "(SELECT concat_ws(' ', p.oid, p.xmin,
                  (SELECT string_agg(concat(r.oid, '/', r.xmin), ',' ORDER BY r.oid)
                   FROM pg_publication_rel AS r WHERE r.prpubid = p.oid AND r.prrelid = ANY (up.family)),
+                 (SELECT string_agg(concat(l.oid, l.relreplident), ',' ORDER BY l.oid)
+                  FROM pg_partition_tree(c.oid) AS t JOIN pg_class AS l ON l.oid = t.relid AND l.relreplident <> 'd'),
                  {schemas})
           FROM pg_publication AS p,
                LATERAL (SELECT c.oid || ARRAY(SELECT a.relid::oid FROM pg_partition_ancestors(c.oid) AS a) AS family) AS up

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use lockstep_capture::{Coverage, Signature, Tracked, coverage, publication_statements, signatures};
 use lockstep_connect::Session;
+use lockstep_refresh::analysis::Meaning;
 
 use crate::config::Config;
 use crate::preflight::{Planned, Preflight};
@@ -30,12 +31,39 @@ pub(crate) fn follow(now: &Signatures, before: &Signatures) -> bool {
     before.iter().all(|(name, before)| now.get(name).is_some_and(|now| now.follows(before)))
 }
 
-/// Whether what a projection reads is not what it was when it was last known to have followed it.
-pub(crate) async fn was_replaced(target: &Session, name: &str, now: &Signatures) -> anyhow::Result<bool> {
-    let row = target.query_opt("SELECT relation_signature::jsonb FROM lockstep.projection WHERE name = $1", &[&name]).await?;
-    let before: Option<serde_json::Value> = row.and_then(|row| row.get(0));
-    let before: Option<Signatures> = before.and_then(|value| serde_json::from_value(value).ok());
-    Ok(before.is_some_and(|before| !follow(now, &before)))
+/// Why a projection has to be compared that was set up before with the same definition; `None` if nothing has happened that it would
+/// have missed.
+pub(crate) async fn missed(target: &Session, preflight: &Preflight, planned: &Planned) -> anyhow::Result<Option<String>> {
+    let row = target
+        .query_opt(
+            "SELECT relation_signature::jsonb, meaning FROM lockstep.projection WHERE name = $1",
+            &[&planned.plan.projection],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let tables: Option<Signatures> = stored(row.get(0));
+    let now = relation_signatures(planned, &preflight.tracked, &preflight.signatures);
+    if tables.is_some_and(|before| !follow(&now, &before)) {
+        return Ok(Some(
+            "a source table was replaced, or its partitions or its publication changed; all rows are being compared".to_owned(),
+        ));
+    }
+    let meaning: Option<Meaning> = stored(row.get(1));
+    let now = preflight.meanings.get(&planned.plan.projection);
+    let changed = now.zip(meaning).map(|(now, before)| now.changed_since(&before)).unwrap_or_default();
+    Ok((!changed.is_empty()).then(|| format!("{} changed; all rows are being compared", named(&changed))))
+}
+
+fn stored<T: serde::de::DeserializeOwned>(value: Option<serde_json::Value>) -> Option<T> {
+    value.and_then(|value| serde_json::from_value(value).ok())
+}
+
+/// Some of what has changed, for people.
+pub(crate) fn named(changed: &[String]) -> String {
+    match changed {
+        [first, second, third, _, ..] => format!("{first}, {second}, {third} and {} more", changed.len() - 3),
+        few => few.join(", "),
+    }
 }
 
 /// The projections that a set-up will find to have missed changes: their source tables were replaced, or were not published for a while.
@@ -45,8 +73,7 @@ pub(crate) async fn have_missed_changes(config: &Config, preflight: &Preflight, 
     let found = coverage(&source, &config.publication, &preflight.tracked, preflight.major).await?;
     let mut names = Vec::new();
     for planned in &preflight.planned {
-        let now = relation_signatures(planned, &preflight.tracked, &preflight.signatures);
-        if lacks_publication(planned, preflight, &found) || was_replaced(target, &planned.plan.projection, &now).await? {
+        if lacks_publication(planned, preflight, &found) || missed(target, preflight, planned).await?.is_some() {
             names.push(planned.plan.projection.clone());
         }
     }
@@ -81,10 +108,12 @@ pub(crate) async fn record_signatures(
             changed.push(planned.plan.projection.clone());
         }
         let of_it = serde_json::to_string(&now)?;
+        let meaning = preflight.meanings.get(&planned.plan.projection).map(serde_json::to_value).transpose()?;
         target
             .execute(
-                "UPDATE lockstep.projection SET relation_signature = $2 WHERE name = $1 AND relation_signature IS DISTINCT FROM $2",
-                &[&planned.plan.projection, &of_it],
+                "UPDATE lockstep.projection SET relation_signature = $2, meaning = $3
+                 WHERE name = $1 AND (relation_signature IS DISTINCT FROM $2 OR meaning IS DISTINCT FROM $3)",
+                &[&planned.plan.projection, &of_it, &meaning],
             )
             .await?;
     }

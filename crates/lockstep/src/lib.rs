@@ -33,6 +33,7 @@ mod progress;
 mod reload;
 mod requests;
 mod setup;
+mod standby_names;
 pub mod supervisor;
 pub mod telemetry;
 mod upkeep;

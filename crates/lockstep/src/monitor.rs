@@ -33,15 +33,19 @@ pub(crate) async fn run(
     for round in 0_u64.. {
         let asked_at = Instant::now();
         match look_at_source(&config, &mut source, round % SLOT_EVERY == 0, &observed).await {
-            Ok(lsn) => {
+            Ok((lsn, standby_names)) => {
                 source_lsn = lsn;
                 capture.note_source_position(lsn, asked_at);
+                capture.note_standby_names(&standby_names);
             }
             Err(error) => {
                 tracing::debug!(error = format!("{error:#}"), "monitor");
                 source = None;
             }
         }
+        let aside = capture.stands_aside();
+        metrics::gauge!("lockstep_stands_aside").set(f64::from(u8::from(aside)));
+        observed.stands_aside(aside);
         for (index, name, status) in &groups {
             group_gauges(&capture, *index, name, &status.borrow(), source_lsn, &relations, &observed);
         }
@@ -57,7 +61,7 @@ async fn look_at_source(
     source: &mut Option<Session>,
     slot_too: bool,
     observed: &Observed,
-) -> anyhow::Result<Lsn> {
+) -> anyhow::Result<(Lsn, String)> {
     let session = match source {
         Some(session) if !session.is_closed() => session,
         _ => source.insert(Session::open(&config.source, "lockstep monitor").await?),
@@ -80,9 +84,10 @@ async fn look_at_source(
     position(session).await
 }
 
-async fn position(session: &Session) -> anyhow::Result<Lsn> {
-    let text: String = session.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
-    Ok(text.parse()?)
+/// Where the WAL ends, and who is to be a synchronous standby.
+async fn position(session: &Session) -> anyhow::Result<(Lsn, String)> {
+    let row = session.query_one("SELECT pg_current_wal_lsn()::text, current_setting('synchronous_standby_names')", &[]).await?;
+    Ok((row.get::<_, &str>(0).parse()?, row.get(1)))
 }
 
 fn group_gauges(

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::standby_names;
+
 /// How often it looks.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -79,6 +81,8 @@ struct State {
     note: Option<String>,
     groups: BTreeMap<String, Group>,
     slot: Option<Slot>,
+    /// Whether the stream stands aside, because the source would wait for it as a synchronous standby.
+    aside: bool,
     retained: VecDeque<(f64, Option<i64>)>,
     plans: BTreeMap<String, Value>,
 }
@@ -139,6 +143,11 @@ impl Observed {
         self.state().slot = slot;
     }
 
+    /// Whether the stream stands aside; see [`lockstep_capture::Capture::stands_aside`].
+    pub(crate) fn stands_aside(&self, aside: bool) {
+        self.state().aside = aside;
+    }
+
     /// A projection's plan as `lockstep plan` prints it.
     pub(crate) fn plan(&self, name: &str) -> Option<Value> {
         self.state().plans.get(name).cloned()
@@ -176,7 +185,8 @@ impl Observed {
     pub(crate) fn instance(&self) -> Value {
         let state = self.state();
         let since = state.since.and_then(|since| jiff::Timestamp::try_from(since).ok()).map(|since| since.to_string());
-        json!({ "state": state.instance.name(), "since": since, "note": state.note })
+        let aside = state.aside.then_some(standby_names::ASIDE);
+        json!({ "state": state.instance.name(), "since": since, "note": state.note.as_deref().or(aside) })
     }
 
     /// The slot, as the page shows it.

@@ -7,11 +7,14 @@ mod queries;
 mod servers;
 mod settings;
 
+use std::collections::BTreeMap;
+
 use lockstep_capture::Tracked;
 use lockstep_connect::ServerIdentity;
 use lockstep_plan::Plan;
 use lockstep_plan::facts::{Identity, RelationKind};
 use lockstep_refresh::OnError;
+use lockstep_refresh::analysis::{Dependencies, Meaning, meanings};
 use serde::Serialize;
 
 use crate::config::Config;
@@ -68,6 +71,8 @@ pub struct Planned {
     pub indexes: Option<String>,
     /// Whether its changes are told.
     pub feed: bool,
+    /// What its query's meaning depends on.
+    pub dependencies: Dependencies,
 }
 
 impl Planned {
@@ -88,6 +93,8 @@ pub struct Preflight {
     pub tracked: Vec<Tracked>,
     /// What each of them is now; see [`lockstep_capture::signatures`].
     pub signatures: Vec<lockstep_capture::Signature>,
+    /// What the query of each planned projection means now; see [`lockstep_refresh::analysis::meanings`].
+    pub meanings: BTreeMap<String, Meaning>,
     /// The source's major version; 0 if it was not reached.
     pub major: u32,
     /// The source cluster's identifier.
@@ -214,11 +221,17 @@ pub async fn run(config: &Config, depth: Depth) -> Preflight {
         Ok(signatures) => preflight.signatures = signatures,
         Err(error) => preflight.error("source", lockstep_connect::describe(&error), "make the catalogs readable"),
     }
+    let dependencies: Vec<&Dependencies> = preflight.planned.iter().map(|planned| &planned.dependencies).collect();
+    match meanings(&source, &dependencies, preflight.major).await {
+        Ok(found) => preflight.meanings = preflight.planned.iter().map(Planned::name).zip(found).collect(),
+        Err(error) => preflight.error("source", lockstep_connect::describe(&error), "make the catalogs readable"),
+    }
     if depth == Depth::Plans {
         return preflight;
     }
     settings::check(&source, &mut preflight).await;
     servers::relations(&source, &mut preflight).await;
+    servers::identities(config, depth, &source, &mut preflight).await;
     servers::publication(config, &source, &mut preflight).await;
     servers::reading(config, &mut preflight).await;
     let registered = servers::target(config, &source, &mut preflight).await;

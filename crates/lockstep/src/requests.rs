@@ -9,7 +9,13 @@ use tokio::sync::mpsc;
 use crate::verification::{GroupHandle, Verifier, Wish};
 
 /// How often the running projector looks.
-const INTERVAL: Duration = Duration::from_millis(250);
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// When nobody has been there for so long to give an answer, none will come. Between two set-ups nobody is, for a moment.
+const ABSENT_MAX: Duration = Duration::from_secs(10);
+
+/// How often who asked looks for the answer.
+const ANSWER_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What can be asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +26,8 @@ pub(crate) enum Request {
     Verify,
     /// Build a projection anew beside the old one.
     Rebuild,
+    /// Look at the source's catalogs; done when they are what they were.
+    Look,
 }
 
 impl Request {
@@ -28,11 +36,12 @@ impl Request {
             Self::RetryQuarantine => "retry_quarantine",
             Self::Verify => "verify",
             Self::Rebuild => "rebuild",
+            Self::Look => "look",
         }
     }
 
     fn from_name(name: &str) -> Option<Self> {
-        [Self::RetryQuarantine, Self::Verify, Self::Rebuild].into_iter().find(|request| request.name() == name)
+        [Self::RetryQuarantine, Self::Verify, Self::Rebuild, Self::Look].into_iter().find(|request| request.name() == name)
     }
 }
 
@@ -53,6 +62,34 @@ pub(crate) async fn ask(
         )
         .await?;
     Ok(row.get(0))
+}
+
+/// Waits until the projector that runs has looked at the source's catalogs and has compared what it found changed in some
+/// projections. Without bound: the caller's. With `running` it ends when no projector runs.
+///
+/// # Errors
+/// A statement failed, or no projector runs any more.
+pub(crate) async fn settled(target: &Session, projections: &[&str], running: bool) -> anyhow::Result<()> {
+    let request = ask(target, Request::Look, None, &serde_json::json!({})).await?;
+    let mut seen_running = tokio::time::Instant::now();
+    loop {
+        let row = target
+            .query_one(
+                "SELECT EXISTS (SELECT FROM lockstep.request WHERE id = $1 AND done_at IS NOT NULL)
+                        AND NOT EXISTS (SELECT FROM lockstep.projection AS p
+                                        WHERE coalesce(p.part_of, p.name) = ANY ($2) AND p.state = 'degraded')",
+                &[&request, &projections],
+            )
+            .await?;
+        if row.get(0) {
+            return Ok(());
+        }
+        if !running || is_running(target).await? {
+            seen_running = tokio::time::Instant::now();
+        }
+        anyhow::ensure!(seen_running.elapsed() < ABSENT_MAX, "the projector that ran has ended");
+        tokio::time::sleep(ANSWER_INTERVAL).await;
+    }
 }
 
 /// Whether a projector runs: it holds the writer's lock.
@@ -76,8 +113,11 @@ pub(crate) async fn is_running(target: &Session) -> Result<bool, tokio_postgres:
 /// Carries requests out; returns, with the reason, when everything is to be set up again. Whatever ails the session, others notice.
 pub(crate) async fn follow(target: &Session, verifier: &Verifier) -> String {
     // Verifications wait for each other, so that they do not compete for the servers.
-    let (queue, queued) = mpsc::unbounded_channel();
-    let verifying = verify_in_turn(queued, verifier);
+    let (verifications, wished) = mpsc::unbounded_channel();
+    let (looks, asked) = mpsc::unbounded_channel();
+    let queues = Queues { verifications, looks };
+    let verifying = verify_in_turn(wished, verifier);
+    let answering = answer_looks(asked, target, verifier);
     let looking = async {
         let mut resumed = false;
         loop {
@@ -86,11 +126,13 @@ pub(crate) async fn follow(target: &Session, verifier: &Verifier) -> String {
             if !resumed {
                 match resume(target).await {
                     Ok(()) => resumed = true,
-                    Err(error) => tracing::debug!(error = %lockstep_connect::describe(&error), "requests"),
+                    Err(error) => {
+                        tracing::debug!(error = %lockstep_connect::describe(&error), "requests");
+                        continue;
+                    }
                 }
-                continue;
             }
-            match look(target, &verifier.groups, &queue).await {
+            match look(target, &verifier.groups, &queues).await {
                 Ok(None) => {}
                 Ok(Some(name)) => return format!("{name} is to be rebuilt"),
                 Err(error) => tracing::debug!(error = %lockstep_connect::describe(&error), "requests"),
@@ -100,15 +142,32 @@ pub(crate) async fn follow(target: &Session, verifier: &Verifier) -> String {
     tokio::select! {
         reason = looking => reason,
         () = verifying => "verifications are carried out no more".to_owned(),
+        () = answering => "looks at the catalogs are answered no more".to_owned(),
     }
 }
 
-/// Verifications that were cut off by a set-up, or with the process, are made again; those of a schedule come by themselves.
+/// Where requests go that take their time.
+struct Queues {
+    verifications: mpsc::UnboundedSender<(i64, Wish)>,
+    looks: mpsc::UnboundedSender<i64>,
+}
+
+async fn answer_looks(mut asked: mpsc::UnboundedReceiver<i64>, target: &Session, verifier: &Verifier) {
+    while let Some(id) = asked.recv().await {
+        verifier.catalogs.unchanged().await;
+        let done = target.execute("UPDATE lockstep.request SET done_at = clock_timestamp() WHERE id = $1", &[&id]).await;
+        if let Err(error) = done {
+            tracing::debug!(error = %lockstep_connect::describe(&error), "answering a request");
+        }
+    }
+}
+
+/// Looks and verifications that were cut off by a set-up, or with the process, are made again; those of a schedule come by themselves.
 async fn resume(target: &Session) -> Result<(), tokio_postgres::Error> {
     target
         .batch_execute(
             "WITH again AS (UPDATE lockstep.request SET taken_at = NULL
-                            WHERE kind = 'verify' AND taken_at IS NOT NULL AND done_at IS NULL RETURNING id)
+                            WHERE kind IN ('look', 'verify') AND taken_at IS NOT NULL AND done_at IS NULL RETURNING id)
              DELETE FROM lockstep.verification WHERE request IN (SELECT id FROM again);
              UPDATE lockstep.verification SET finished_at = clock_timestamp(), outcome = 'failed', message = 'it was cut off'
              WHERE finished_at IS NULL",
@@ -117,11 +176,7 @@ async fn resume(target: &Session) -> Result<(), tokio_postgres::Error> {
 }
 
 /// Takes the requests that wait. Returns a projection that is to be rebuilt, if there is one.
-async fn look(
-    target: &Session,
-    groups: &[GroupHandle],
-    verifications: &mpsc::UnboundedSender<(i64, Wish)>,
-) -> Result<Option<String>, tokio_postgres::Error> {
+async fn look(target: &Session, groups: &[GroupHandle], queues: &Queues) -> Result<Option<String>, tokio_postgres::Error> {
     let mut rebuild = None;
     let rows = target
         .query(
@@ -142,8 +197,9 @@ async fn look(
             }
             Some(Request::Verify) => {
                 let wish = serde_json::from_value(row.get(3)).unwrap_or_default();
-                drop(verifications.send((id, wish)));
+                drop(queues.verifications.send((id, wish)));
             }
+            Some(Request::Look) => drop(queues.looks.send(id)),
             Some(Request::Rebuild) => rebuild = projection,
         }
     }

@@ -12,7 +12,7 @@ use lockstep_wal::ReplicationConnection;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::Config;
-use crate::followed::{mark_stale, publish, record_signatures, relation_signatures, was_replaced};
+use crate::followed::{mark_stale, missed, publish, record_signatures, relation_signatures};
 use crate::preflight::{Planned, Preflight};
 use crate::versions::{Making, Source};
 
@@ -234,17 +234,11 @@ async fn register_all(
     let mut registered = Vec::with_capacity(preflight.planned.len());
     for planned in &preflight.planned {
         let fingerprint = fingerprint(planned, &preflight.planned);
-        let signatures = relation_signatures(planned, &preflight.tracked, &preflight.signatures);
         let existing = known.iter().find(|known| known.name == planned.plan.projection);
         let current = match existing {
             Some(existing) if existing.fingerprint == fingerprint && existing.schema == planned.schema => {
-                if was_replaced(target, &existing.name, &signatures).await? {
-                    mark_stale(
-                        target,
-                        Some(&existing.name),
-                        "a source table was replaced, or its partitions or its publication changed; all rows are being compared",
-                    )
-                    .await?;
+                if let Some(reason) = missed(target, preflight, planned).await? {
+                    mark_stale(target, Some(&existing.name), &reason).await?;
                 }
                 target
                     .execute(

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::boundaries::{Boundaries, Boundary};
 use crate::config::Config;
 use crate::giving_way::GivingWay;
+use crate::watch::Catalogs;
 
 /// Rows that differ are kept in memory up to this number a table; beyond it everything is refreshed.
 const DIFFERENCES_MAX: usize = 10_000;
@@ -68,6 +69,7 @@ pub(crate) struct Verifier {
     pub(crate) boundaries: Arc<Boundaries>,
     pub(crate) groups: Vec<GroupHandle>,
     pub(crate) giving_way: GivingWay,
+    pub(crate) catalogs: Catalogs,
 }
 
 impl Verifier {
@@ -76,6 +78,8 @@ impl Verifier {
     /// # Errors
     /// A server cannot be reached, or a group does not come to a boundary. What a single projection's comparison says is recorded.
     pub(crate) async fn run(&self, wish: &Wish, request: Option<i64>) -> anyhow::Result<()> {
+        // What changed without a row's change is no difference that a repair could mend: it is compared first, by another set-up.
+        self.catalogs.unchanged().await;
         let record = Session::open(self.config.target_settings(), "lockstep verify").await.context("target")?;
         for group in &self.groups {
             let names: Vec<&String> =
@@ -85,7 +89,10 @@ impl Verifier {
             }
             let mut tries = 1;
             while !self.verify_group(&record, group, &names, wish, request, tries == TRIES).await? {
-                tracing::info!(group = group.name, "its verification gave way to the application, and is begun again");
+                tracing::info!(
+                    group = group.name,
+                    "its verification gave way to the application, or a table was truncated meanwhile; it is begun again"
+                );
                 tokio::time::sleep(AGAIN_AFTER * tries).await;
                 tries += 1;
             }
@@ -103,7 +110,8 @@ impl Verifier {
 }
 
 impl Verifier {
-    /// Verifies projections of one group at a boundary. False if it gave way to somebody, unless it is the last try: then that is what is
+    /// Verifies projections of one group at a boundary. False if it gave way to somebody, or if a table was truncated meanwhile (PostgreSQL's
+    /// TRUNCATE is not safe for snapshots: one that was taken before shows the table empty), unless it is the last try: then that is what is
     /// recorded.
     async fn verify_group(
         &self,
@@ -114,6 +122,8 @@ impl Verifier {
         request: Option<i64>,
         last: bool,
     ) -> anyhow::Result<bool> {
+        let source = Session::open(&self.config.source, "lockstep verify").await.context("source")?;
+        let files_before = files(record, &source, &group.name).await?;
         let boundary = self.boundaries.next(&self.config, &group.name, &group.commands).await?;
         let before = self.giving_way.count();
         let mut verified = Vec::with_capacity(names.len());
@@ -131,6 +141,12 @@ impl Verifier {
         } else {
             // Nothing must be repaired while the snapshots stand: they would keep what is removed.
             boundary.pair.release().await?;
+            if !last && files(record, &source, &group.name).await? != files_before {
+                for (run, _) in verified {
+                    run.forget().await?;
+                }
+                return Ok(false);
+            }
         }
         for (mut run, suspects) in verified {
             if wish.repair && !suspects.is_empty() {
@@ -149,6 +165,31 @@ impl Verifier {
             wanted && !self.groups.iter().any(|group| group.projections.contains(name))
         })
     }
+}
+
+/// The files of the tables that a group reads, their partitions' too: TRUNCATE gives a table another.
+async fn files(record: &Session, source: &Session, group: &str) -> anyhow::Result<Vec<String>> {
+    let row = record
+        .query_one(
+            "SELECT ARRAY(SELECT DISTINCT r.label FROM lockstep.projection AS p, unnest(p.relations) AS r (label) WHERE p.group_name = $1)",
+            &[&group],
+        )
+        .await?;
+    let tables: Vec<String> = row.get(0);
+    let row = source
+        .query_one(
+            "WITH tables AS (
+                 SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                 WHERE c.relkind IN ('r', 'p') AND concat(n.nspname, '.', c.relname) = ANY ($1)
+             )
+             SELECT ARRAY(SELECT concat(c.oid, '/', pg_relation_filenode(c.oid))
+                          FROM (SELECT t.oid FROM tables AS t
+                                UNION SELECT p.relid::oid FROM tables AS t, pg_partition_tree(t.oid) AS p) AS c
+                          ORDER BY c.oid)",
+            &[&tables],
+        )
+        .await?;
+    Ok(row.get(0))
 }
 
 /// What is to be refreshed, by projection.

@@ -13,6 +13,6 @@ mod error;
 mod lsn;
 pub mod pgoutput;
 
-pub use connection::{CreatedSlot, Frame, ReplicationConnection, ReplicationStream, SystemIdentity};
+pub use connection::{APPLICATION_NAME, CreatedSlot, Frame, ReplicationConnection, ReplicationStream, SystemIdentity};
 pub use error::ReplicationError;
 pub use lsn::Lsn;

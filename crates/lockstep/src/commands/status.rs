@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lockstep_capture::slot_state;
+use lockstep_capture::{slot_state, unidentified_in};
 use lockstep_connect::Session;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::Exit;
 use crate::config::Config;
 use crate::setup::NOT_CONFIGURED;
+use crate::standby_names;
 
 #[derive(Serialize)]
 struct StatusView {
@@ -17,6 +18,10 @@ struct StatusView {
     projections: Vec<ProjectionView>,
     slot: Option<SlotView>,
     trouble: Option<String>,
+    /// Why the stream stands aside, if it does: the source would wait for it as a synchronous standby.
+    stands_aside: Option<String>,
+    /// Published tables on which the application's updates and deletes fail, and the statement that mends each.
+    unidentified: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -68,14 +73,21 @@ pub async fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
         return Ok(Exit::Failure);
     }
     let live = live_gauges(config).await;
-    let (source_lsn, slot) = match Session::open(&config.source, "lockstep status").await {
+    let mut failing = Vec::new();
+    let (source_lsn, slot, stands_aside) = match Session::open(&config.source, "lockstep status").await {
         Ok(source) => {
             let lsn: String = source.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
-            (Some(lsn), slot_view(config, &source).await?)
+            let chosen = standby_names::chosen(&source).await?;
+            failing = unidentified_in(&source, &config.publication).await?;
+            (
+                Some(lsn),
+                slot_view(config, &source).await?,
+                chosen.map(|chosen| format!("{}\n  {}", chosen.message, chosen.remedy)),
+            )
         }
         Err(error) => {
             eprintln!("source: {error}");
-            (None, None)
+            (None, None, None)
         }
     };
     let trouble = trouble(&target).await?;
@@ -84,6 +96,11 @@ pub async fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
         projections: projections(&target, &live, trouble.is_some()).await?,
         slot,
         trouble,
+        stands_aside,
+        unidentified: failing
+            .iter()
+            .map(|table| format!("{} {}: updates and deletes of it fail\n  {};", table.table, table.reason, table.remedy))
+            .collect(),
     };
     let running = crate::requests::is_running(&target).await?;
     if json {
@@ -98,6 +115,7 @@ pub async fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
         }
     }
     let ill = view.trouble.is_some()
+        || !view.unidentified.is_empty()
         || view.projections.iter().any(|projection| ["faulted", "degraded"].contains(&projection.state.as_str()));
     Ok(if ill { Exit::Failure } else { Exit::Good })
 }
@@ -228,6 +246,9 @@ fn print(view: &StatusView) {
     }
     if let Some(trouble) = &view.trouble {
         println!("\nread models are not kept up to date: {trouble}");
+    }
+    for told in view.stands_aside.iter().chain(&view.unidentified) {
+        println!("\n{told}");
     }
     match &view.slot {
         Some(slot) => println!(

@@ -71,8 +71,7 @@ async fn run(config: &Config, wish: Wish, json: bool) -> anyhow::Result<Exit> {
     }
     let target = super::installed_target(config, None).await?;
     let own = if requests::is_running(&target).await? { None } else { Some(Own::start(config)) };
-    let request = requests::ask(&target, Request::Verify, None, &serde_json::to_value(&wish)?).await?;
-    let result = outcome(&target, request, own.as_ref(), json).await;
+    let result = carried_out(config, &target, &wish, own.as_ref(), json).await;
     if let Some(own) = own {
         own.stop().await?;
     }
@@ -84,6 +83,29 @@ async fn run(config: &Config, wish: Wish, json: bool) -> anyhow::Result<Exit> {
     }
     let good = |view: &VerificationView| view.outcome == "equal" || view.outcome == "repaired";
     Ok(if !views.is_empty() && views.iter().all(good) { Exit::Good } else { Exit::Failure })
+}
+
+/// What has changed in the catalogs is compared before anything is verified: it is not the rows that are wrong then.
+async fn carried_out(
+    config: &Config,
+    target: &Session,
+    wish: &Wish,
+    own: Option<&Own>,
+    json: bool,
+) -> anyhow::Result<Vec<VerificationView>> {
+    let all: Vec<&str> = config.projections.iter().map(|projection| projection.name.as_str()).collect();
+    let wished: Vec<&str> = wish.names.iter().map(String::as_str).collect();
+    let ended = async {
+        while !own.is_some_and(|own| own.task.is_finished()) {
+            tokio::time::sleep(INTERVAL).await;
+        }
+    };
+    tokio::select! {
+        settled = requests::settled(target, if wished.is_empty() { &all } else { &wished }, own.is_none()) => settled?,
+        () = ended => bail!("the projector that was started for it has ended; see its messages above"),
+    }
+    let request = requests::ask(target, Request::Verify, None, &serde_json::to_value(wish)?).await?;
+    outcome(target, request, own, json).await
 }
 
 /// A projector of our own, where none runs: it catches up, and verifies at a boundary as any other.

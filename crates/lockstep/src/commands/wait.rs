@@ -13,7 +13,8 @@ use crate::requests;
 /// How often to look whether a projector has set things up.
 const SET_UP_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Waits until every group contains a position, the source's current one unless given.
+/// Waits until every group contains a position, the source's current one unless given, and what has changed in the source's catalogs
+/// has been compared.
 ///
 /// # Errors
 /// Source or target cannot be reached, or nothing is set up.
@@ -45,9 +46,19 @@ pub async fn wait(config: &Config, lsn: Option<Lsn>, timeout: Duration, json: bo
         .await
         .map_err(|error| anyhow::anyhow!(lockstep_connect::describe(&error)))?
         .get(0);
+    // Rows are contained; what changes results without a row is looked for by the projector that runs, and is compared by then.
+    let mut settled = true;
+    if contained && requests::is_running(&target).await? {
+        let names: Vec<&str> = config.projections.iter().map(|projection| projection.name.as_str()).collect();
+        let left = timeout.saturating_sub(began.elapsed());
+        settled = match tokio::time::timeout(left, requests::settled(&target, &names, true)).await {
+            Ok(settled) => settled.map(|()| true)?,
+            Err(_) => false,
+        };
+    }
     if json {
         super::print_json(&serde_json::json!({
-            "lsn": lsn.to_string(), "contained": contained, "waited_ms": u64::try_from(began.elapsed().as_millis())?
+            "lsn": lsn.to_string(), "contained": contained && settled, "waited_ms": u64::try_from(began.elapsed().as_millis())?
         }))?;
     } else if !contained {
         let running = requests::is_running(&target).await.unwrap_or(true);
@@ -58,6 +69,8 @@ pub async fn wait(config: &Config, lsn: Option<Lsn>, timeout: Duration, json: bo
             None => "no projector runs: lockstep run".to_owned(),
         };
         eprintln!("timed out: not every group contains {lsn} ({hint})");
+    } else if !settled {
+        eprintln!("timed out: every group contains {lsn}, and something is being compared (lockstep status shows what)");
     }
-    Ok(if contained { Exit::Good } else { Exit::TimedOut })
+    Ok(if contained && settled { Exit::Good } else { Exit::TimedOut })
 }

@@ -100,6 +100,7 @@ pub(super) async fn plan(
     for planned in &mut planned {
         planned.group.clone_from(&group);
     }
+    find_dependencies(source, earlier, &mut planned).await.map_err(failed)?;
     let mixed = planned.iter().find(|planned| {
         let projections = planned.plan.relations.iter().filter(|relation| relation.kind == RelationKind::Projection).count();
         projections > 0 && projections < planned.plan.relations.len()
@@ -110,6 +111,18 @@ pub(super) async fn plan(
         return Err(Diagnostic::error(message).help("read either tables or projections; a further projection can join the two"));
     }
     Ok(planned)
+}
+
+/// What the queries' meaning depends on. Those of inner projections and of what is made of them are together what was written.
+async fn find_dependencies(source: &Session, earlier: &[Planned], planned: &mut [Planned]) -> Result<(), AnalysisError> {
+    for index in 0..planned.len() {
+        let one = &planned[index];
+        let read = earlier.iter().chain(planned.iter()).filter(|other| one.reads.contains(&other.plan.projection));
+        let stand_ins: Vec<StandIn> = read.map(stand_in).collect();
+        let found = analysis::dependencies(source, &one.plan.query, &stand_ins).await?;
+        planned[index].dependencies = found;
+    }
+    Ok(())
 }
 
 /// A projection must be in the group of those that it reads: they are right together, or not at all.
@@ -200,6 +213,7 @@ impl Planner<'_> {
             time_zone: definition.time_zone,
             on_error: self.projection.on_error,
             feed: self.projection.feed && part_of.is_none(),
+            dependencies: analysis::Dependencies::default(),
             indexes: None,
         });
         Ok(all)

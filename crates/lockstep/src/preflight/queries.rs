@@ -62,6 +62,9 @@ fn report(subject: &str, planned: &Planned, preflight: &mut Preflight) {
             );
         }
     }
+    for unseen in &planned.dependencies.unseen {
+        preflight.warn(subject, unseen.clone(), "after a change there: lockstep repair");
+    }
     for relation in &planned.plan.relations {
         if relation.kind == RelationKind::Partitioned {
             preflight.warn(

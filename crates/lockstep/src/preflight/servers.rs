@@ -1,6 +1,6 @@
 //! The servers: versions, settings, privileges, publication, slot, target tables.
 
-use lockstep_capture::{Coverage, coverage, publication_statements, slot_state};
+use lockstep_capture::{Coverage, coverage, publication_statements, slot_state, unidentified, unidentified_in};
 use lockstep_connect::{ConnectError, Session, Settings};
 use lockstep_plan::quote;
 use lockstep_refresh::analysis::may_read;
@@ -9,6 +9,7 @@ use lockstep_wal::{ReplicationConnection, SystemIdentity};
 use super::concerned::relation_subject;
 use super::{Depth, Planned, Preflight};
 use crate::config::Config;
+use crate::standby_names;
 
 /// The majors that are supported.
 const MAJORS: std::ops::RangeInclusive<u32> = 14..=18;
@@ -87,9 +88,20 @@ pub(super) async fn source(config: &Config, depth: Depth, preflight: &mut Prefli
             "follow the primary; with several hosts in the url add target_session_attrs=read-write",
         );
     }
+    standbys(&session, depth, preflight).await;
     replication(config, &session, row.get::<_, Option<bool>>(4).unwrap_or(false), preflight).await;
     slot(config, &session, row.get(3), preflight).await;
     Some(session)
+}
+
+/// `run` starts anyway and stands aside; `check` refuses.
+async fn standbys(session: &Session, depth: Depth, preflight: &mut Preflight) {
+    match standby_names::chosen(session).await {
+        Ok(None) => {}
+        Ok(Some(chosen)) if depth == Depth::Full => preflight.error("source", chosen.message, chosen.remedy),
+        Ok(Some(chosen)) => preflight.warn("source", chosen.message, chosen.remedy),
+        Err(error) => preflight.error("source", lockstep_connect::describe(&error), "make the server's settings readable"),
+    }
 }
 
 async fn replication(config: &Config, session: &Session, has_attribute: bool, preflight: &mut Preflight) {
@@ -185,6 +197,35 @@ pub(super) async fn relations(source: &Session, preflight: &mut Preflight) {
             Err(error) => {
                 preflight.error(relation_subject(&relation.label()), lockstep_connect::describe(&error), "make it readable");
             }
+        }
+    }
+}
+
+/// Tables on which publishing would make the application's updates and deletes fail. Where it does already, following them goes on: what
+/// PostgreSQL refuses is not missed.
+pub(super) async fn identities(config: &Config, depth: Depth, source: &Session, preflight: &mut Preflight) {
+    let tables: Vec<u32> = preflight.tracked.iter().map(|relation| relation.oid).collect();
+    let found = async {
+        let found = unidentified(source, &tables).await?;
+        let published = if found.is_empty() { Vec::new() } else { unidentified_in(source, &config.publication).await? };
+        Ok::<_, tokio_postgres::Error>((found, published))
+    };
+    let (found, published) = match found.await {
+        Ok(found) => found,
+        Err(error) => return preflight.error("publication", lockstep_connect::describe(&error), "catalogs must be readable"),
+    };
+    for table in found {
+        let subject = relation_subject(&table.root);
+        let message = format!(
+            "{} {}: publishing it makes the application's updates and deletes fail, or loses keys",
+            table.table, table.reason
+        );
+        let remedy = format!("{};", table.remedy);
+        if depth == Depth::Full || !published.contains(&table) {
+            preflight.error(subject, message, remedy);
+        } else {
+            tracing::error!(remedy, "{message}");
+            preflight.warn(subject, message, remedy);
         }
     }
 }

@@ -184,10 +184,16 @@ impl Running {
         self.members.iter().map(|member| member.status.clone()).collect()
     }
 
-    fn verifier(&self) -> Verifier {
+    fn verifier(&self, catalogs: watch::Catalogs) -> Verifier {
         let groups = self.members.iter().map(|member| member.handle.clone()).collect();
         let (config, ..) = self.in_force.parts();
-        Verifier { config: config.clone(), boundaries: self.boundaries.clone(), groups, giving_way: self.giving_way.clone() }
+        Verifier {
+            config: config.clone(),
+            boundaries: self.boundaries.clone(),
+            groups,
+            giving_way: self.giving_way.clone(),
+            catalogs,
+        }
     }
 
     /// Until something ends it or is to be set up again; returns what.
@@ -201,7 +207,8 @@ impl Running {
     ) -> RoundEnd {
         let mut capture_status = self.capture.status();
         let statuses = self.statuses();
-        let verifier = self.verifier();
+        let (catalogs, asked) = watch::Catalogs::new();
+        let verifier = self.verifier(catalogs);
         let progress = tokio::spawn(progress::show(config.clone(), statuses.clone(), hooks.quiet));
         let requests = Box::pin(requests::follow(&self.target, &verifier));
         let upkeep = Box::pin(upkeep::follow(config));
@@ -220,7 +227,7 @@ impl Running {
             match postponed {
                 // What is to be set up again is known; until then a look would say the same.
                 Some(_) => std::future::pending().await,
-                None => watch::schema(in_force, checked, &self.in_force.signatures, hooks.look_at_schema_every).await,
+                None => watch::schema(in_force, checked, &self.in_force.signatures, hooks.look_at_schema_every, asked).await,
             }
         });
         let due = async {

@@ -4,6 +4,7 @@
 //! `pg_get_viewdef`, `pg_depend` and the stored rule tell the rest. Nothing is parsed here.
 
 mod functions;
+mod meaning;
 mod relations;
 mod types;
 
@@ -13,6 +14,7 @@ use lockstep_plan::{chain, quote};
 use tokio_postgres::Client;
 use tokio_postgres::error::ErrorPosition;
 
+pub use meaning::{Dependencies, Dependency, Meaning, dependencies, meanings};
 pub use types::{is_hashable, type_facts};
 
 /// The temporary view's name.

@@ -8,6 +8,9 @@ use postgres_protocol::message::frontend;
 use super::wire::{Backend, Wire};
 use crate::ReplicationError;
 
+/// What walsenders of ours are called in `pg_stat_replication`, and by what `synchronous_standby_names` would choose them.
+pub const APPLICATION_NAME: &str = "lockstep replication";
+
 /// Authentication request codes (PostgreSQL documentation, message formats).
 mod request {
     pub(super) const OK: u32 = 0;
@@ -32,7 +35,7 @@ pub(super) async fn login(wire: &mut Wire, to: &Candidate, server_end_point: Opt
         ("database", to.database()),
         ("replication", "database"),
         ("client_encoding", "UTF8"),
-        ("application_name", "lockstep replication"),
+        ("application_name", APPLICATION_NAME),
         ("options", options.as_str()),
     ];
     wire.send(|buffer| frontend::startup_message(parameters, buffer)).await?;

@@ -10,6 +10,7 @@ use lockstep_connect::{Candidate, ErrorClass, LoggedIn, Login, ReadBack, ServerI
 use postgres_protocol::message::frontend;
 
 use crate::{Lsn, ReplicationError};
+pub use login::APPLICATION_NAME;
 pub use stream::{Frame, ReplicationStream};
 use wire::{Backend, Wire};
 
@@ -90,6 +91,14 @@ impl ReplicationConnection {
             format!("SELECT (SELECT confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE slot_name = '{name}')");
         let row = self.single_row(&command).await?;
         Ok(row.first().cloned().flatten().and_then(|text| text.parse().ok()))
+    }
+
+    /// The value of `synchronous_standby_names`.
+    ///
+    /// # Errors
+    /// See [`ReplicationError`].
+    pub async fn standby_names(&mut self) -> Result<String, ReplicationError> {
+        Ok(self.single_row("SHOW synchronous_standby_names").await?.first().cloned().flatten().unwrap_or_default())
     }
 
     /// Creates a permanent logical slot for pgoutput. Waits for the transactions that run on the server now.

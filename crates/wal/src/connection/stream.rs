@@ -57,7 +57,8 @@ impl ReplicationStream {
         }
     }
 
-    /// Tells the walsender how far we are. Only `flushed` moves a logical slot.
+    /// Tells the walsender how far we are. Only `flushed` moves a logical slot; with [`Lsn::ZERO`] for both it stays, and this stream is
+    /// no candidate for a synchronous standby.
     ///
     /// With `reply_requested` the walsender answers with its position, in order, behind everything it has sent.
     ///
