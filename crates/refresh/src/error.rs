@@ -93,7 +93,7 @@ pub(crate) struct Untried {
 pub(crate) enum Remedy {
     /// Try again after a pause; reconnect first if the sessions are gone.
     Retry,
-    /// Write this projection's next batch by deleting first: its rows clashed with each other on a unique index.
+    /// Write this projection's next batch by deleting first: an index refused some of its rows.
     DeleteFirst(usize),
     /// Tell the keys of this projection that fail apart from those that do not.
     OneByOne(usize),
@@ -123,6 +123,8 @@ impl BatchError {
                 }
             },
             Self::Trace { projection, .. } => Remedy::SkipTraces(*projection),
+            // A unique index guards a declared key, mostly: then it is told which rows have the same.
+            Self::DuplicateKey { projection, .. } if untried(*projection).delete_first => Remedy::DeleteFirst(*projection),
             Self::DuplicateKey { projection, .. } | Self::TooManyFail { projection, .. } => Remedy::Fault(*projection),
             // Even a definite refusal of a connection (a password changed): serve what is there and keep trying until it is mended.
             Self::Connect { .. } if !self.is_of_another_server() => Remedy::Retry,

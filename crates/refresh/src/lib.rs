@@ -14,6 +14,7 @@ pub mod analysis;
 mod batch;
 mod checkpoint;
 mod claims;
+mod clash;
 mod error;
 mod feed;
 mod group;

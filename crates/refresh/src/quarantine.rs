@@ -1,7 +1,7 @@
 //! Keys whose rows cannot be computed or written: a cast that fails, a division by zero, a scalar subquery with two rows, a value
 //! that a unique index refuses. They are set aside one by one, and tried again when their row changes, and after a while.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Client;
@@ -54,20 +54,36 @@ pub(crate) struct Failure {
     pub(crate) sqlstate: Option<String>,
     /// PostgreSQL's own message. It may quote the row's value: it is kept beside the data and never logged.
     pub(crate) message: String,
+    /// The key that an index refuses it for, if that is known.
+    pub(crate) blocker: Option<Key>,
+}
+
+impl Failure {
+    fn is_clash(&self) -> bool {
+        self.sqlstate.as_deref().is_some_and(is_clash_state)
+    }
 }
 
 #[derive(Debug, Clone)]
 struct Entry {
     attempts: i32,
     retry_at: Instant,
-    /// A unique index refused it: another row may make room.
+    /// An index refused it: another row may make room.
     clash: bool,
+    /// The one that has to.
+    blocker: Option<Key>,
 }
 
+/// Keys of a part that are tried again in one batch although nothing has happened to them, at first: each that fails still costs two attempts,
+/// and all other keys wait for them. While all that are tried are good again, the number doubles.
+const RETRIED: std::ops::RangeInclusive<usize> = 4..=1024;
+
 /// The keys of one projection that are set aside.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Quarantine {
     known: HashMap<(Part, Key), Entry>,
+    /// How many are tried again in the next batch.
+    retried: usize,
     /// What the batch in work found: keys that failed, and keys that are good again.
     found: HashMap<(Part, Key), Option<Failure>>,
 }
@@ -80,9 +96,19 @@ pub(crate) fn is_about_data(error: &tokio_postgres::Error) -> bool {
     matches!(class, "21" | "22" | "23" | "38" | "39" | "54" | "P0")
 }
 
-/// Whether a unique index refused a row.
+/// Whether a unique index or an exclusion constraint refused a row.
 pub(crate) fn is_clash(error: &tokio_postgres::Error) -> bool {
-    error.code() == Some(&SqlState::UNIQUE_VIOLATION)
+    error.code().is_some_and(|state| is_clash_state(state.code()))
+}
+
+fn is_clash_state(sqlstate: &str) -> bool {
+    [SqlState::UNIQUE_VIOLATION, SqlState::EXCLUSION_VIOLATION].iter().any(|state| state.code() == sqlstate)
+}
+
+impl Default for Quarantine {
+    fn default() -> Self {
+        Self { known: HashMap::new(), retried: *RETRIED.start(), found: HashMap::new() }
+    }
 }
 
 impl Quarantine {
@@ -91,7 +117,7 @@ impl Quarantine {
         let rows = target
             .query(
                 "SELECT part, key, attempts, greatest(extract(epoch FROM retry_at - clock_timestamp()), 0)::double precision,
-                        coalesce(sqlstate = '23505', false)
+                        coalesce(sqlstate, '')
                  FROM lockstep.quarantine WHERE projection = $1",
                 &[&projection],
             )
@@ -99,12 +125,12 @@ impl Quarantine {
         let now = Instant::now();
         let entry = |row: &tokio_postgres::Row| {
             let pause = Duration::try_from_secs_f64(row.get(3)).unwrap_or_default().min(*RETRY.end());
-            (
-                (Part::from_number(row.get(0)), row.get(1)),
-                Entry { attempts: row.get(2), retry_at: now + pause, clash: row.get(4) },
-            )
+            let clash = is_clash_state(row.get(4));
+            // What it clashes with is not recorded: it is found by trying.
+            let retry_at = if clash { now } else { now + pause };
+            ((Part::from_number(row.get(0)), row.get(1)), Entry { attempts: row.get(2), retry_at, clash, blocker: None })
         };
-        Ok(Self { known: rows.iter().map(entry).collect(), found: HashMap::new() })
+        Ok(Self { known: rows.iter().map(entry).collect(), ..Self::default() })
     }
 
     /// How many keys are set aside when the batch in work commits.
@@ -116,6 +142,34 @@ impl Quarantine {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.known.is_empty() && self.found.is_empty()
+    }
+
+    /// Whether keys fail for another reason than that they clash.
+    pub(crate) fn has_failures(&self) -> bool {
+        self.known.values().any(|entry| !entry.clash) || self.found.values().flatten().any(|failure| !failure.is_clash())
+    }
+
+    /// Whether keys clash.
+    pub(crate) fn has_clashes(&self) -> bool {
+        self.known.values().any(|entry| entry.clash)
+    }
+
+    /// The keys of a part that clash with what is refreshed, and may not when that is done; those that clash with them, and so on.
+    pub(crate) fn freed_by(&self, part: Part, refreshed: &HashSet<Key>) -> Vec<Key> {
+        let mut freed: HashSet<&Key> = HashSet::new();
+        loop {
+            let before = freed.len();
+            for ((of, key), entry) in &self.known {
+                if *of == part
+                    && entry.blocker.as_ref().is_some_and(|blocker| refreshed.contains(blocker) || freed.contains(blocker))
+                {
+                    freed.insert(key);
+                }
+            }
+            if freed.len() == before {
+                return freed.into_iter().filter(|key| !refreshed.contains(*key)).cloned().collect();
+            }
+        }
     }
 
     pub(crate) fn contains(&self, part: Part, key: &Key) -> bool {
@@ -136,7 +190,11 @@ impl Quarantine {
     pub(crate) fn due(&self, part: Part) -> Vec<Key> {
         let now = Instant::now();
         let due = |((of, _), entry): &(&(Part, Key), &Entry)| *of == part && entry.retry_at <= now;
-        self.known.iter().filter(due).map(|((_, key), _)| key.clone()).collect()
+        let (clashing, mut failing): (Vec<_>, Vec<_>) = self.known.iter().filter(due).partition(|(_, entry)| entry.clash);
+        failing.sort_by_key(|(_, entry)| entry.retry_at);
+        // Those that clash are told apart without being tried.
+        let due = clashing.into_iter().chain(failing.into_iter().take(self.retried));
+        due.map(|((_, key), _)| key.clone()).collect()
     }
 
     /// When the next key is due.
@@ -144,10 +202,11 @@ impl Quarantine {
         self.known.values().map(|entry| entry.retry_at).min()
     }
 
-    /// Makes all keys due.
+    /// Makes all keys due, for the next batch.
     pub(crate) fn retry_now(&mut self) {
         let now = Instant::now();
         self.known.values_mut().for_each(|entry| entry.retry_at = now);
+        self.retried = usize::MAX;
     }
 
     /// The batch in work could not refresh a key.
@@ -216,7 +275,7 @@ impl Quarantine {
     /// The batch has committed. Returns how many keys are newly set aside and how many are good again. Rows that were written may have
     /// made room for what a unique index refused; and what made one key fail may have made others fail.
     pub(crate) fn commit(&mut self, wrote: bool) -> (usize, usize) {
-        let (mut added, mut released) = (0, 0);
+        let (mut added, mut released, mut failed_again) = (0, 0, false);
         for ((part, key), failure) in std::mem::take(&mut self.found) {
             let pause = self.pause(part, &key);
             match (failure, self.known.remove(&(part, key.clone()))) {
@@ -224,16 +283,22 @@ impl Quarantine {
                 (None, None) => {}
                 (Some(failure), earlier) => {
                     added += usize::from(earlier.is_none());
+                    failed_again |= earlier.is_some() && !failure.is_clash();
                     let attempts = earlier.map_or(1, |entry| entry.attempts.saturating_add(1));
-                    let clash = failure.sqlstate.as_deref() == Some(SqlState::UNIQUE_VIOLATION.code());
-                    self.known.insert((part, key), Entry { attempts, retry_at: Instant::now() + pause, clash });
+                    let entry =
+                        Entry { attempts, retry_at: Instant::now() + pause, clash: failure.is_clash(), blocker: failure.blocker };
+                    self.known.insert((part, key), entry);
                 }
             }
         }
         let now = Instant::now();
-        for entry in self.known.values_mut().filter(|entry| released > 0 || (wrote && entry.clash && added == 0)) {
+        // Where it is known what a key clashes with, that decides when it is tried again.
+        let freed = |entry: &Entry| if entry.clash { entry.blocker.is_none() && wrote && added == 0 } else { released > 0 };
+        for entry in self.known.values_mut().filter(|entry| freed(entry)) {
             entry.retry_at = entry.retry_at.min(now);
         }
+        let doubled = if failed_again || released == 0 { 0 } else { self.retried.saturating_mul(2) };
+        self.retried = doubled.clamp(*RETRIED.start(), *RETRIED.end());
         (added, released)
     }
 
@@ -248,7 +313,60 @@ mod tests {
     use super::{Failure, Part, Quarantine};
 
     fn failure() -> Failure {
-        Failure { sqlstate: Some("22P02".to_owned()), message: "no".to_owned() }
+        Failure { sqlstate: Some("22P02".to_owned()), message: "no".to_owned(), blocker: None }
+    }
+
+    fn key(n: i32) -> Vec<Option<String>> {
+        vec![Some(n.to_string())]
+    }
+
+    #[test]
+    fn what_clashes_is_tried_when_its_blocker_is_refreshed() {
+        let mut quarantine = Quarantine::default();
+        for (n, blocker) in [(1, 10), (2, 1), (3, 2), (4, 11)] {
+            let clash = Failure { sqlstate: Some("23P01".to_owned()), message: String::new(), blocker: Some(key(blocker)) };
+            quarantine.failed(Part::Groups, key(n), clash);
+        }
+        quarantine.commit(true);
+        assert!(quarantine.has_clashes() && !quarantine.has_failures());
+        assert!(quarantine.due(Part::Groups).is_empty(), "writing anything else does not free them");
+        let freed = |keys: &[i32]| {
+            let mut freed = quarantine.freed_by(Part::Groups, &keys.iter().copied().map(key).collect());
+            freed.sort();
+            freed
+        };
+        assert_eq!(freed(&[10]), [key(1), key(2), key(3)]);
+        assert_eq!(freed(&[11, 4]), Vec::<Vec<Option<String>>>::new());
+        assert!(quarantine.freed_by(Part::Branch(0), &[key(10)].into()).is_empty());
+    }
+
+    #[test]
+    fn few_are_tried_again_at_once_unless_they_are_good() {
+        let mut quarantine = Quarantine::default();
+        for n in 0..100 {
+            quarantine.failed(Part::Groups, key(n), failure());
+        }
+        quarantine.commit(false);
+        let due = |quarantine: &mut Quarantine| {
+            quarantine.known.values_mut().for_each(|entry| entry.retry_at = std::time::Instant::now());
+            quarantine.due(Part::Groups)
+        };
+        let mut tried = Vec::new();
+        for good in [true, true, false] {
+            let keys = due(&mut quarantine);
+            tried.push(keys.len());
+            for key in keys {
+                if good {
+                    quarantine.refreshed(Part::Groups, key);
+                } else {
+                    quarantine.failed(Part::Groups, key, failure());
+                }
+            }
+            quarantine.commit(true);
+        }
+        assert_eq!((tried, due(&mut quarantine).len()), (vec![4, 8, 16], 4));
+        quarantine.retry_now();
+        assert_eq!(quarantine.due(Part::Groups).len(), 88, "somebody asked for it");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The statements that make groups' rows from contributions.
 
 use super::merge::{self, Merge, RowKey, Target, same_key};
-use super::refresh::{Places, TracedKeys, fresh_cte, names, nothing, texts};
+use super::refresh::{Fresh, Places, TracedKeys, fresh_cte, names, nothing, staged, texts};
 use super::{StateTable, accumulate};
 use crate::plan::{GroupForm, GroupedPlan, Plan};
 use crate::quote;
@@ -10,18 +10,40 @@ use crate::trace::{unnest, unnest_from};
 /// Recomputes groups from the contributions: those bound to `$1::text[]`…, or all. Where rows are found by the root's key, the root keys
 /// that were refreshed are bound after the groups.
 pub fn group_merge(plan: &Plan, grouped: &GroupedPlan, places: &Places, keys: TracedKeys) -> Merge {
-    let columns = names(plan);
-    let table = quote::qualified(&places.schema, &plan.projection);
+    group_merge_from(plan, grouped, places, keys, &Fresh::Query)
+}
+
+/// The groups' rows from the contributions; for bound keys those of the groups of the CTE `dirty`.
+pub(super) fn group_query(grouped: &GroupedPlan, places: &Places, keys: TracedKeys) -> String {
+    let by_groups = keys == TracedKeys::Bound && !grouped.group_columns.is_empty();
+    let columns = &grouped.group_columns;
     let alias = crate::aggregate::CONTRIBUTION_ALIAS;
-    let group_columns = &grouped.group_columns;
-    let by_groups = keys == TracedKeys::Bound && !group_columns.is_empty();
-    let located = RowKey::Located(Vec::new());
-    let restriction = by_groups.then(|| same_key(alias, "dirty", group_columns, group_columns, &located));
-    let query = match &grouped.accumulators {
+    let restriction = by_groups.then(|| same_key(alias, "dirty", columns, columns, &RowKey::Located(Vec::new())));
+    match &grouped.accumulators {
         Some(accumulators) => accumulate::group_query(grouped, accumulators, places, restriction.as_deref()),
         None => recomputing_query(grouped, places, restriction.as_deref()),
+    }
+}
+
+/// The same as [`group_merge`] with fresh rows from somewhere.
+pub(super) fn group_merge_from(plan: &Plan, grouped: &GroupedPlan, places: &Places, keys: TracedKeys, fresh: &Fresh) -> Merge {
+    let columns = names(plan);
+    let table = quote::qualified(&places.schema, &plan.projection);
+    let group_columns = &grouped.group_columns;
+    let by_groups = keys == TracedKeys::Bound && !group_columns.is_empty();
+    let query = match fresh {
+        Fresh::Query => group_query(grouped, places, keys),
+        Fresh::Staged(stage) => staged(stage, &columns),
+        Fresh::Nothing => nothing(&table, &columns),
     };
-    let target = Target { table: &table, columns: &columns, key: &plan.key, check_duplicates: false, report: plan.reports_keys };
+    let target = Target {
+        table: &table,
+        columns: &columns,
+        key: &plan.key,
+        owner: &plan.owner,
+        check_duplicates: false,
+        report: plan.reports_keys,
+    };
     let fresh = fresh_cte(&columns, &query);
     if !by_groups {
         return merge::merge(&[fresh], &target, None);
@@ -32,7 +54,7 @@ pub fn group_merge(plan: &Plan, grouped: &GroupedPlan, places: &Places, keys: Tr
         let types = branch.root.key.iter().enumerate();
         let typed: Vec<String> = types.map(|(n, (_, type_name))| format!("d.d{0}::{type_name} AS k{0}", n + 1)).collect();
         let rows = unnest_from(group_columns.len() + 1, typed.len());
-        let keys: Vec<String> = (1..=typed.len()).map(|n| format!("k{n}")).collect();
+        let keys = roots_columns(grouped);
         let same = same_key("c", "bound", &keys, &keys, &RowKey::Primary(Vec::new()));
         let roots = format!(
             "roots AS MATERIALIZED (\n  SELECT * FROM (SELECT DISTINCT {} FROM {rows}) AS bound\n  \
@@ -43,12 +65,29 @@ pub fn group_merge(plan: &Plan, grouped: &GroupedPlan, places: &Places, keys: Tr
         let among = same_key("t", "roots", plan.key.columns(), &keys, &plan.key);
         return merge::merge(&[dirty, roots, fresh], &target, Some(("roots", &among)));
     }
-    let among = same_key("t", "dirty", plan.key.columns(), group_columns, &located);
+    let among = same_key("t", "dirty", plan.key.columns(), group_columns, &RowKey::Located(Vec::new()));
     merge::merge(&[dirty, fresh], &target, Some(("dirty", &among)))
 }
 
+/// The root's key columns in the contributions.
+pub(super) fn roots_columns(grouped: &GroupedPlan) -> Vec<String> {
+    let columns = grouped.branches.first().map_or(0, |branch| branch.root.key.len());
+    (1..=columns).map(|n| format!("k{n}")).collect()
+}
+
+/// `roots AS (…)`: the roots that contribute to the groups of the CTE `dirty`.
+pub(super) fn roots_of_groups(grouped: &GroupedPlan, places: &Places) -> String {
+    let group_columns = &grouped.group_columns;
+    format!(
+        "roots AS MATERIALIZED (\n  SELECT DISTINCT {} FROM {} AS c JOIN dirty ON {}\n)",
+        quote::prefixed_list("c.", &roots_columns(grouped)),
+        contributions(grouped, places),
+        same_key("c", "dirty", group_columns, group_columns, &RowKey::Located(Vec::new())),
+    )
+}
+
 /// `dirty AS (…)`: the bound groups with their types.
-fn dirty_groups_cte(grouped: &GroupedPlan) -> String {
+pub(super) fn dirty_groups_cte(grouped: &GroupedPlan) -> String {
     let typed: Vec<String> = grouped
         .group_types()
         .into_iter()
@@ -73,22 +112,23 @@ pub fn group_removal(plan: &Plan, grouped: &GroupedPlan, places: &Places) -> Mer
     let columns = names(plan);
     let table = quote::qualified(&places.schema, &plan.projection);
     let group_columns = &grouped.group_columns;
-    let target = Target { table: &table, columns: &columns, key: &plan.key, check_duplicates: false, report: plan.reports_keys };
+    let target = Target {
+        table: &table,
+        columns: &columns,
+        key: &plan.key,
+        owner: &plan.owner,
+        check_duplicates: false,
+        report: plan.reports_keys,
+    };
     let fresh = fresh_cte(&columns, &nothing(&table, &columns));
     if group_columns.is_empty() {
         return merge::merge(&[fresh], &target, None);
     }
     let located = RowKey::Located(Vec::new());
     let dirty = dirty_groups_cte(grouped);
-    if let (true, Some(branch)) = (grouped.found_by_root, grouped.branches.first()) {
-        let keys: Vec<String> = (1..=branch.root.key.len()).map(|n| format!("k{n}")).collect();
-        let of_group = same_key("c", "dirty", group_columns, group_columns, &located);
-        let roots = format!(
-            "roots AS MATERIALIZED (\n  SELECT DISTINCT {} FROM {} AS c JOIN dirty ON {of_group}\n)",
-            quote::prefixed_list("c.", &keys),
-            contributions(grouped, places),
-        );
-        let among = same_key("t", "roots", plan.key.columns(), &keys, &plan.key);
+    if grouped.found_by_root {
+        let roots = roots_of_groups(grouped, places);
+        let among = same_key("t", "roots", plan.key.columns(), &roots_columns(grouped), &plan.key);
         return merge::merge(&[dirty, roots, fresh], &target, Some(("roots", &among)));
     }
     let among = same_key("t", "dirty", plan.key.columns(), group_columns, &located);
@@ -119,7 +159,14 @@ pub fn group_leftovers(plan: &Plan, grouped: &GroupedPlan, places: &Places) -> O
     let branch = grouped.branches.first().filter(|_| grouped.found_by_root)?;
     let columns = names(plan);
     let table = quote::qualified(&places.schema, &plan.projection);
-    let target = Target { table: &table, columns: &columns, key: &plan.key, check_duplicates: false, report: plan.reports_keys };
+    let target = Target {
+        table: &table,
+        columns: &columns,
+        key: &plan.key,
+        owner: &plan.owner,
+        check_duplicates: false,
+        report: plan.reports_keys,
+    };
     let keys: Vec<String> = (1..=branch.root.key.len()).map(|n| format!("k{n}")).collect();
     let selected: Vec<String> =
         plan.key.columns().iter().zip(&keys).map(|(column, key)| format!("l.{} AS {key}", quote::identifier(column))).collect();
@@ -179,7 +226,7 @@ fn recomputing_query(grouped: &GroupedPlan, places: &Places, restriction: Option
 }
 
 /// The contributions of all branches as a FROM item.
-fn contributions(grouped: &GroupedPlan, places: &Places) -> String {
+pub(super) fn contributions(grouped: &GroupedPlan, places: &Places) -> String {
     let states: Vec<&StateTable> = grouped.branches.iter().filter_map(|branch| branch.contributions.as_ref()).collect();
     let name = |state: &StateTable| quote::qualified(&places.state_schema, &state.name);
     match states.as_slice() {

@@ -90,6 +90,8 @@ pub(crate) struct Target<'a> {
     pub(crate) table: &'a str,
     pub(crate) columns: &'a [String],
     pub(crate) key: &'a RowKey,
+    /// Columns that a row has to agree in besides: a row of one root is never another's, though the key that is declared be the same.
+    pub(crate) owner: &'a [String],
     /// Whether more than one fresh row of a key is to be looked for.
     pub(crate) check_duplicates: bool,
     /// Whether to return the keys of the rows written.
@@ -104,7 +106,11 @@ pub(crate) fn merge(ctes: &[String], target: &Target<'_>, gone_among: Option<(&s
     }
     let Target { table, columns, key, .. } = target;
     let returning = if target.report { quote::prefixed_list("t.", key.columns()) } else { "1".to_owned() };
-    let matches = |other: &str| same_key(other, "t", key.columns(), key.columns(), key);
+    let matches = |other: &str| {
+        let owned = same_key(other, "t", target.owner, target.owner, &RowKey::Primary(Vec::new()));
+        let same = same_key(other, "t", key.columns(), key.columns(), key);
+        if target.owner.is_empty() { same } else { format!("{same} AND {owned}") }
+    };
     let (using, restriction) = match gone_among {
         Some((item, condition)) => (format!(" USING {item}"), format!("{condition} AND ")),
         None => (String::new(), String::new()),
@@ -113,8 +119,8 @@ pub(crate) fn merge(ctes: &[String], target: &Target<'_>, gone_among: Option<(&s
         "gone AS (\n  DELETE FROM {table} AS t{using}\n  WHERE {restriction}NOT EXISTS (SELECT FROM fresh WHERE {})\n  RETURNING {returning}\n)",
         matches("fresh")
     );
-    let gone_or_different = format!(
-        "gone AS (\n  DELETE FROM {table} AS t{using}\n  WHERE {restriction}NOT EXISTS (SELECT FROM fresh WHERE {} AND NOT {})\n  RETURNING {returning}\n)",
+    let different = format!(
+        "different AS (\n  DELETE FROM {table} AS t USING fresh\n  WHERE {} AND {}\n  RETURNING {returning}\n)",
         matches("fresh"),
         differs("t", "fresh", columns)
     );
@@ -137,16 +143,16 @@ pub(crate) fn merge(ctes: &[String], target: &Target<'_>, gone_among: Option<(&s
     Merge {
         in_place: statement(
             ctes,
-            &[gone, changed, added.clone()],
+            &[gone.clone(), changed, added.clone()],
             [count("added"), count("changed"), count("gone"), duplicates.clone()],
             &reported(&["gone", "changed", "added"]),
         ),
         delete_first: [
             statement(
                 ctes,
-                &[gone_or_different],
-                [zero.to_owned(), zero.to_owned(), count("gone"), zero.to_owned()],
-                &reported(&["gone"]),
+                &[gone, different],
+                [zero.to_owned(), zero.to_owned(), format!("{} + {}", count("gone"), count("different")), zero.to_owned()],
+                &reported(&["gone", "different"]),
             ),
             statement(ctes, &[added], [count("added"), zero.to_owned(), zero.to_owned(), duplicates], &reported(&["added"])),
         ],

@@ -53,7 +53,7 @@ pub(super) fn fresh_cte(columns: &[String], source: &str) -> String {
     format!("fresh ({}) AS MATERIALIZED (\n{source}\n)", renamed.join(", "))
 }
 
-fn staged(table: &str, columns: &[String]) -> String {
+pub(super) fn staged(table: &str, columns: &[String]) -> String {
     format!("SELECT {} FROM {table}", quote::list(columns))
 }
 
@@ -62,19 +62,32 @@ pub(super) fn nothing(table: &str, columns: &[String]) -> String {
     format!("{} WHERE false", staged(table, columns))
 }
 
+/// The fresh rows of a row projection; for bound keys those of the CTE `dirty`.
+pub(super) fn row_query(plan: &Plan, row: &Branch, places: &Places, keys: TracedKeys, fresh: &Fresh) -> String {
+    let columns = names(plan);
+    match (fresh, keys) {
+        (Fresh::Query, TracedKeys::Bound) => row.dirty_query.clone(),
+        (Fresh::Query, TracedKeys::Everything) => row.query.clone(),
+        (Fresh::Staged(stage), _) => staged(stage, &columns),
+        (Fresh::Nothing, _) => nothing(&quote::qualified(&places.schema, &plan.projection), &columns),
+    }
+}
+
 /// Refreshes a row projection.
 pub fn row_merge(plan: &Plan, row: &Branch, places: &Places, keys: TracedKeys, fresh: &Fresh) -> Merge {
     let columns = names(plan);
     let table = quote::qualified(&places.schema, &plan.projection);
-    let query = match (fresh, keys) {
-        (Fresh::Query, TracedKeys::Bound) => row.dirty_query.clone(),
-        (Fresh::Query, TracedKeys::Everything) => row.query.clone(),
-        (Fresh::Staged(stage), _) => staged(stage, &columns),
-        (Fresh::Nothing, _) => nothing(&table, &columns),
-    };
+    let query = row_query(plan, row, places, keys, fresh);
     // A declared key does not follow from the root's: its rows may meet.
     let check_duplicates = !plan.owner.is_empty();
-    let target = Target { table: &table, columns: &columns, key: &plan.key, check_duplicates, report: plan.reports_keys };
+    let target = Target {
+        table: &table,
+        columns: &columns,
+        key: &plan.key,
+        owner: &plan.owner,
+        check_duplicates,
+        report: plan.reports_keys,
+    };
     let fresh = fresh_cte(&columns, &query);
     match keys {
         TracedKeys::Bound => {
@@ -89,19 +102,26 @@ pub fn row_merge(plan: &Plan, row: &Branch, places: &Places, keys: TracedKeys, f
     }
 }
 
+/// All fresh rows of a whole projection.
+pub(super) fn whole_query(plan: &Plan, places: &Places, fresh: &Fresh) -> String {
+    let columns = names(plan);
+    match fresh {
+        Fresh::Query => plan.query.clone(),
+        Fresh::Staged(stage) => staged(stage, &columns),
+        Fresh::Nothing => nothing(&quote::qualified(&places.schema, &plan.projection), &columns),
+    }
+}
+
 /// Refreshes a whole projection.
 pub fn whole_merge(plan: &Plan, places: &Places, fresh: &Fresh) -> Merge {
     let columns = names(plan);
     let table = quote::qualified(&places.schema, &plan.projection);
-    let query = match fresh {
-        Fresh::Query => plan.query.clone(),
-        Fresh::Staged(stage) => staged(stage, &columns),
-        Fresh::Nothing => nothing(&table, &columns),
-    };
+    let query = whole_query(plan, places, fresh);
     let target = Target {
         table: &table,
         columns: &columns,
         key: &plan.key,
+        owner: &plan.owner,
         check_duplicates: plan.key_needs_check,
         report: plan.reports_keys,
     };
@@ -153,7 +173,8 @@ fn contributions_replaced(
     let fresh = fresh_cte(&state.columns, &query);
     let key = if state.many_per_key { RowKey::Copies { within: Vec::new() } } else { RowKey::Primary(state.key.clone()) };
     if keys == TracedKeys::Everything {
-        let target = Target { table: &table, columns: &state.columns, key: &key, check_duplicates: false, report: false };
+        let target =
+            Target { table: &table, columns: &state.columns, key: &key, owner: &[], check_duplicates: false, report: false };
         return merge::merge(&[fresh], &target, None).in_place;
     }
     let ctes = format!("WITH {}, {fresh}", dirty_cte(&branch.root));

@@ -1,8 +1,8 @@
 //! What a projection's phase adds to a batch: pages of a build, and what a fault left to be made good.
 
 use lockstep_capture::KeySet;
+use lockstep_plan::Root;
 use lockstep_plan::sql::next_root_keys;
-use lockstep_plan::{Root, quote};
 use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
@@ -42,16 +42,12 @@ impl BatchRun<'_> {
 
     /// Empties what a failed build left: while it was set aside, rows whose roots are gone now were not removed.
     async fn clear(&mut self, index: usize) -> Result<(), BatchError> {
-        let projection = &self.projections[index];
-        let states = projection.plan.state_tables();
-        let tables: Vec<String> = std::iter::once(quote::qualified(&projection.schema, projection.name()))
-            .chain(states.iter().map(|state| quote::qualified("lockstep", &state.name)))
-            .collect();
-        self.sessions
-            .target()
-            .batch_execute(&format!("TRUNCATE {}", tables.join(", ")))
-            .await
-            .map_err(|error| BatchError::Sql { side: Side::Target, error, projection: Some(index) })?;
+        let tables = self.projections[index].tables().join(", ");
+        self.sessions.target().batch_execute(&format!("TRUNCATE {tables}")).await.map_err(|error| BatchError::Sql {
+            side: Side::Target,
+            error,
+            projection: Some(index),
+        })?;
         self.projections[index].rows_at_batch_start = 0;
         self.projections[index].forget_quarantine();
         Ok(())

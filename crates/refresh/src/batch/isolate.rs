@@ -17,13 +17,15 @@ use crate::quarantine::{Failure, Key, OnError, Part, is_about_data, is_clash};
 
 /// A plan that reads a table as a whole may evaluate a condition for rows that are not asked for, and one that fails among them would make
 /// all others fail. So rows are only looked up.
-const BY_INDEX_ONLY: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off; \
-     SET LOCAL plan_cache_mode = force_custom_plan";
+pub(super) const BY_INDEX_ONLY: &str =
+    "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
 
-const AS_USUAL: &str = "SET LOCAL enable_seqscan TO DEFAULT; SET LOCAL enable_hashjoin TO DEFAULT; \
-     SET LOCAL enable_mergejoin TO DEFAULT; SET LOCAL plan_cache_mode TO DEFAULT";
+const ATTEMPT: &str = "SAVEPOINT lockstep_attempt";
 
-/// Why an attempt failed, and whether a unique index refused a row.
+pub(super) const AS_USUAL: &str = "SET LOCAL enable_seqscan TO DEFAULT; SET LOCAL enable_hashjoin TO DEFAULT; \
+     SET LOCAL enable_mergejoin TO DEFAULT";
+
+/// Why an attempt failed, and whether an index refused a row.
 struct Failed {
     failure: Failure,
     clash: bool,
@@ -47,19 +49,23 @@ impl BatchRun<'_> {
         let mut waiting = vec![split..ordered.len(), 0..split];
         let mut done = Refreshed::default();
         let mut failed: Vec<(Key, Failed)> = Vec::new();
+        let mut refused = Vec::new();
+        let mut attempts = 0;
         while let Some(range) = waiting.pop() {
             if range.is_empty() {
                 continue;
             }
             let keys = &ordered[range.clone()];
+            attempts += 1;
             match self.attempt(index, part, keys, roots, building).await? {
-                Ok(refreshed) => {
+                Ok(mut refreshed) => {
+                    refused.append(&mut refreshed.refused);
                     done.add(refreshed);
                     for key in keys {
                         self.projections[index].quarantine.refreshed(part, key.clone());
                     }
                 }
-                // Rows that swap a value clash only if they are updated in place.
+                // Those that clash are told apart without being tried.
                 Err(error) if error.clash && self.projections[index].writing == Writing::InPlace => {
                     self.projections[index].writing = Writing::DeleteFirst;
                     waiting.push(range);
@@ -77,7 +83,8 @@ impl BatchRun<'_> {
         let (clashing, mut failed): (Vec<_>, Vec<_>) = failed.into_iter().partition(|(_, failed)| failed.clash);
         let keys: Vec<Key> = clashing.iter().map(|(key, _)| key.clone()).collect();
         match if keys.len() > 1 { Some(self.attempt(index, part, &keys, roots, building).await?) } else { None } {
-            Some(Ok(refreshed)) => {
+            Some(Ok(mut refreshed)) => {
+                refused.append(&mut refreshed.refused);
                 done.add(refreshed);
                 for key in keys {
                     self.projections[index].quarantine.refreshed(part, key);
@@ -88,6 +95,10 @@ impl BatchRun<'_> {
         self.savepoint(index, AS_USUAL).await?;
         for (key, error) in failed {
             done.add(self.set_key_aside(index, part, key, error.failure, building).await?);
+        }
+        // Where the rows of those that fail go, they go first.
+        if !refused.is_empty() {
+            done.counts = done.counts.plus(self.set_clashing_aside(index, refused, attempts > 1).await?);
         }
         Ok(done)
     }
@@ -100,11 +111,12 @@ impl BatchRun<'_> {
         let parts = (0..branches.len()).map(Part::Branch).chain([Part::Groups]);
         if branches.is_empty() {
             // There are no keys to tell apart.
-            return result;
+            return result.map(|done| done.counts);
         }
-        if let Ok(counts) = self.end_attempt(index, result).await? {
+        if let Ok(done) = self.end_attempt(index, result).await? {
             parts.for_each(|part| self.projections[index].quarantine.all_refreshed(part));
-            return Ok(counts);
+            self.settle(index, [], done.refused);
+            return Ok(done.counts);
         }
         let mut counts = Counts::default();
         let places =
@@ -136,15 +148,10 @@ impl BatchRun<'_> {
         // Where there is one group, it is all of them.
         let groups = if group_columns == 0 { Groups::All } else { groups };
         match (self.end_attempt(index, result).await?, groups) {
-            (Ok(counts), Groups::All) => {
-                self.projections[index].quarantine.all_refreshed(Part::Groups);
-                Ok(counts)
-            }
-            (Ok(counts), Groups::Some(columns)) => {
-                for key in keys_of(&columns[..group_columns.min(columns.len())]) {
-                    self.projections[index].quarantine.refreshed(Part::Groups, key);
-                }
-                Ok(counts)
+            (Ok(done), groups) => {
+                self.note_good_groups(index, &groups);
+                self.settle(index, [], done.refused);
+                Ok(done.counts)
             }
             (Err(error), Groups::All) if group_columns == 0 => {
                 Ok(self.set_key_aside(index, Part::Groups, Vec::new(), error.failure, false).await?.counts)
@@ -196,7 +203,7 @@ impl BatchRun<'_> {
     }
 
     /// Empty arrays for the roots that are bound after groups.
-    fn no_roots(&self, index: usize, part: Part) -> Columns {
+    pub(super) fn no_roots(&self, index: usize, part: Part) -> Columns {
         match (&self.projections[index].plan.maintenance, part) {
             (Maintenance::Grouped(grouped), Part::Groups) if grouped.found_by_root => {
                 grouped.branches.first().map(|branch| vec![Vec::new(); branch.root.key.len()]).unwrap_or_default()
@@ -214,8 +221,9 @@ impl BatchRun<'_> {
         building: bool,
     ) -> Result<Result<Refreshed, Failed>, BatchError> {
         let mut columns = columns_of(keys.iter().cloned(), keys.first().map_or(0, Vec::len));
-        self.begin_attempt(index).await?;
-        self.savepoint(index, BY_INDEX_ONLY).await?;
+        self.savepoint(index, &format!("{ATTEMPT}; {BY_INDEX_ONLY}")).await?;
+        // Their plans are kept, so they are not those of the usual statements.
+        self.prepared.apart = true;
         let result = match part {
             Part::Branch(branch) => {
                 let bound: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
@@ -223,15 +231,15 @@ impl BatchRun<'_> {
             }
             Part::Groups => {
                 columns.extend(roots.iter().cloned());
-                let counts = self.groups_at_once(index, &Groups::Some(columns)).await;
-                counts.map(|counts| Refreshed { counts, groups: Vec::new() })
+                self.groups_at_once(index, &Groups::Some(columns)).await
             }
         };
+        self.prepared.apart = false;
         self.end_attempt(index, result).await
     }
 
     async fn begin_attempt(&self, index: usize) -> Result<(), BatchError> {
-        self.savepoint(index, "SAVEPOINT lockstep_attempt").await
+        self.savepoint(index, ATTEMPT).await
     }
 
     /// Keeps what was done, or undoes it if it failed on some row's data. Other errors end the batch.
@@ -247,7 +255,7 @@ impl BatchRun<'_> {
         self.savepoint(index, "ROLLBACK TO SAVEPOINT lockstep_attempt; RELEASE SAVEPOINT lockstep_attempt").await?;
         let message = error.as_db_error().map_or_else(|| error.to_string(), |db| db.message().to_owned());
         let sqlstate = error.code().map(|state| state.code().to_owned());
-        Ok(Err(Failed { clash: is_clash(&error), failure: Failure { sqlstate, message } }))
+        Ok(Err(Failed { clash: is_clash(&error), failure: Failure { sqlstate, message, blocker: None } }))
     }
 
     async fn savepoint(&self, index: usize, statement: &str) -> Result<(), BatchError> {
@@ -289,7 +297,7 @@ impl BatchRun<'_> {
     }
 
     /// A fault that strikes so many keys is the query's, not theirs.
-    fn refuse_too_many(&self, index: usize, more: usize, failure: Option<&Failure>) -> Result<(), BatchError> {
+    pub(super) fn refuse_too_many(&self, index: usize, more: usize, failure: Option<&Failure>) -> Result<(), BatchError> {
         if self.projections[index].quarantine.len() + more <= self.options.quarantined_max {
             return Ok(());
         }
@@ -323,7 +331,7 @@ pub(super) fn columns_of(keys: impl IntoIterator<Item = Key>, columns: usize) ->
     arrays
 }
 
-fn keys_of(columns: &[Vec<Option<String>>]) -> Vec<Key> {
+pub(super) fn keys_of(columns: &[Vec<Option<String>>]) -> Vec<Key> {
     let rows = columns.first().map_or(0, Vec::len);
     (0..rows).map(|row| columns.iter().map(|column| column[row].clone()).collect()).collect()
 }

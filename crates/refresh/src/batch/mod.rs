@@ -1,6 +1,7 @@
 //! One batch of a group: snapshot, fence, take, refresh, checkpoint, commit.
 
 mod build;
+mod guard;
 mod isolate;
 mod refresh;
 mod repair;
@@ -264,7 +265,7 @@ impl BatchRun<'_> {
         if let Some(observer) = self.observer {
             observer.before_commit(self.view(&live, viewed, &[])).await.map_err(BatchError::Refused)?;
         }
-        let durable_at = commit_and_position(target).await.map_err(sql_error(Side::Target))?;
+        let durable_at = commit_and_position(target).await.map_err(|error| self.deferred(error))?;
         let freshness = self.freshness(batch, snapshot);
         fail::fail_point!("batch_after_commit", |_| std::process::abort());
         if !self.sessions.is_one() {
@@ -284,6 +285,18 @@ impl BatchRun<'_> {
             observer.after_commit(self.view(&live, viewed, &freshness)).await;
         }
         Ok(())
+    }
+
+    /// An error at the commit: of a constraint that is checked then, if it names the table of a projection.
+    fn deferred(&self, error: tokio_postgres::Error) -> BatchError {
+        let named = |db: &tokio_postgres::error::DbError| {
+            let of = |projection: &Projection| {
+                db.table() == Some(projection.name()) && db.schema() == Some(projection.schema.as_str())
+            };
+            self.projections.iter().position(of)
+        };
+        let projection = error.as_db_error().and_then(named);
+        BatchError::Sql { side: Side::Target, error, projection }
     }
 
     /// Whether a projection takes part: those that it reads must be live by now.

@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
+use super::guard::Refusal;
 use super::trace::{Columns, Work, parameters};
 use super::write::Counts;
 use crate::error::BatchError;
@@ -28,6 +29,8 @@ pub(super) struct Refreshed {
     pub(super) counts: Counts,
     /// The groups whose contributions changed.
     pub(super) groups: Vec<Row>,
+    /// Keys that an index of the read model refuses.
+    pub(super) refused: Vec<Refusal>,
 }
 
 impl BatchRun<'_> {
@@ -65,13 +68,17 @@ impl BatchRun<'_> {
         Ok(())
     }
 
-    /// Adds the keys in quarantine that are due to be tried again.
+    /// Adds the keys in quarantine that are due to be tried again, and those that clash with rows that are refreshed.
     fn with_due_keys(&self, index: usize, work: Work) -> (Work, Vec<Key>) {
         let projection = &self.projections[index];
         let groups = projection.quarantine.due(Part::Groups);
+        if matches!(projection.plan.maintenance, Maintenance::Whole(_)) && !groups.is_empty() {
+            return (Work::Everything, Vec::new());
+        }
         let branches = projection.plan.branches();
         let due: Vec<Vec<Key>> = (0..branches.len()).map(|branch| projection.quarantine.due(Part::Branch(branch))).collect();
-        if groups.is_empty() && due.iter().all(Vec::is_empty) {
+        let clashing = projection.quarantine.has_clashes();
+        if groups.is_empty() && due.iter().all(Vec::is_empty) && !clashing {
             return (work, groups);
         }
         let mut keys = match work {
@@ -79,13 +86,20 @@ impl BatchRun<'_> {
             Work::Nothing => branches.iter().map(|branch| KeySet::new(branch.root.key.len())).collect(),
             Work::Keys(keys) => keys,
         };
-        for (set, due) in keys.iter_mut().zip(due) {
+        for (branch, (set, mut due)) in keys.iter_mut().zip(due).enumerate() {
+            if clashing {
+                let refreshed: HashSet<Key> = rows_of(&set.arrays(0..set.len())).into_iter().chain(due.iter().cloned()).collect();
+                due.extend(projection.quarantine.freed_by(Part::Branch(branch), &refreshed));
+            }
             for key in due {
                 let fields: Vec<&[u8]> = key.iter().flatten().map(String::as_bytes).collect();
                 if !set.insert(&fields) {
                     return (Work::Everything, groups);
                 }
             }
+        }
+        if groups.is_empty() && keys.iter().all(KeySet::is_empty) {
+            return (Work::Nothing, groups);
         }
         (Work::Keys(keys), groups)
     }
@@ -98,6 +112,7 @@ impl BatchRun<'_> {
         building: bool,
     ) -> Result<Counts, BatchError> {
         let mut counts = Counts::default();
+        let mut refused = Vec::new();
         let mut touched = Touched::default();
         touched.groups.extend(due_groups);
         for (branch, keys) in keys.iter().enumerate() {
@@ -105,18 +120,27 @@ impl BatchRun<'_> {
             while start < keys.len() {
                 let end = (start + self.options.statement_keys_max).min(keys.len());
                 let arrays = keys.arrays(start..end);
-                let refreshed = if self.projections[index].isolates() {
+                let mut refreshed = if self.projections[index].isolates() {
                     self.isolate(index, Part::Branch(branch), rows_of(&arrays), &Vec::new(), building).await?
                 } else {
                     self.refresh_bound(index, branch, &parameters(&arrays), building).await?
                 };
                 counts = counts.plus(refreshed.counts);
                 touched.add(&refreshed.groups, self.options.groups_max);
+                self.note_good(index, Part::Branch(branch), &arrays, &refreshed.refused);
+                refused.append(&mut refreshed.refused);
                 start = end;
+            }
+            if !refused.is_empty() {
+                let several = keys.len() > self.options.statement_keys_max;
+                counts = counts.plus(self.set_clashing_aside(index, std::mem::take(&mut refused), several).await?);
             }
         }
         if building {
             return Ok(counts);
+        }
+        if self.projections[index].quarantine.has_clashes() {
+            touched.groups.extend(self.projections[index].quarantine.freed_by(Part::Groups, &touched.groups));
         }
         let groups = match touched.groups() {
             Some(Groups::Some(mut columns)) => {
@@ -142,15 +166,18 @@ impl BatchRun<'_> {
         match &self.sql[index] {
             Statements::Row { bound: merge, .. } => {
                 self.stage(index, branch, Some(bound)).await?;
-                Ok(Refreshed { counts: self.merge(index, merge, bound).await?, groups: Vec::new() })
+                match self.write_guarded(index, Some(bound)).await? {
+                    Some(written) => Ok(written),
+                    None => Ok(Refreshed::counted(self.merge(index, merge, bound).await?)),
+                }
             }
             Statements::Grouped { branches, .. } => {
                 self.stage(index, branch, Some(bound)).await?;
                 let statements = &branches[branch];
                 let sql = if building { &statements.contributions } else { &statements.live_contributions };
-                Ok(Refreshed { counts: Counts::default(), groups: self.query_target(index, sql, bound).await? })
+                Ok(Refreshed { groups: self.query_target(index, sql, bound).await?, ..Refreshed::default() })
             }
-            Statements::Whole { .. } => Ok(Refreshed { counts: self.everything_at_once(index).await?, groups: Vec::new() }),
+            Statements::Whole { .. } => self.everything_at_once(index).await,
         }
     }
 
@@ -166,18 +193,25 @@ impl BatchRun<'_> {
         let counts = if self.projections[index].isolates() {
             self.everything_isolating(index).await?
         } else {
-            self.everything_at_once(index).await?
+            let done = self.everything_at_once(index).await?;
+            // Nothing else was in quarantine.
+            self.projections[index].forget_quarantine();
+            self.settle(index, [], done.refused);
+            done.counts
         };
         let projection = &mut self.projections[index];
         projection.due_after_batch = projection.due_at.map(|_| Instant::now() + self.options.schedule);
         Ok(counts)
     }
 
-    pub(super) async fn everything_at_once(&mut self, index: usize) -> Result<Counts, BatchError> {
+    pub(super) async fn everything_at_once(&mut self, index: usize) -> Result<Refreshed, BatchError> {
         match &self.sql[index] {
-            Statements::Row { everything, .. } | Statements::Whole { everything } => {
+            Statements::Row { everything, .. } | Statements::Whole { everything, .. } => {
                 self.stage(index, 0, None).await?;
-                self.merge(index, everything, &[]).await
+                match self.write_guarded(index, None).await? {
+                    Some(written) => Ok(written),
+                    None => Ok(Refreshed::counted(self.merge(index, everything, &[]).await?)),
+                }
             }
             Statements::Grouped { branches, .. } => {
                 for (branch, statements) in branches.iter().enumerate() {
@@ -201,21 +235,59 @@ impl BatchRun<'_> {
 
     pub(super) async fn recompute_groups(&mut self, index: usize, groups: Groups) -> Result<Counts, BatchError> {
         if self.projections[index].isolates() {
-            self.groups_isolating(index, groups).await
-        } else {
-            self.groups_at_once(index, &groups).await
+            return self.groups_isolating(index, groups).await;
+        }
+        let done = self.groups_at_once(index, &groups).await?;
+        self.note_good_groups(index, &groups);
+        self.settle(index, [], done.refused);
+        Ok(done.counts)
+    }
+
+    /// Notes that groups were refreshed, all that were asked for.
+    pub(super) fn note_good_groups(&mut self, index: usize, groups: &Groups) {
+        let group_columns = match &self.projections[index].plan.maintenance {
+            Maintenance::Grouped(grouped) => grouped.group_columns.len(),
+            Maintenance::Row(_) | Maintenance::Whole(_) => 0,
+        };
+        let quarantine = &mut self.projections[index].quarantine;
+        match groups {
+            Groups::Some(columns) if group_columns > 0 && !quarantine.is_empty() => {
+                for key in super::isolate::keys_of(&columns[..group_columns.min(columns.len())]) {
+                    quarantine.refreshed(Part::Groups, key);
+                }
+            }
+            Groups::Some(_) if group_columns > 0 => {}
+            Groups::Some(_) | Groups::All => quarantine.all_refreshed(Part::Groups),
         }
     }
 
-    pub(super) async fn groups_at_once(&mut self, index: usize, groups: &Groups) -> Result<Counts, BatchError> {
-        let Statements::Grouped { groups: some, all_groups, .. } = &self.sql[index] else { return Ok(Counts::default()) };
+    /// Notes that keys of a part were refreshed, but for those that were refused.
+    fn note_good(&mut self, index: usize, part: Part, arrays: &[Vec<&str>], refused: &[Refusal]) {
+        // Telling them apart has noted it.
+        if self.projections[index].isolates() || self.projections[index].quarantine.is_empty() {
+            return;
+        }
+        let refused: HashSet<&Key> = refused.iter().map(|refusal| &refusal.key).collect();
+        for key in rows_of(arrays).into_iter().filter(|key| !refused.contains(key)) {
+            self.projections[index].quarantine.refreshed(part, key);
+        }
+    }
+
+    pub(super) async fn groups_at_once(&mut self, index: usize, groups: &Groups) -> Result<Refreshed, BatchError> {
+        let Statements::Grouped { groups: some, all_groups, .. } = &self.sql[index] else { return Ok(Refreshed::default()) };
         let is_global = self.projections[index].plan.key.columns().is_empty();
         match groups {
             Groups::Some(columns) if !is_global => {
                 let bound: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
-                self.merge(index, some, &bound).await
+                match self.write_guarded(index, Some(&bound)).await? {
+                    Some(written) => Ok(written),
+                    None => Ok(Refreshed::counted(self.merge(index, some, &bound).await?)),
+                }
             }
-            Groups::Some(_) | Groups::All => self.merge(index, all_groups, &[]).await,
+            Groups::Some(_) | Groups::All => match self.write_guarded(index, None).await? {
+                Some(written) => Ok(written),
+                None => Ok(Refreshed::counted(self.merge(index, all_groups, &[]).await?)),
+            },
         }
     }
 }

@@ -8,7 +8,7 @@ use lockstep_wal::Lsn;
 use super::{Connected, Group};
 use crate::checkpoint;
 use crate::error::{BatchError, Side};
-use crate::projection::Projection;
+use crate::projection::{Projection, Writing};
 
 /// How often an idle group looks whether somebody waits for its position.
 const IDLE_TICK: Duration = Duration::from_millis(100);
@@ -109,7 +109,19 @@ impl Group {
             connected.sessions.rollback().await;
             return Err(BatchError::Fenced);
         }
-        let mut script = format!("SELECT set_config('search_path', {schema} || ', ' || current_setting('search_path'), true);\n");
+        // The rows that are there clash: with the indexes in place the build finds which, and sets them aside.
+        let anew = projection.writing == Writing::DeleteFirst && !projection.plan.branches().is_empty();
+        let mut script = String::new();
+        if anew {
+            script.push_str(&format!(
+                "TRUNCATE {};\nDELETE FROM lockstep.quarantine WHERE projection = {name};\n\
+                 UPDATE lockstep.projection SET row_count = 0, build_position = NULL WHERE name = {name};\n",
+                projection.tables().join(", "),
+                name = quote::literal(&name)
+            ));
+        }
+        script
+            .push_str(&format!("SELECT set_config('search_path', {schema} || ', ' || current_setting('search_path'), true);\n"));
         if let Some(indexes) = &projection.indexes {
             script.push_str(indexes.trim_end().trim_end_matches(';'));
             script.push_str(";\n");
@@ -123,6 +135,10 @@ impl Group {
             return Err(BatchError::Sql { side: Side::Target, error, projection: Some(index) });
         }
         projection.indexes_built = true;
+        if anew {
+            projection.begin_anew();
+            return Ok(());
+        }
         self.analyse(index, connected).await
     }
 
@@ -130,10 +146,7 @@ impl Group {
     pub(super) async fn analyse(&mut self, index: usize, connected: &Connected) -> Result<(), BatchError> {
         let projection = &mut self.settings.projections[index];
         projection.wants_analysis = false;
-        let states = projection.plan.state_tables();
-        let tables: Vec<String> = std::iter::once(quote::qualified(&projection.schema, projection.name()))
-            .chain(states.iter().map(|state| quote::qualified("lockstep", &state.name)))
-            .collect();
+        let tables = projection.tables();
         let at = |error| BatchError::Sql { side: Side::Target, error, projection: Some(index) };
         connected.sessions.target().batch_execute(&format!("ANALYZE {}", tables.join(", "))).await.map_err(at)
     }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use lockstep_capture::RunningTransactions;
 use lockstep_plan::facts::{OutputColumn, RelationKind};
-use lockstep_plan::{Maintenance, Plan};
+use lockstep_plan::{Maintenance, Plan, quote};
 use tokio::sync::oneshot;
 
 use crate::claims::{Repair, Suspects, claims};
@@ -36,7 +36,7 @@ enum Feed {
 pub(crate) enum Writing {
     /// One statement: the usual way.
     InPlace,
-    /// First what goes, then what comes: rows clashed with each other on a unique index.
+    /// An index refused rows: those that clash are found and set aside, and where rows take each other's values, what goes goes first.
     DeleteFirst,
 }
 
@@ -215,6 +215,22 @@ impl Projection {
         self.feed == Feed::On && self.is_built() && !self.in_making
     }
 
+    /// Its table and those of its hidden state, quoted.
+    pub(crate) fn tables(&self) -> Vec<String> {
+        let states = self.plan.state_tables();
+        std::iter::once(quote::qualified(&self.schema, self.name()))
+            .chain(states.iter().map(|state| quote::qualified("lockstep", &state.name)))
+            .collect()
+    }
+
+    /// Its tables have been emptied: it is built from the start.
+    pub(crate) fn begin_anew(&mut self) {
+        self.phase = Phase::Building { position: None, exhausted: false };
+        (self.rows, self.rows_at_batch_start, self.built_roots) = (0, 0, 0);
+        self.saved = Progress { rows: 0, state: self.phase.state(), build_position: None };
+        self.quarantine = Quarantine::default();
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.plan.projection
@@ -227,7 +243,7 @@ impl Projection {
 
     /// Whether keys that fail are to be told apart from those that do not.
     pub(crate) fn isolates(&self) -> bool {
-        self.attempts == Attempts::OneByOne || !self.quarantine.is_empty()
+        self.attempts == Attempts::OneByOne || self.quarantine.has_failures()
     }
 
     /// Whether telling keys apart is still to be tried after a row failed.

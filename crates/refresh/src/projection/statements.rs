@@ -1,6 +1,6 @@
 //! A projection's maintenance statements.
 
-use lockstep_plan::sql::{self, Fresh, Link, Merge, Places, TracedKeys};
+use lockstep_plan::sql::{self, Fresh, Guard, Link, Merge, Places, TracedKeys};
 use lockstep_plan::{Branch, GroupedPlan, Maintenance, Trace};
 
 use super::Projection;
@@ -13,6 +13,7 @@ pub(crate) enum Statements {
         everything: Merge,
         /// The rows of bound keys go.
         removal: Merge,
+        guard: Option<Box<Guard>>,
     },
     Grouped {
         branches: Vec<BranchStatements>,
@@ -26,9 +27,11 @@ pub(crate) enum Statements {
         leftovers: Option<Merge>,
         /// Every group.
         group_keys: String,
+        guard: Option<Box<Guard>>,
     },
     Whole {
         everything: Merge,
+        guard: Option<Box<Guard>>,
     },
 }
 
@@ -49,6 +52,13 @@ pub(crate) struct BranchStatements {
 }
 
 impl Statements {
+    /// How rows that an index refuses are written around.
+    pub(crate) fn guard(&self) -> Option<&Guard> {
+        match self {
+            Self::Row { guard, .. } | Self::Grouped { guard, .. } | Self::Whole { guard, .. } => guard.as_deref(),
+        }
+    }
+
     /// The links of a branch.
     pub(crate) fn links(&self, branch: usize) -> &[Option<Link>] {
         match self {
@@ -79,19 +89,28 @@ impl Projection {
             let stage = self.stages.as_ref().and_then(|stages| stages.get(branch));
             stage.map_or(Fresh::Query, |stage| Fresh::Staged(stage.typed_source()))
         };
+        let stage = format!("pg_temp.lockstep_guard_{}", self.node);
+        let guard = sql::guard(&self.plan, places, &stage, &fresh(0)).map(Box::new);
         match &self.plan.maintenance {
             Maintenance::Row(row) => Statements::Row {
                 links: links(row, places),
                 bound: sql::row_merge(&self.plan, row, places, TracedKeys::Bound, &fresh(0)),
                 everything: sql::row_merge(&self.plan, row, places, TracedKeys::Everything, &fresh(0)),
                 removal: sql::row_merge(&self.plan, row, places, TracedKeys::Bound, &Fresh::Nothing),
+                guard,
             },
-            Maintenance::Grouped(grouped) => self.grouped_statements(grouped, places, &fresh),
-            Maintenance::Whole(_) => Statements::Whole { everything: sql::whole_merge(&self.plan, places, &fresh(0)) },
+            Maintenance::Grouped(grouped) => self.grouped_statements(grouped, places, &fresh, guard),
+            Maintenance::Whole(_) => Statements::Whole { everything: sql::whole_merge(&self.plan, places, &fresh(0)), guard },
         }
     }
 
-    fn grouped_statements(&self, grouped: &GroupedPlan, places: &Places, fresh: &dyn Fn(usize) -> Fresh) -> Statements {
+    fn grouped_statements(
+        &self,
+        grouped: &GroupedPlan,
+        places: &Places,
+        fresh: &dyn Fn(usize) -> Fresh,
+        guard: Option<Box<Guard>>,
+    ) -> Statements {
         let contributions = |branch: &Branch, keys, fresh: &Fresh| {
             branch.contributions.as_ref().map_or_else(String::new, |state| {
                 sql::contribution_merge(branch, state, &grouped.group_columns, places, keys, fresh)
@@ -120,6 +139,7 @@ impl Projection {
             removal: sql::group_removal(&self.plan, grouped, places),
             leftovers: sql::group_leftovers(&self.plan, grouped, places),
             group_keys: sql::group_keys(&self.plan, grouped, places),
+            guard,
         }
     }
 }
