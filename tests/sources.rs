@@ -68,6 +68,12 @@ async fn a_position_that_is_not_contained_in_time() -> anyhow::Result<()> {
     assert_eq!(get(serving.address, "/api/read/over?source=tables").await?.status, 400);
     assert_eq!(get(serving.address, "/api/read/over?min_lsn=0/1").await?.source(), "projection");
     assert_eq!(get(serving.address, &format!("/api/read/over?min_lsn={lsn}")).await?.status, 503);
+    // What is set aside will not contain it by itself, and says so.
+    shop.session.batch_execute("UPDATE lockstep.projection SET state = 'faulted' WHERE name = 'over'").await?;
+    let aside = get(serving.address, "/api/read/over?min_lsn=0/1").await?;
+    assert_eq!((aside.status, aside.json()["title"].as_str()), (503, Some("Set aside")), "{}", aside.body);
+    assert!(aside.body.contains("set aside until its query or its data is mended"), "{}", aside.body);
+    shop.session.batch_execute("UPDATE lockstep.projection SET state = 'live' WHERE name = 'over'").await?;
     shop.session.batch_execute("ALTER TABLE read_model.over RENAME TO hidden").await?;
     let stale = get(serving.address, "/api/read/over").await?;
     let staleness: f64 = stale.header("lockstep-staleness").unwrap_or_default().parse()?;

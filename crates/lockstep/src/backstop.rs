@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio_postgres::Client;
 
 use crate::config::Config;
+use crate::drift;
 use crate::preflight::Planned;
 use crate::verification::{GroupHandle, Verifier, Wish};
 
@@ -244,7 +245,9 @@ async fn refresh(verifier: &Verifier, backed: &Backed, view: &View) -> anyhow::R
     metrics::histogram!("lockstep_mv_refresh_duration_seconds", "view" => view.name.clone()).record(milliseconds / 1000.0);
     if let Ok(run) = &result {
         let drift = u64::try_from(run.drift).unwrap_or(0);
-        metrics::counter!("lockstep_drift_rows_total", "projection" => backed.projection.clone()).increment(drift);
+        if drift > 0 {
+            drift::repaired(&backed.projection, drift);
+        }
         tracing::info!(
             view = view.name,
             rows = run.rows,

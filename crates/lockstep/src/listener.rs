@@ -15,6 +15,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tower::ServiceExt as _;
 
+use crate::refusal::Explained;
+
 /// A client that sends nothing for so long, or a request's head so slowly, is let go; one that asked before, too.
 const HEAD_MAX: Duration = Duration::from_mins(1);
 
@@ -45,7 +47,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, router: Router, head_ma
     });
     let mut protocol = http1::Builder::new();
     protocol.timer(TokioTimer::new()).header_read_timeout(head_max);
-    if let Err(error) = protocol.serve_connection(TokioIo::new(stream), service).await {
+    if let Err(error) = protocol.serve_connection(TokioIo::new(Explained::new(stream)), service).await {
         tracing::debug!(error = %error, "a connection ended");
     }
 }
@@ -55,6 +57,30 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_request_that_is_refused_unread_is_told_why() -> std::io::Result<()> {
+        for (request, status) in [
+            (format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(70_000)), "414"),
+            (format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(200)), "431"),
+            ("GET\r\n\r\n".to_owned(), "400"),
+        ] {
+            let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+            let mut client = TcpStream::connect(listener.local_addr()?).await?;
+            let (stream, peer) = listener.accept().await?;
+            let serving = tokio::spawn(connection(stream, peer, Router::new(), Duration::from_secs(10)));
+            client.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await?;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+            assert!(head.contains("content-type: application/problem+json"), "{answer}");
+            assert!(head.contains(&format!("content-length: {}", body.len())), "{answer}");
+            assert!(body.contains(&format!("\"status\":{status}")), "{answer}");
+            serving.await?;
+        }
+        Ok(())
+    }
 
     #[tokio::test]
     async fn a_client_that_never_says_what_it_wants_is_let_go() -> std::io::Result<()> {

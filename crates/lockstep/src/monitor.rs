@@ -11,7 +11,8 @@ use lockstep_wal::Lsn;
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::observed::{Observed, Slot};
+use crate::drift;
+use crate::observed::{Look, Observed, Slot};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -30,6 +31,8 @@ pub(crate) async fn run(
 ) {
     let mut source: Option<Session> = None;
     let mut source_lsn = Lsn::ZERO;
+    let mut positions: Vec<Option<Lsn>> = vec![None; groups.len()];
+    observed.follow(currency(&capture, &groups));
     for round in 0_u64.. {
         let asked_at = Instant::now();
         match look_at_source(&config, &mut source, round % SLOT_EVERY == 0, &observed).await {
@@ -46,14 +49,47 @@ pub(crate) async fn run(
         let aside = capture.stands_aside();
         metrics::gauge!("lockstep_stands_aside").set(f64::from(u8::from(aside)));
         observed.stands_aside(aside);
-        for (index, name, status) in &groups {
-            group_gauges(&capture, *index, name, &status.borrow(), source_lsn, &relations, &observed);
+        for ((index, name, status), held) in groups.iter().zip(&mut positions) {
+            let status = status.borrow();
+            // Of a group that is set aside the position stays where it was, if that is known.
+            if !is_set_aside(&status) {
+                *held = Some(position_of(&capture, *index, &status));
+            }
+            let position = held.filter(|position| *position > Lsn::ZERO);
+            let lag = position.map(|position| source_lsn.bytes_since(position));
+            group_gauges(&capture, *index, name, &status, lag, &relations, &observed);
         }
+        drift::tell();
         for (group, projection) in &broken {
             state_gauges(group, projection, ProjectionState::Faulted);
         }
         tokio::time::sleep(INTERVAL).await;
     }
+}
+
+/// Whether nothing of a group is maintained: its position goes on, and its read models do not follow.
+fn is_set_aside(status: &GroupStatus) -> bool {
+    let mut public = status.projections.iter().filter(|projection| !projection.in_making).peekable();
+    public.peek().is_some() && public.all(|projection| projection.state == ProjectionState::Faulted)
+}
+
+/// When a group was last known to be current, for whoever asks: with nothing waiting it is where the stream is.
+fn currency(capture: &Capture, groups: &[(usize, String, watch::Receiver<GroupStatus>)]) -> Look {
+    let (capture, groups) = (capture.clone(), groups.to_vec());
+    Arc::new(move |name| {
+        let (index, _, status) = groups.iter().find(|(_, group, _)| group == name)?;
+        if is_set_aside(&status.borrow()) {
+            return None;
+        }
+        capture.with_group(*index, |dirty| dirty.oldest_waiting_since()).or_else(|| capture.current_as_of())
+    })
+}
+
+/// With nothing waiting the group is where the stream is.
+fn position_of(capture: &Capture, index: usize, status: &GroupStatus) -> Lsn {
+    let contained = status.contained_lsn.unwrap_or_default();
+    let waits = capture.with_group(index, |dirty| dirty.oldest_waiting_since().is_some());
+    if waits { contained } else { capture.received().max(contained) }
 }
 
 async fn look_at_source(
@@ -95,13 +131,12 @@ fn group_gauges(
     index: usize,
     name: &str,
     status: &GroupStatus,
-    source_lsn: Lsn,
+    lag: Option<u64>,
     relations: &HashMap<u32, String>,
     observed: &Observed,
 ) {
     let group = name.to_owned();
-    let (waiting, by_relation) =
-        capture.with_group(index, |dirty| (dirty.oldest_waiting_since(), dirty.waiting_keys_by_relation()));
+    let by_relation = capture.with_group(index, |dirty| dirty.waiting_keys_by_relation());
     for (oid, label) in relations {
         if let Some(keys) = by_relation.get(oid) {
             metrics::gauge!("lockstep_dirty_keys", "group" => group.clone(), "relation" => label.clone()).set(count(*keys));
@@ -109,17 +144,10 @@ fn group_gauges(
             metrics::gauge!("lockstep_dirty_keys", "group" => group.clone(), "relation" => label.clone()).set(0.0);
         }
     }
-    // With nothing waiting the group is where the stream is.
-    let position = if waiting.is_none() {
-        capture.received().max(status.contained_lsn.unwrap_or_default())
-    } else {
-        status.contained_lsn.unwrap_or_default()
-    };
-    let lag = (position > Lsn::ZERO).then(|| source_lsn.bytes_since(position));
     if let Some(lag) = lag {
         metrics::gauge!("lockstep_lag_bytes", "group" => group.clone()).set(unsigned(lag));
     }
-    observed.group(name, waiting.or_else(|| capture.current_as_of()), lag, by_relation.values().sum());
+    observed.group(name, None, lag, by_relation.values().sum());
     for projection in &status.projections {
         state_gauges(&group, &projection.name, projection.state);
         let name = projection.name.clone();

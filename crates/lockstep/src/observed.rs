@@ -1,7 +1,7 @@
 //! What is observed while it runs, now and over the last hour: for the page, and for gauges that must go on when nothing else does.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
@@ -74,9 +74,14 @@ struct Point {
     lag_bytes: Option<u64>,
 }
 
-#[derive(Debug, Default)]
+/// Tells when a group's read models were last known to be current, at the moment that it is asked. `None` if that does not go on.
+pub(crate) type Look = Arc<dyn Fn(&str) -> Option<Instant> + Send + Sync>;
+
+#[derive(Default)]
 struct State {
     instance: Instance,
+    /// What is looked at, while there is something.
+    look: Option<Look>,
     since: Option<SystemTime>,
     note: Option<String>,
     groups: BTreeMap<String, Group>,
@@ -88,7 +93,7 @@ struct State {
 }
 
 /// Shared by whoever sees something and whoever shows it.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Observed(Mutex<State>);
 
 impl Observed {
@@ -107,6 +112,7 @@ impl Observed {
         if instance == Instance::Standby {
             // What another instance does is not ours to tell.
             state.groups.clear();
+            state.look = None;
             state.slot = None;
         }
     }
@@ -119,6 +125,28 @@ impl Observed {
     /// The groups that there are; others are forgotten.
     pub(crate) fn groups_are(&self, names: &[String]) {
         self.state().groups.retain(|name, _| names.contains(name));
+    }
+
+    /// Whom to ask when groups were current.
+    pub(crate) fn follow(&self, look: Look) {
+        self.state().look = Some(look);
+    }
+
+    /// Asks, so that whoever shows it shows what is true now and not what was true when it was last told.
+    fn refresh(&self) {
+        let (look, names) = {
+            let state = self.state();
+            (state.look.clone(), state.groups.keys().cloned().collect::<Vec<_>>())
+        };
+        let Some(look) = look else { return };
+        // Without the lock: whoever is asked has locks of its own.
+        let seen: Vec<_> = names.into_iter().filter_map(|name| Some((look(&name)?, name))).collect();
+        let mut state = self.state();
+        for (as_of, name) in seen {
+            if let Some(group) = state.groups.get_mut(&name) {
+                group.as_of = Some(as_of);
+            }
+        }
     }
 
     /// Where a group is.
@@ -162,6 +190,7 @@ impl Observed {
     }
 
     fn tick(&self, point_too: bool) {
+        self.refresh();
         let mut state = self.state();
         let at = seconds_since_epoch(SystemTime::now());
         for (name, group) in &mut state.groups {
@@ -196,6 +225,7 @@ impl Observed {
 
     /// What is known of a group beyond what the target records; `None` if it is not maintained here.
     pub(crate) fn group_value(&self, name: &str) -> Option<Value> {
+        self.refresh();
         let state = self.state();
         let group = state.groups.get(name)?;
         Some(json!({
@@ -256,6 +286,20 @@ fn percentiles(seconds: &mut Vec<f64>) -> Option<(f64, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn staleness_is_that_of_the_moment_at_which_it_is_asked_for() {
+        let observed = Observed::default();
+        let now = Instant::now();
+        let long_ago = now.checked_sub(Duration::from_mins(15)).unwrap_or(now);
+        for name in ["goes on", "set aside"] {
+            observed.group(name, Some(long_ago), None, 0);
+        }
+        observed.follow(Arc::new(|name| (name == "goes on").then(Instant::now)));
+        let staleness = |name| observed.group_value(name).unwrap_or_default()["staleness_seconds"].as_f64().unwrap_or(-1.0);
+        assert!((0.0..1.0).contains(&staleness("goes on")), "{}", staleness("goes on"));
+        assert!(staleness("set aside") >= 900.0, "{}", staleness("set aside"));
+    }
 
     #[test]
     fn staleness_grows_when_nobody_tells_anything_and_the_history_ends_after_an_hour() {

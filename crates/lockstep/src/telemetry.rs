@@ -95,6 +95,7 @@ fn describe() {
     describe_counter!("lockstep_errors_total", Unit::Count, "Errors, by class");
     describe_gauge!("lockstep_projection_state", Unit::Count, "1 for the projection's current state, 0 for the others");
     describe_gauge!("lockstep_projection_rows", Unit::Count, "Rows in the projection's table");
+    describe_gauge!("lockstep_differing_rows", Unit::Count, "Rows that the last look found wrong and that are not repaired yet");
     describe_gauge!("lockstep_slot_active", Unit::Count, "1 while somebody streams from the slot");
     describe_counter!("lockstep_http_requests_total", Unit::Count, "Requests to the read API, by route and status");
     describe_histogram!("lockstep_http_request_duration_seconds", Unit::Seconds, "Time of requests to the read API");

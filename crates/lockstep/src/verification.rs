@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::boundaries::{Boundaries, Boundary};
 use crate::config::Config;
+use crate::drift;
 use crate::giving_way::GivingWay;
 use crate::watch::Catalogs;
 
@@ -251,6 +252,7 @@ struct Outcome {
     obstacles: Vec<String>,
     failures: Vec<String>,
     repair: Repair,
+    found: drift::Found,
 }
 
 /// What became of the repair.
@@ -319,8 +321,13 @@ impl Run<'_> {
             *differing += verdict.differing;
             if verdict.differing > verdict.differences.len() as u64 {
                 suspects = Suspects::everything();
+                self.outcome.found.others(verdict.differing - verdict.differences.len() as u64);
             }
             for difference in &verdict.differences {
+                if let Some(row) = difference.rows().next() {
+                    let key = columns_of(row, &claim.columns, &claim.key);
+                    self.outcome.found.row(&label, &key, difference.actual.as_deref());
+                }
                 for row in difference.rows() {
                     suspects.add(claim.suspect, columns_of(row, &claim.columns, &claim.suspect_columns));
                 }
@@ -404,7 +411,7 @@ impl Run<'_> {
     }
 
     async fn finish(self) -> anyhow::Result<()> {
-        let Outcome { compared, differing, hidden_differing, mut obstacles, failures, repair } = self.outcome;
+        let Outcome { compared, differing, hidden_differing, mut obstacles, failures, repair, found } = self.outcome;
         obstacles.dedup();
         let different = differing + hidden_differing > 0;
         let (outcome, message) = match repair {
@@ -429,7 +436,11 @@ impl Run<'_> {
                 &[&self.id, &count(compared), &count(differing), &count(hidden_differing), &repaired, &outcome, &message],
             )
             .await?;
-        measure(self.name, outcome, compared, differing + hidden_differing, repaired);
+        measure(self.name, outcome, compared, repaired);
+        // What a verification at an equal snapshot finds, no change explains.
+        let saw_all = self.wish.sample.is_none() && !["failed", "not comparable"].contains(&outcome);
+        let extent = if saw_all { drift::Extent::All } else { drift::Extent::Part };
+        drift::looked(self.name, &found, extent, repaired.is_some());
         match outcome {
             "equal" => tracing::info!(projection = self.name, rows = compared, "verified: equal"),
             _ => tracing::warn!(projection = self.name, differing, hidden_differing, outcome, message, "verified"),
@@ -438,12 +449,10 @@ impl Run<'_> {
     }
 }
 
-fn measure(projection: &str, outcome: &'static str, compared: u64, differing: u64, repaired: Option<i64>) {
+fn measure(projection: &str, outcome: &'static str, compared: u64, repaired: Option<i64>) {
     let labels = [("projection", projection.to_owned())];
     metrics::counter!("lockstep_verifications_total", "projection" => projection.to_owned(), "outcome" => outcome).increment(1);
     metrics::counter!("lockstep_verified_rows_total", &labels).increment(compared);
-    // What a verification at an equal snapshot finds, no change explains.
-    metrics::counter!("lockstep_drift_rows_total", &labels).increment(differing);
     metrics::counter!("lockstep_repaired_rows_total", &labels)
         .increment(repaired.and_then(|rows| u64::try_from(rows).ok()).unwrap_or(0));
 }

@@ -172,6 +172,9 @@ async fn one_snapshot(client: &Client, attempt: &Attempt<'_>, wanted: &Statement
     let mut answer = Answer { source: Some(source), version: Version::default(), ..Answer::default() };
     match (version.map_err(Trouble::Begun)?, source) {
         (Some(found), Source::Projection) => {
+            if found.is_faulted && !(found.is_built && whatever) {
+                return Err(Trouble::Unfit(SourceFault::SetAside));
+            }
             if !found.is_built {
                 return Err(Trouble::Unfit(SourceFault::NotBuilt));
             }

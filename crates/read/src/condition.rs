@@ -71,12 +71,51 @@ pub struct Condition {
     pub operator: Operator,
     /// One value; any number for `in`; `null` or `notnull` for `is`.
     pub values: Vec<String>,
+    /// Whether it says what is looked at, and is no choice among it: facets of its column heed it, too.
+    pub is_scope: bool,
 }
 
 impl Condition {
     /// A comparison with one value.
     pub fn new(parameter: &str, column: &str, operator: Operator, value: impl Into<String>) -> Self {
-        Self { parameter: parameter.to_owned(), column: column.to_owned(), operator, values: vec![value.into()] }
+        Self { parameter: parameter.to_owned(), column: column.to_owned(), operator, values: vec![value.into()], is_scope: false }
+    }
+
+    /// Any of some values.
+    pub fn any_of(parameter: &str, column: &str, mut values: Vec<String>) -> Self {
+        let operator = if values.len() == 1 { Operator::Eq } else { Operator::In };
+        values.dedup();
+        Self { parameter: parameter.to_owned(), column: column.to_owned(), operator, values, is_scope: false }
+    }
+
+    /// The same as what is looked at.
+    #[must_use]
+    pub fn scope(mut self) -> Self {
+        self.is_scope = true;
+        self
+    }
+
+    /// Conditions of a client, where values of one column that were given apart, or as lists, mean any of them.
+    ///
+    /// # Errors
+    /// Too many values: names the parameter.
+    pub fn merged(conditions: Vec<Self>) -> Result<Vec<Self>, ReadError> {
+        let chosen = |condition: &Self| matches!(condition.operator, Operator::Eq | Operator::In) && !condition.is_scope;
+        let mut merged: Vec<Self> = Vec::with_capacity(conditions.len());
+        for condition in conditions {
+            let same = |other: &&mut Self| chosen(&condition) && chosen(other) && other.column == condition.column;
+            match merged.iter_mut().find(same) {
+                Some(other) => {
+                    other.operator = Operator::In;
+                    other.values.extend(condition.values);
+                    if other.values.len() > VALUES_MAX {
+                        return Err(ReadError::bad(condition.parameter, format!("a list has at most {VALUES_MAX} values")));
+                    }
+                }
+                None => merged.push(condition),
+            }
+        }
+        Ok(merged)
     }
 
     /// Reads `operator.value`, for example `gte.100`, `in.(a,"b,c")`, `is.null`.
@@ -115,7 +154,7 @@ impl Condition {
             | Operator::Is
             | Operator::Fts => vec![value.to_owned()],
         };
-        Ok(Self { parameter: parameter.to_owned(), column: column.to_owned(), operator, values })
+        Ok(Self { parameter: parameter.to_owned(), column: column.to_owned(), operator, values, is_scope: false })
     }
 }
 
@@ -123,9 +162,13 @@ fn shortened(text: &str) -> String {
     text.chars().take(20).collect()
 }
 
-/// `(a,"b,c")`: in quotes a backslash keeps the next character as it is.
+/// `(a,"b,c")`
 fn list(text: &str) -> Option<Vec<String>> {
-    let inner = text.strip_prefix('(')?.strip_suffix(')')?;
+    values(text.strip_prefix('(')?.strip_suffix(')')?)
+}
+
+/// `a,"b,c"`: in quotes a backslash keeps the next character as it is. `None` if a quote is left open.
+pub fn values(inner: &str) -> Option<Vec<String>> {
     if inner.is_empty() {
         return Some(Vec::new());
     }
@@ -147,6 +190,33 @@ fn list(text: &str) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_of_a_column_that_are_given_apart_mean_any_of_them() {
+        let parse = |column: &str, text: &str| Condition::parse(column, column, text).unwrap();
+        let merged = Condition::merged(vec![
+            parse("brand", "eq.a"),
+            parse("price", "gte.1"),
+            parse("brand", "in.(b,c)"),
+            parse("price", "lte.9"),
+            Condition::new("path", "brand", Operator::Eq, "d").scope(),
+            parse("brand", "eq.e"),
+        ]);
+        let shown: Vec<_> =
+            merged.unwrap().into_iter().map(|found| (found.column, found.operator, found.values.join("+"))).collect();
+        let of = |column: &str, operator, values: &str| (column.to_owned(), operator, values.to_owned());
+        assert_eq!(
+            shown,
+            [
+                of("brand", Operator::In, "a+b+c+e"),
+                of("price", Operator::Gte, "1"),
+                of("price", Operator::Lte, "9"),
+                of("brand", Operator::Eq, "d")
+            ]
+        );
+        let many = vec![parse("brand", &format!("in.({})", vec!["1"; 1000].join(","))), parse("brand", "eq.1")];
+        assert!(Condition::merged(many).is_err());
+    }
 
     #[test]
     fn conditions() {

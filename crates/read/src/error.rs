@@ -17,6 +17,9 @@ pub enum ReadError {
     /// The projection does not contain the position that was asked for.
     #[error("the position is not contained yet; come again")]
     NotYet,
+    /// The projection is set aside, and no other source can answer.
+    #[error("the projection is set aside until its query or its data is mended; lockstep status says why")]
+    SetAside,
     /// No source can answer.
     #[error("nothing can answer at the moment")]
     Unavailable,
@@ -38,7 +41,9 @@ pub enum SourceFault {
     Missing,
     /// It has never been built or refreshed.
     NotBuilt,
-    /// It is set aside, or was current too long ago.
+    /// It is set aside.
+    SetAside,
+    /// It was current too long ago.
     Stale,
     /// The server cannot be reached.
     Unreachable,
@@ -56,6 +61,7 @@ impl SourceFault {
         match self {
             Self::Missing => "missing",
             Self::NotBuilt => "not_built",
+            Self::SetAside => "set_aside",
             Self::Stale => "stale",
             Self::Unreachable => "unreachable",
             Self::Busy => "busy",

@@ -27,7 +27,7 @@ mod table;
 mod totals;
 mod version;
 
-pub use condition::{Condition, Operator};
+pub use condition::{Condition, Operator, values};
 pub use error::{ReadError, SourceFault};
 pub use pool::Pool;
 pub use query::{Facet, Highlight, Order, OrderBy, Query, Similar, TextSearch, Total, Window};

@@ -9,6 +9,7 @@ use crate::error::{ReadError, SourceFault};
 use crate::pool::{Borrowed, Pool};
 use crate::reader::Reader;
 use crate::settings::{Miss, Model, ReadSettings, Source};
+use crate::version::version;
 
 /// How long one look waits in the server, where the projector sees that somebody waits: longer than an idle group takes to notice.
 const LOOK_FOR: Duration = Duration::from_millis(150);
@@ -39,6 +40,8 @@ impl Reader {
         }
         match settings.min_lsn_miss {
             Miss::Tables if !model.on_target => Ok(vec![Source::Tables]),
+            // It will not contain it by itself.
+            Miss::Tables | Miss::Refuse if self.is_set_aside(model).await => Err(ReadError::SetAside),
             Miss::Tables | Miss::Refuse => Err(ReadError::NotYet),
         }
     }
@@ -63,6 +66,14 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// Whether the projection is set aside, as far as that can be found out.
+    async fn is_set_aside(&self, model: &Model) -> bool {
+        let Ok(session) = self.target.get().await.map(Borrowed::new) else { return false };
+        let Ok(found) = version(session.session(), model).await else { return false };
+        session.give_back();
+        found.is_faulted
     }
 
     /// Whether the projection contains a position already.

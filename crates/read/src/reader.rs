@@ -311,10 +311,17 @@ impl Reader {
                     noted::fault(model, source, fault);
                     match fault {
                         // A projection that is set aside does not contain what its group contains.
-                        SourceFault::Stale if request.min_lsn.is_none() => put_last.push(source),
+                        SourceFault::Stale | SourceFault::SetAside if request.min_lsn.is_none() && !whatever => {
+                            if fault == SourceFault::SetAside {
+                                last = ReadError::SetAside;
+                            }
+                            put_last.push(source);
+                        }
+                        SourceFault::SetAside => last = ReadError::SetAside,
                         SourceFault::Missing => self.forget(&model.name),
-                        SourceFault::TimedOut => last = ReadError::TimedOut,
-                        SourceFault::Stale
+                        SourceFault::TimedOut if last != ReadError::SetAside => last = ReadError::TimedOut,
+                        SourceFault::TimedOut
+                        | SourceFault::Stale
                         | SourceFault::NotBuilt
                         | SourceFault::Unreachable
                         | SourceFault::Busy

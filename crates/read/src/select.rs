@@ -54,7 +54,8 @@ pub(crate) fn statements(query: &Query, table: &Table, from: &str, text_config: 
             return Err(ReadError::bad("facets", format!("the values of \"{}\" cannot be counted", wanted.column)));
         }
         let mut statement = Statement::default();
-        let conditions = maker.conditions(query, &mut statement)?;
+        // Who has chosen one value wants to see the others.
+        let conditions = maker.conditions_but(query, Some(&wanted.column), &mut statement)?;
         statement.sql = facet::sql(column, from, &conditions);
         if facets.len() == FACETS_MAX || facets.iter().any(|(name, _)| *name == wanted.name) {
             return Err(ReadError::bad("facets", format!("give each once, and at most {FACETS_MAX}")));
@@ -157,8 +158,21 @@ impl Maker<'_> {
     }
 
     fn conditions(&mut self, query: &Query, statement: &mut Statement) -> Result<Vec<String>, ReadError> {
+        self.conditions_but(query, None, statement)
+    }
+
+    /// The conditions, without those by which a client chooses among the values of a column.
+    fn conditions_but(
+        &mut self,
+        query: &Query,
+        column: Option<&str>,
+        statement: &mut Statement,
+    ) -> Result<Vec<String>, ReadError> {
         let mut conditions = Vec::new();
         for condition in &query.conditions {
+            if column == Some(condition.column.as_str()) && !condition.is_scope {
+                continue;
+            }
             conditions.push(self.condition(condition, statement)?);
         }
         if let Some(text) = &query.text {

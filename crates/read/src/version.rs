@@ -22,7 +22,7 @@ pub struct Version {
 pub(crate) struct Found {
     pub(crate) version: Version,
     pub(crate) is_built: bool,
-    is_faulted: bool,
+    pub(crate) is_faulted: bool,
 }
 
 impl Found {

@@ -91,6 +91,19 @@ fn parameter(name: &str, description: &str, schema: &Value) -> Value {
     json!({ "name": name, "in": "query", "required": false, "description": description, "schema": schema })
 }
 
+/// Values separated by commas; one with a comma or a quote stands in quotes.
+fn list() -> Value {
+    let value = r#"([^,"\\\u0000]*|"([^"\\\u0000]|\\[^\u0000])*")"#;
+    json!({ "type": "string", "pattern": format!("^{value}(,{value})*$") })
+}
+
+/// A parameter that may be given repeatedly, and each time as a list separated by commas.
+fn several(name: &str, description: &str, schema: &Value) -> Value {
+    let description = format!("{description} Given repeatedly, or as a list: a,\"b,c\".");
+    json!({ "name": name, "in": "query", "required": false, "description": description, "explode": true,
+            "schema": { "type": "array", "items": schema } })
+}
+
 /// Parameters that every list has.
 fn common(config: &ApiConfig) -> Vec<Value> {
     let mut parameters = vec![
@@ -115,7 +128,8 @@ fn responses(schema: &Value) -> Value {
         "304": { "description": "The client has it: nothing has changed." },
         "400": { "description": "A parameter is wrong; it is named.", "content": problem },
         "404": { "description": "There is no such thing.", "content": problem },
-        "503": { "description": "Nothing can answer now, or the position is not contained yet.", "content": problem },
+        "414": { "description": "The request's line is too long.", "content": problem },
+        "503": { "description": "Nothing can answer now, the projection is set aside, or the position is not contained yet.", "content": problem },
         "504": { "description": "It took too long.", "content": problem }
     })
 }
@@ -135,8 +149,11 @@ fn read(name: &str, table: &Table, config: &ApiConfig) -> Value {
     for column in &table.columns {
         let operators: Vec<&str> =
             Operator::ALL.iter().filter(|(_, operator)| operator.is_for(column)).map(|(name, _)| *name).collect();
-        let description =
-            format!("{}: operator.value, with {}. May be given more than once.", column.type_name, operators.join(", "));
+        let description = format!(
+            "{}: operator.value, with {}. May be given more than once: all must hold, but of eq and in any.",
+            column.type_name,
+            operators.join(", ")
+        );
         let filter = json!({ "type": "string", "pattern": format!("^({})\\.", operators.join("|")) });
         parameters.push(parameter(&format!("filter.{}", column.name), &description, &filter));
     }
@@ -158,12 +175,12 @@ fn products(config: &ApiConfig) -> Map<String, Value> {
     let facet = names(&FACETS).join("|");
     let facets = json!({ "type": "string", "pattern": format!("^(({facet})(,({facet})){{0,2}})?$") });
     let filters = vec![
-        parameter("categoryId", "Of this category.", &text()),
-        parameter("brand", "Of this brand.", &text()),
+        several("categoryId", "Of any of these categories.", &list()),
+        several("brand", "Of any of these brands.", &list()),
         parameter("priceMin", "At this price or above.", &json!({ "type": "number" })),
         parameter("priceMax", "At this price or below.", &json!({ "type": "number" })),
         parameter("inStock", "true: only what is in stock.", &json!({ "type": "boolean" })),
-        parameter("status", "publish, if left out.", &json!({ "enum": ["publish", "draft"] })),
+        several("status", "Any of these; publish, if left out.", &json!({ "enum": ["publish", "draft"] })),
         parameter("q", "Words, as for a web search: \"red shoes\" -leather or boots.", &text()),
         parameter("search", "The same as q.", &text()),
         parameter("highlight", "Mark what was found.", &json!({ "type": "boolean" })),

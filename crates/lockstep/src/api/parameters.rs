@@ -22,6 +22,9 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
+/// Values of one list.
+const VALUES_MAX: usize = 1_000;
+
 /// Parameters that have not been taken yet, in the order in which they were written.
 pub(super) struct Parameters(Vec<(String, String)>);
 
@@ -48,6 +51,31 @@ impl Parameters {
         }
         self.0 = rest;
         Ok(found)
+    }
+
+    /// Values of a parameter that may be given repeatedly, and each time as a list: `a,"b,c"`. Empty ones are no values.
+    pub(super) fn list(&mut self, name: &str) -> Result<Vec<String>, Problem> {
+        let (given, rest) = std::mem::take(&mut self.0).into_iter().partition(|(key, _)| key == name);
+        self.0 = rest;
+        let mut found = Vec::new();
+        for (_, text) in given {
+            let values = lockstep_read::values(&text).ok_or_else(|| Problem::bad(name, "a quote is left open"))?;
+            found.extend(values.into_iter().filter(|value| !value.is_empty()));
+        }
+        if found.len() > VALUES_MAX {
+            return Err(Problem::bad(name, format!("a list has at most {VALUES_MAX} values")));
+        }
+        Ok(found)
+    }
+
+    /// Any of some words.
+    pub(super) fn words<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Result<Vec<T>, Problem> {
+        let one = |text: &String| {
+            let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
+            let names: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            found.map(|(_, value)| *value).ok_or_else(|| Problem::bad(name, format!("not one of {}", names.join(", "))))
+        };
+        self.list(name)?.iter().map(one).collect()
     }
 
     /// A number, as it was written.

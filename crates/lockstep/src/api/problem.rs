@@ -62,6 +62,9 @@ impl From<ReadError> for Problem {
             ReadError::NotYet => {
                 Self { retry_after_s: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "Not contained yet", detail) }
             }
+            ReadError::SetAside => {
+                Self { retry_after_s: Some(30), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "Set aside", detail) }
+            }
             ReadError::Unavailable => {
                 Self { retry_after_s: Some(5), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "Service unavailable", detail) }
             }

@@ -153,25 +153,23 @@ async fn answer(api: &Api, mut request: Request, similar: Option<Similar>) -> Re
 
 fn conditions(parameters: &mut Parameters, fixed: &Fixed) -> Result<Vec<Condition>, Problem> {
     let mut conditions = Vec::new();
-    let status = parameters.word("status", &[("publish", "publish"), ("draft", "draft")])?.unwrap_or("publish");
-    conditions.push(Condition::new("status", "status", Operator::Eq, status));
+    let status = parameters.words("status", &[("publish", "publish"), ("draft", "draft")])?;
+    let status = if status.is_empty() { vec!["publish"] } else { status };
+    conditions.push(Condition::any_of("status", "status", status.into_iter().map(str::to_owned).collect()).scope());
     if let Some((parameter, column, value)) = &fixed.condition {
-        conditions.push(Condition::new(parameter, column, Operator::Eq, value.clone()));
+        conditions.push(Condition::new(parameter, column, Operator::Eq, value.clone()).scope());
     }
-    for (name, column, operator) in [
-        ("categoryId", "category_id", Operator::Eq),
-        ("priceMin", PRICE, Operator::Gte),
-        ("priceMax", PRICE, Operator::Lte),
-        ("brand", "brand", Operator::Eq),
-    ] {
+    for (name, column) in [("categoryId", "category_id"), ("brand", "brand")] {
         let is_fixed = fixed.condition.as_ref().is_some_and(|(parameter, ..)| *parameter == name);
         // What the path says cannot be said again.
-        if is_fixed {
-            continue;
+        let values = if is_fixed { Vec::new() } else { parameters.list(name)? };
+        if !values.is_empty() {
+            conditions.push(Condition::any_of(name, column, values));
         }
-        let value = if column == PRICE { parameters.decimal(name)? } else { parameters.take(name)? };
-        if let Some(value) = value {
-            conditions.push(Condition::new(name, column, operator, value));
+    }
+    for (name, operator) in [("priceMin", Operator::Gte), ("priceMax", Operator::Lte)] {
+        if let Some(value) = parameters.decimal(name)? {
+            conditions.push(Condition::new(name, PRICE, operator, value));
         }
     }
     // As the plan has it: false asks for nothing.

@@ -109,7 +109,7 @@ fn conditions(parameters: Parameters, table: &Table) -> Result<(Vec<Condition>, 
             conditions.push(condition);
         }
     }
-    Ok((conditions, text))
+    Ok((Condition::merged(conditions)?, text))
 }
 
 fn body(answer: &Answer, limit: u32) -> String {

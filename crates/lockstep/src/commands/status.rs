@@ -144,9 +144,14 @@ async fn slot_view(config: &Config, source: &Session) -> anyhow::Result<Option<S
 async fn groups(target: &Session, source_lsn: Option<&str>, live: &Gauges) -> anyhow::Result<Vec<GroupView>> {
     let rows = target
         .query(
-            "SELECT group_name, extract(epoch FROM clock_timestamp() - current_as_of)::float8,
-                    pg_wal_lsn_diff($1::text::pg_lsn, lsn)::bigint, snapshot::text, lsn::text, batches, batch_ms, fence_ms
-             FROM lockstep.checkpoint ORDER BY group_name",
+            "SELECT group_name, extract(epoch FROM clock_timestamp() -
+                        CASE WHEN p.set_aside THEN least(current_as_of, p.changed_at) ELSE current_as_of END)::float8,
+                    CASE WHEN p.set_aside THEN NULL ELSE pg_wal_lsn_diff($1::text::pg_lsn, lsn)::bigint END,
+                    snapshot::text, lsn::text, batches, batch_ms, fence_ms
+             FROM lockstep.checkpoint AS c
+             LEFT JOIN LATERAL (SELECT bool_and(p.state = 'faulted') AS set_aside, max(p.changed_at) AS changed_at
+                                FROM lockstep.projection AS p WHERE p.group_name = c.group_name) AS p ON true
+             ORDER BY group_name",
             &[&source_lsn],
         )
         .await?;
@@ -156,7 +161,8 @@ async fn groups(target: &Session, source_lsn: Option<&str>, live: &Gauges) -> an
             let name: String = row.get(0);
             GroupView {
                 staleness_seconds: live.value("lockstep_staleness_seconds", &name).or(row.get(1)),
-                lag_bytes: row.get::<_, Option<i64>>(2).map(|lag| lag.max(0)),
+                // Of a group that is set aside only the process knows it.
+                lag_bytes: row.get::<_, Option<i64>>(2).map(|lag| lag.max(0)).or_else(|| live.bytes("lockstep_lag_bytes", &name)),
                 snapshot: row.get(3),
                 lsn: row.get(4),
                 batches: row.get(5),
@@ -244,6 +250,10 @@ fn print(view: &StatusView) {
             (None, None) => {}
         }
     }
+    for projection in view.projections.iter().filter(|projection| projection.quarantined > 0) {
+        let (name, keys) = (&projection.name, projection.quarantined);
+        println!("\n{name}: {keys} of its keys fail and are set aside: lockstep quarantine list {name}");
+    }
     if let Some(trouble) = &view.trouble {
         println!("\nread models are not kept up to date: {trouble}");
     }
@@ -278,6 +288,12 @@ impl Gauges {
 
     fn value(&self, metric: &str, group: &str) -> Option<f64> {
         self.0.get(&format!("{metric}{{group=\"{group}\"}}")).copied()
+    }
+
+    /// Bytes, which gauges hold as floating point.
+    #[allow(clippy::cast_possible_truncation)]
+    fn bytes(&self, metric: &str, group: &str) -> Option<i64> {
+        self.value(metric, group).map(|value| value as i64)
     }
 
     /// Dirty keys that wait in a group, over all relations.

@@ -89,9 +89,13 @@ async fn look(settings: &Settings, kept: &mut Option<Session>) -> anyhow::Result
     let groups = session
         .query(
             "SELECT json_build_object('name', group_name, 'lsn', lsn, 'batches', batches, 'batch_ms', batch_ms, 'fence_ms', fence_ms,
-                        'staleness_seconds', extract(epoch FROM clock_timestamp() - current_as_of))
+                        'set_aside', p.set_aside, 'staleness_seconds', extract(epoch FROM clock_timestamp() -
+                            CASE WHEN p.set_aside THEN least(current_as_of, p.changed_at) ELSE current_as_of END))
              FROM lockstep.checkpoint AS c
-             WHERE EXISTS (SELECT FROM lockstep.projection AS p WHERE p.group_name = c.group_name) ORDER BY group_name",
+             JOIN LATERAL (SELECT bool_and(p.state = 'faulted') AS set_aside, max(p.changed_at) AS changed_at
+                           FROM lockstep.projection AS p WHERE p.group_name = c.group_name AND p.replaces IS NULL) AS p
+                 ON p.set_aside IS NOT NULL
+             ORDER BY group_name",
             &[],
         )
         .await?;
@@ -99,7 +103,10 @@ async fn look(settings: &Settings, kept: &mut Option<Session>) -> anyhow::Result
         .query(
             "SELECT json_build_object('name', s.projection, 'group', s.group_name, 'kind', s.kind, 'state', s.state, 'reason', s.reason,
                         'hint', s.hint, 'rows', s.rows, 'quarantined', s.quarantined,
-                        'drift_rows', (SELECT coalesce(sum(v.differing + v.hidden_differing), 0) FROM lockstep.verification AS v
+                        'drift_rows', (SELECT greatest(coalesce(max(v.differing + v.hidden_differing), 0),
+                                                       (SELECT count(DISTINCT (d.part, d.key)) FROM lockstep.difference AS d
+                                                        WHERE d.verification = ANY (array_agg(v.id))))
+                                       FROM lockstep.verification AS v
                                        WHERE v.projection = s.projection AND v.started_at > clock_timestamp() - interval '1 day'),
                         'last_verification', (SELECT json_build_object('outcome', v.outcome, 'finished_at', v.finished_at,
                                                      'compared', v.compared, 'differing', v.differing + v.hidden_differing)

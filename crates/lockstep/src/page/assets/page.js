@@ -576,13 +576,14 @@ function countsOf(projections) {
 }
 
 function paceOf(groups) {
-  const first = (key, sign) => groups.filter(group => isNumber(group[key])).sort((a, b) => sign * (a[key] - b[key]))[0];
-  const [freshest, stalest] = [first('freshness_p50_ms', 1), first('staleness_seconds', -1)];
-  const several = groups.length > 1;
-  const named = (group, superlative, plain, value) => group && `${several ? `${superlative} group ${group.name}` : plain} ${value}`;
+  // A group that is set aside has no pace; what ails it is told among the problems.
+  const going = groups.filter(group => !group.set_aside);
+  const worst = key => going.filter(group => isNumber(group[key])).sort((a, b) => b[key] - a[key])[0];
+  const told = (what, group, value) => group && `${what} ${going.length > 1 ? `at most ${value} (group ${group.name})` : value}`;
+  const [slowest, stalest] = [worst('freshness_p50_ms'), worst('staleness_seconds')];
   return [
-    named(freshest, 'freshest', 'freshness', milliseconds(freshest?.freshness_p50_ms)),
-    named(stalest, 'stalest', 'staleness', duration(stalest?.staleness_seconds)),
+    told('freshness', slowest, milliseconds(slowest?.freshness_p50_ms)),
+    told('staleness', stalest, duration(stalest?.staleness_seconds)),
   ].filter(Boolean);
 }
 
