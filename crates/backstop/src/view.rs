@@ -1,5 +1,8 @@
 //! The materialized view behind a projection: the same query, maintained by PostgreSQL alone.
 
+use std::time::Duration;
+
+use lockstep_connect::LockTurns;
 use tokio_postgres::Client;
 
 /// A materialized view.
@@ -84,6 +87,15 @@ impl View {
         Ok(Refreshed { rows, made })
     }
 
+    /// Drops a view that is no longer wanted.
+    ///
+    /// # Errors
+    /// Something depends on it, or readers do not let go of it.
+    pub async fn drop_named(session: &Client, schema: &str, name: &str) -> Result<(), tokio_postgres::Error> {
+        let drop = format!("DROP MATERIALIZED VIEW IF EXISTS {}.{};", quote(schema), quote(name));
+        in_turns(session, schema, name, &drop).await
+    }
+
     /// Makes it under another name and puts it in the place of the one that is there, whose readers go on until that moment.
     async fn make(&self, session: &Client, anew: bool) -> Result<(), tokio_postgres::Error> {
         let (name, coming) = (self.qualified(), format!("{}.{}", quote(&self.schema), quote(&format!("{}{COMING}", self.name))));
@@ -104,7 +116,7 @@ impl View {
         in_transaction(session, &script).await?;
         let drop_old = if anew { format!("DROP MATERIALIZED VIEW {name};") } else { String::new() };
         let swap = format!("{drop_old} ALTER MATERIALIZED VIEW {coming} RENAME TO {};", quote(&self.name));
-        in_transaction(session, &swap).await?;
+        in_turns(session, &self.schema, &self.name, &swap).await?;
         // Their names were the old view's. They lock no reader out; until the last is there, the view counts as unfinished.
         let mut script = self.indexes.iter().fold(String::new(), |script, index| format!("{script}{index};\n"));
         script.push_str(&format!("COMMENT ON MATERIALIZED VIEW {name} IS '{}';", self.mark().replace('\'', "''")));
@@ -117,6 +129,21 @@ const COMING: &str = "__new";
 
 /// The comment of a view that lacks something; whoever looks for ours finds it by its beginning.
 const UNFINISHED: &str = "lockstep backstop unfinished";
+
+/// How long a view's readers are waited for.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Runs a script that locks readers out, while it keeps none waiting.
+async fn in_turns(session: &Client, schema: &str, name: &str, script: &str) -> Result<(), tokio_postgres::Error> {
+    let mut turns = LockTurns::new(format!("replacing the view {name}"), &[schema], Some(PATIENCE));
+    loop {
+        let done = in_transaction(session, &format!("{};\n{script}", turns.setting())).await;
+        let Err(error) = done else { return Ok(()) };
+        if !turns.again(session, error.code().map(tokio_postgres::error::SqlState::code)).await {
+            return Err(error);
+        }
+    }
+}
 
 async fn in_transaction(session: &Client, script: &str) -> Result<(), tokio_postgres::Error> {
     let done = session.batch_execute(&format!("BEGIN;\n{script}\nCOMMIT")).await;

@@ -23,6 +23,7 @@ mod session;
 mod settings;
 mod tls;
 mod transport;
+mod turns;
 
 pub use conninfo::{encode, is_url};
 pub use error::{
@@ -35,3 +36,4 @@ pub use session::Session;
 pub use settings::{Binding, Endpoint, Environment, ServerIdentity, Settings, SettingsError};
 pub use tls::TlsMode;
 pub use transport::{Stream, Transport};
+pub use turns::LockTurns;

@@ -14,6 +14,7 @@ use lockstep_plan::{Maintenance, indexes_for, quote};
 use lockstep_refresh::{GroupCommand, SuspectKind, Suspects};
 use tokio::sync::oneshot;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::config::Config;
 use crate::drift;
@@ -109,7 +110,14 @@ pub(crate) async fn drop_unwanted(target: &Session, schema: &str, backed: &[Back
         )
         .await?;
     for row in &rows {
-        target.batch_execute(&format!("DROP MATERIALIZED VIEW {}", quote::qualified(schema, row.get(0)))).await?;
+        let view: &str = row.get(0);
+        match View::drop_named(target, schema, view).await {
+            // Whoever reads it all the time keeps it until the next set-up.
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                tracing::warn!(view, "a view that is no longer wanted stays: somebody reads it");
+            }
+            dropped => dropped?,
+        }
     }
     Ok(())
 }
@@ -234,12 +242,7 @@ async fn refresh(verifier: &Verifier, backed: &Backed, view: &View) -> anyhow::R
         }
     }
     if result.is_ok() {
-        // For those who keep in memory what they read from the view.
-        log.execute(
-            "SELECT pg_notify('lockstep_' || $1, json_build_object('view', $2::text)::text)",
-            &[&backed.projection, &view.name],
-        )
-        .await?;
+        tell_readers(&log, backed, view).await;
     }
     metrics::counter!("lockstep_mv_refresh_total", "view" => view.name.clone(), "outcome" => outcome).increment(1);
     metrics::histogram!("lockstep_mv_refresh_duration_seconds", "view" => view.name.clone()).record(milliseconds / 1000.0);
@@ -273,6 +276,15 @@ async fn refresh_in_turn(verifier: &Verifier, backed: &Backed, view: &View) -> a
         }
     }
     refresh_and_compare(verifier, backed, view).await.context("it gives way to the application again and again")
+}
+
+/// For those who keep in memory what they read from the view. A full queue of notifications is no fault of the view's.
+async fn tell_readers(log: &Session, backed: &Backed, view: &View) {
+    let notify = "SELECT pg_notify('lockstep_' || $1, json_build_object('view', $2::text)::text)
+                  WHERE (SELECT pg_notification_queue_usage()) < 0.5";
+    if let Err(error) = log.execute(notify, &[&backed.projection, &view.name]).await {
+        tracing::warn!(view = view.name, error = %lockstep_connect::describe(&error), "telling that the view was refreshed");
+    }
 }
 
 async fn refresh_and_compare(verifier: &Verifier, backed: &Backed, view: &View) -> anyhow::Result<Run> {

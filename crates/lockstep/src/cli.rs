@@ -84,6 +84,9 @@ pub enum Command {
         /// How long to wait for the swap.
         #[arg(long, value_parser = parse_duration, default_value = "1h", value_name = "TIME")]
         timeout: Duration,
+        /// Give up, with exit status 3, when nothing has moved for so long.
+        #[arg(long, value_parser = parse_duration, default_value = "2m", value_name = "TIME")]
+        patience: Duration,
     },
     /// Show where every group and projection is.
     Status,
@@ -106,6 +109,9 @@ pub enum Command {
         /// Show the values of rows that differ.
         #[arg(long)]
         show_values: bool,
+        /// Give up, with exit status 3, when nothing has moved for so long.
+        #[arg(long, value_parser = parse_duration, default_value = "2m", value_name = "TIME")]
+        patience: Duration,
     },
     /// Verify, and refresh what differs.
     Repair {
@@ -114,6 +120,9 @@ pub enum Command {
         /// Show the values of rows that differed.
         #[arg(long)]
         show_values: bool,
+        /// Give up, with exit status 3, when nothing has moved for so long.
+        #[arg(long, value_parser = parse_duration, default_value = "2m", value_name = "TIME")]
+        patience: Duration,
     },
     /// Show the keys that fail and are set aside, or try them again.
     Quarantine {
@@ -121,6 +130,8 @@ pub enum Command {
         #[command(subcommand)]
         action: Option<QuarantineAction>,
     },
+    /// Make a copy of the target, whose original is gone, the installation; accept a source that is behind what was followed.
+    Adopt,
     /// Drop slot, publication, state and read models.
     Teardown {
         /// Do not ask.

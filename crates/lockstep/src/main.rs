@@ -13,7 +13,7 @@ fn main() -> ExitCode {
     // Who reads our output may stop reading, as head does: that is no reason to complain.
     let complain = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if panic.to_string().contains("failed printing to stdout") {
+        if panic.to_string().contains("failed printing to std") {
             std::process::exit(Exit::Failure as i32);
         }
         complain(panic);
@@ -60,17 +60,22 @@ async fn run(cli: Cli) -> Exit {
         Command::Plan { name, sql } => commands::plan(&config, name.as_deref(), sql, cli.json).await,
         Command::Run { once, prune } => supervisor::run(&Config { prune, ..config }, once).await,
         Command::Serve { listen } => commands::serve(&config, listen).await,
-        Command::Rebuild { name, timeout } => commands::rebuild(&config, &name, timeout, cli.json).await,
+        Command::Rebuild { name, timeout, patience } => commands::rebuild(&config, &name, timeout, patience, cli.json).await,
         Command::Status => commands::status(&config, cli.json).await,
         Command::Wait { lsn, timeout } => commands::wait(&config, lsn, timeout, cli.json).await,
-        Command::Verify { names, sample, show_values } => commands::verify(&config, names, sample, show_values, cli.json).await,
-        Command::Repair { names, show_values } => commands::repair(&config, names, show_values, cli.json).await,
+        Command::Verify { names, sample, show_values, patience } => {
+            commands::verify(&config, names, sample, show_values, patience, cli.json).await
+        }
+        Command::Repair { names, show_values, patience } => {
+            commands::repair(&config, names, show_values, patience, cli.json).await
+        }
         Command::Quarantine { action } => match action.unwrap_or(QuarantineAction::List { name: None }) {
             QuarantineAction::List { name } => commands::quarantine_list(&config, name.as_deref(), cli.json).await,
             QuarantineAction::Retry { name, timeout } => {
                 commands::quarantine_retry(&config, name.as_deref(), timeout, cli.json).await
             }
         },
+        Command::Adopt => commands::adopt(&config, cli.json).await,
         Command::Teardown { yes, keep_tables } => commands::teardown(&config, yes, keep_tables, cli.json).await,
         Command::Demo(_) | Command::Init { .. } | Command::Completions { .. } => Ok(Exit::Good),
     })

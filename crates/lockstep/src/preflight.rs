@@ -3,9 +3,12 @@
 
 mod chain;
 mod concerned;
+mod limits;
+mod neighbours;
 mod queries;
 mod servers;
 mod settings;
+mod standing;
 
 use std::collections::BTreeMap;
 
@@ -103,6 +106,8 @@ pub struct Preflight {
     pub timeline: u32,
     /// Up to where it has flushed its WAL.
     pub flushed_lsn: lockstep_wal::Lsn,
+    /// The target is a copy of another installation's, and has a slot of its own.
+    pub apart: bool,
 }
 
 impl Preflight {

@@ -7,13 +7,14 @@ use lockstep_capture::{RunningTransactions, Signature, Tracked, blockers, slot_s
 use lockstep_connect::Session;
 use lockstep_plan::quote;
 use lockstep_plan::sql::RowKey;
-use lockstep_refresh::{ProjectionState, Registered, claim_group, drop_projection, grant, load_registered, register};
+use lockstep_refresh::{ProjectionState, Registered, claim_group, drop_projection, empty, grant, load_registered, register};
 use lockstep_wal::ReplicationConnection;
 use sha2::{Digest as _, Sha256};
 
 use crate::config::Config;
 use crate::followed::{mark_stale, missed, publish, record_signatures, relation_signatures};
 use crate::preflight::{Planned, Preflight};
+use crate::standing;
 use crate::versions::{Making, Source};
 
 /// How long to wait for a predecessor to let go of the slot.
@@ -21,6 +22,9 @@ const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
 
 /// How often the transactions are named that a new slot waits for.
 const BLOCKERS_EVERY: Duration = Duration::from_secs(2);
+
+/// How long what is no longer wanted waits for its readers.
+const UNWANTED_MAX: Duration = Duration::from_secs(10);
 
 /// Part of every fingerprint: raise it when the same plan would make different tables.
 const TABLE_FORMAT: &str = "2";
@@ -59,6 +63,7 @@ pub(crate) async fn install(
     let leader_epoch = claim(config, preflight, target).await?;
     let registered = register_all(config, preflight, making, target).await?;
     let source = Session::open(&config.source, "lockstep").await.context("source")?;
+    standing::claim(config, &source, target, preflight.apart, leader_epoch).await.context("noting whose the slot is")?;
     publish(config, preflight, &source, target).await.context("publication")?;
     let (signatures, _) = record_signatures(config, preflight, &source, target).await.context("the source's tables")?;
     ensure_slot(config, &source, target, new_slot).await.context("replication slot")?;
@@ -112,8 +117,9 @@ async fn tables(
 async fn former_slot(config: &Config, preflight: &Preflight, target: &Session) -> anyhow::Result<Option<String>> {
     let row = target
         .query_opt(
-            "SELECT slot FROM lockstep.installation WHERE slot <> $1 AND system_identifier = $2",
-            &[&config.slot, &preflight.system_identifier],
+            "SELECT slot FROM lockstep.installation WHERE slot <> $1 AND system_identifier = $2 AND NOT $3",
+            // A copy leaves the original's alone.
+            &[&config.slot, &preflight.system_identifier, &preflight.apart],
         )
         .await?;
     Ok(row.map(|row| row.get(0)))
@@ -223,8 +229,7 @@ async fn register_all(
             continue;
         }
         if orphan.part_of.is_some() || orphan.in_making || config.prune {
-            tracing::info!(projection = orphan.name, "dropped: it is no longer wanted");
-            drop_projection(target, orphan, false).await.with_context(|| format!("dropping {}", orphan.name))?;
+            drop_unwanted(target, orphan).await?;
             continue;
         }
         tracing::warn!(projection = orphan.name, "no longer configured: its table stays as it is and is not maintained");
@@ -250,7 +255,7 @@ async fn register_all(
             }
             Some(changed) => {
                 tracing::warn!(projection = changed.name, "its definition changed: dropped, and built anew");
-                drop_projection(target, changed, false).await.with_context(|| format!("dropping {}", changed.name))?;
+                drop_projection(target, changed, false, None).await.with_context(|| format!("dropping {}", changed.name))?;
                 create(planned, target, &fingerprint).await?
             }
             None => create(planned, target, &fingerprint).await?,
@@ -262,6 +267,19 @@ async fn register_all(
     let tables: Vec<String> = public.map(|registered| registered.name.clone()).collect();
     grant(target, &config.schema, &tables, &config.readers).await.context("granting to the readers")?;
     Ok(registered)
+}
+
+/// Drops what is no longer wanted; if readers do not let go of it, it stays until the next set-up, and is not maintained.
+async fn drop_unwanted(target: &mut Session, orphan: &Registered) -> anyhow::Result<()> {
+    match drop_projection(target, orphan, false, Some(UNWANTED_MAX)).await {
+        Ok(()) => tracing::info!(projection = orphan.name, "dropped: it is no longer wanted"),
+        Err(error) if error.code().is_some_and(|code| code.code() == "55P03") => {
+            tracing::warn!(projection = orphan.name, "no longer wanted, but somebody reads it; it is dropped at the next start");
+            mark_stale(target, Some(&orphan.name), "it is no longer wanted, and is dropped when nobody reads it").await?;
+        }
+        Err(error) => return Err(error).with_context(|| format!("dropping {}", orphan.name)),
+    }
+    Ok(())
 }
 
 async fn create(planned: &Planned, target: &mut Session, fingerprint: &str) -> anyhow::Result<Registered> {
@@ -414,7 +432,7 @@ async fn record_slot(target: &Session, consistent_lsn: &str) -> anyhow::Result<(
         let (schema, name, states): (&str, &str, Vec<&str>) = (row.get(0), row.get(1), row.get(2));
         let states = states.iter().map(|state| quote::qualified("lockstep", state));
         let tables: Vec<String> = std::iter::once(quote::qualified(schema, name)).chain(states).collect();
-        target.batch_execute(&format!("TRUNCATE {}", tables.join(", "))).await?;
+        empty(target, &tables).await?;
     }
     target
         .batch_execute(

@@ -28,7 +28,12 @@ pub fn start_logging(filter: &str, json: bool) -> Result<(), String> {
     // tokio-postgres logs bound parameters, which are row values; sqlx announces every look at the migrations.
     let quiet = ["tokio_postgres=warn", "sqlx=warn"].into_iter().filter_map(|directive| directive.parse().ok());
     let filter = quiet.fold(filter, EnvFilter::add_directive);
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours());
+    // What cannot be written, because the disk is full or nobody reads, cannot be complained of there either.
+    let builder = tracing_subscriber::fmt()
+        .log_internal_errors(false)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(colours());
     let started = if json { builder.json().try_init() } else { builder.with_target(false).try_init() };
     started.map_err(|error| error.to_string())
 }

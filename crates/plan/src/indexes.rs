@@ -2,6 +2,8 @@
 
 use pg_query::NodeEnum;
 
+use crate::names::fitted;
+
 /// The index statements among `sql` that are on `table`, rewritten for another table; names get a prefix. What is no such statement is left out.
 ///
 /// # Errors
@@ -19,12 +21,25 @@ pub fn indexes_for(sql: &str, table: &str, other_schema: &str, other_table: &str
         other_schema.clone_into(&mut relation.schemaname);
         index.concurrent = false;
         if !index.idxname.is_empty() {
-            index.idxname = format!("{prefix}{}", index.idxname).chars().take(63).collect();
+            index.idxname = fitted(prefix, &index.idxname, "");
         }
         let node = NodeEnum::IndexStmt(index);
         statements.push(node.deparse(pg_query::DeparseOptions::default()).map_err(|error| error.to_string())?);
     }
     Ok(statements)
+}
+
+/// The names that index statements on `table` give. Statements that cannot be parsed give none.
+pub fn index_names(sql: &str, table: &str) -> Vec<String> {
+    let Ok(parsed) = pg_query::parse(sql, 0) else { return Vec::new() };
+    let nodes = parsed.protobuf.stmts.into_iter().filter_map(|statement| statement.stmt.and_then(|node| node.node));
+    let names = nodes.filter_map(|node| match node {
+        NodeEnum::IndexStmt(index) if index.relation.as_ref().is_some_and(|relation| relation.relname == table) => {
+            Some(index.idxname)
+        }
+        _ => None,
+    });
+    names.filter(|name| !name.is_empty()).collect()
 }
 
 /// Checks that statements only make indexes of a table, over columns that it has. Statistics and ANALYZE are let through.

@@ -19,6 +19,7 @@ mod decompose;
 pub mod facts;
 mod grouped;
 mod indexes;
+pub mod names;
 mod normalise;
 mod obstacle;
 mod plan;
@@ -34,7 +35,7 @@ mod trace;
 
 pub use accumulate::{Accumulators, Input, Sum, Values, accumulate};
 pub use decompose::{Decomposition, decompose};
-pub use indexes::{check_indexes, indexes_for};
+pub use indexes::{check_indexes, index_names, indexes_for};
 pub use plan::{
     Branch, Clock, GroupForm, GroupedPlan, LinkTrace, Maintenance, Plan, PlanError, RelationRole, Role, Root, Trace, WholePlan,
 };

@@ -139,6 +139,11 @@ impl BatchError {
         matches!(self, Self::Connect { error: ConnectError::AnotherServer { .. }, .. })
     }
 
+    /// Whether a limit was met (SQLSTATE class 53): one that has been raised for the role since holds in new sessions only.
+    pub(crate) fn is_about_resources(&self) -> bool {
+        matches!(self, Self::Sql { error, .. } if error.code().is_some_and(|code| code.code().starts_with("53")))
+    }
+
     /// SQLSTATE, message and hint for the record of a fault.
     pub(crate) fn record(&self) -> (Option<String>, String, Option<String>) {
         match self {

@@ -7,6 +7,8 @@ use lockstep_wal::Lsn;
 use serde_json::{Map, Value};
 use tokio_postgres::{Client, Row};
 
+use crate::notices::Notice;
+
 /// More keys than this are not told one by one: whoever follows drops everything.
 const KEYS_MAX: usize = 1000;
 
@@ -62,50 +64,51 @@ impl Fed {
         Some(Value::Array(self.keys.iter().map(object).collect()).to_string())
     }
 
-    /// Records it in the batch's transaction, and notifies the listeners, who are told when it commits: durably then, unlike other
-    /// batches (on this server: a standby that does not answer must not hold up who else notifies). A crash could otherwise take back what they have been told, and if the row has meanwhile become again what it was
-    /// before, nothing would tell them.
+    /// Records it in the batch's transaction, which then commits durably, unlike other batches (on this server: a standby that does not
+    /// answer must hold up nobody). A crash could otherwise take back what listeners have been told after the commit, and if the row has
+    /// meanwhile become again what it was before, nothing would tell them. Returns what to tell.
     pub(crate) async fn write(
         &self,
         target: &Client,
         projection: &str,
         columns: &[String],
         lsn: Option<Lsn>,
-    ) -> Result<(), tokio_postgres::Error> {
+    ) -> Result<Option<Notice>, tokio_postgres::Error> {
         if self.rows == 0 {
-            return Ok(());
+            return Ok(None);
         }
-        tell(target, projection, lsn, self.rows, self.keys(columns)).await
+        record(target, projection, lsn, self.rows, self.keys(columns)).await.map(Some)
     }
 }
 
-/// Tells those who follow a projection that all of it may have changed: another version has taken its place.
+/// Records that all of a projection may have changed: another version has taken its place. Its group tells the listeners when it starts.
 ///
 /// # Errors
 /// The statement failed.
-pub async fn tell_that_all_changed(target: &Client, projection: &str, rows: i64) -> Result<(), tokio_postgres::Error> {
-    tell(target, projection, None, rows, None).await
+pub async fn record_that_all_changed(target: &Client, projection: &str, rows: i64) -> Result<(), tokio_postgres::Error> {
+    record(target, projection, None, rows, None).await.map(drop)
 }
 
-async fn tell(
+async fn record(
     target: &Client,
     projection: &str,
     lsn: Option<Lsn>,
     rows: i64,
     keys: Option<String>,
-) -> Result<(), tokio_postgres::Error> {
-    target
-        .execute(
+) -> Result<Notice, tokio_postgres::Error> {
+    let row = target
+        .query_one(
             "WITH added AS (
                  INSERT INTO lockstep.change (projection, lsn, rows, keys) VALUES ($1, $2::text::pg_lsn, $3, $4::text::json)
                  RETURNING id, lsn, rows, keys
              )
-             SELECT pg_notify('lockstep_' || $1, lockstep.change_notice(id, lsn, rows, keys)), set_config('synchronous_commit', 'local', true)
+             SELECT 'lockstep_' || $1, lockstep.change_notice(id, lsn, rows, keys), lockstep.change_notice(id, lsn, rows, NULL),
+                    set_config('synchronous_commit', 'local', true)
              FROM added",
             &[&projection, &lsn.map(|lsn| lsn.to_string()), &rows, &keys],
         )
         .await?;
-    Ok(())
+    Ok(Notice { channel: row.get(0), text: row.get(1), without_keys: row.get(2) })
 }
 
 /// Forgets changes that are older than `keep_seconds`, and notes for each projection up to where.

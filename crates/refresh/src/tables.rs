@@ -1,7 +1,11 @@
 //! The tables in the target: creating, registering, granting, dropping.
 
+use std::time::Duration;
+
+use lockstep_connect::LockTurns;
 use lockstep_plan::{Maintenance, Plan, quote, sql};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::status::ProjectionState;
 
@@ -119,16 +123,35 @@ pub async fn register(
     })
 }
 
-/// Drops a projection's tables and forgets it. `keep_table` leaves the read model itself.
+/// Drops a projection's tables and forgets it. `keep_table` leaves the read model itself. Readers never wait longer than a turn.
 ///
 /// # Errors
-/// A statement failed; nothing is changed then.
+/// A statement failed, or readers did not let go within `patience`; nothing is changed then.
 pub async fn drop_projection(
     target: &mut Client,
     registered: &Registered,
     keep_table: bool,
+    patience: Option<Duration>,
+) -> Result<(), tokio_postgres::Error> {
+    let schemas = [registered.schema.as_str(), "lockstep"];
+    let mut turns = LockTurns::new(format!("dropping {}", registered.name), &schemas, patience);
+    loop {
+        let dropped = drop_once(target, registered, keep_table, &turns.setting()).await;
+        let Err(error) = dropped else { return Ok(()) };
+        if !turns.again(target, error.code().map(SqlState::code)).await {
+            return Err(error);
+        }
+    }
+}
+
+async fn drop_once(
+    target: &mut Client,
+    registered: &Registered,
+    keep_table: bool,
+    lock_timeout: &str,
 ) -> Result<(), tokio_postgres::Error> {
     let transaction = target.transaction().await?;
+    transaction.batch_execute(lock_timeout).await?;
     let table = quote::qualified(&registered.schema, &registered.name);
     drop_views(&transaction, &registered.schema, &registered.name, &table).await?;
     if keep_table {
@@ -143,6 +166,27 @@ pub async fn drop_projection(
     }
     transaction.execute("DELETE FROM lockstep.projection WHERE name = $1", &[&registered.name]).await?;
     transaction.commit().await
+}
+
+/// How long emptying waits for readers; then rows are deleted one by one, which keeps nobody waiting.
+const EMPTYING_MAX_MS: u32 = 100;
+
+/// Empties tables, inside a transaction.
+///
+/// # Errors
+/// A statement failed.
+pub async fn empty(target: &Client, tables: &[String]) -> Result<(), tokio_postgres::Error> {
+    let delete: String = tables.iter().map(|table| format!("DELETE FROM {table};")).collect();
+    let script = format!(
+        "DO $lockstep$ DECLARE before text := current_setting('lock_timeout'); BEGIN
+             PERFORM set_config('lock_timeout', '{EMPTYING_MAX_MS}', true);
+             TRUNCATE {};
+             PERFORM set_config('lock_timeout', before, true);
+         EXCEPTION WHEN lock_not_available OR deadlock_detected THEN {delete}
+         END $lockstep$",
+        tables.join(", ")
+    );
+    target.batch_execute(&script).await
 }
 
 /// Drops the backstop's view of a projection, and those of projections that read it: they are made again when they are due.

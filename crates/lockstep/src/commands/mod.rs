@@ -1,16 +1,19 @@
 //! The commands that look or tidy, one a file.
 
+mod adopt;
 mod check;
 mod init;
 mod plan;
 mod quarantine;
 mod rebuild;
 mod serve;
+mod stall;
 mod status;
 mod teardown;
 mod verify;
 mod wait;
 
+pub use adopt::adopt;
 pub use check::check;
 pub use init::init;
 pub use plan::plan;

@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use lockstep_connect::Session;
+
+use super::stall::Stall;
 use crate::Exit;
 use crate::config::Config;
 use crate::requests::{self, Request};
+use crate::standing;
 
 /// How often the swap is looked for.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -13,11 +17,12 @@ const INTERVAL: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// The target cannot be reached, nothing is set up, or there is no such projection.
-pub async fn rebuild(config: &Config, name: &str, timeout: Duration, json: bool) -> anyhow::Result<Exit> {
+pub async fn rebuild(config: &Config, name: &str, timeout: Duration, patience: Duration, json: bool) -> anyhow::Result<Exit> {
     if let Some(exit) = super::unknown_projection(config, std::iter::once(name)) {
         return Ok(exit);
     }
     let target = super::installed_target(config, Some(name)).await?;
+    standing::insist(config, &target).await?;
     let built_at =
         "SELECT coalesce(built_at::text, '') FROM lockstep.projection WHERE name = $1 AND part_of IS NULL AND replaces IS NULL";
     let before: String = match target.query_opt(built_at, &[&name]).await? {
@@ -31,10 +36,19 @@ pub async fn rebuild(config: &Config, name: &str, timeout: Duration, json: bool)
     }
     requests::ask(&target, Request::Rebuild, Some(name), &serde_json::json!({})).await?;
     let began = tokio::time::Instant::now();
+    let mut stall = Stall::new(config, patience).await;
     loop {
         let row = target.query_opt(built_at, &[&name]).await?;
         if row.is_some_and(|row| row.get::<_, String>(0) != before && !row.get::<_, String>(0).is_empty()) {
             break;
+        }
+        if let Some(reason) = cannot_be_built(&target, name).await? {
+            eprintln!("the new version of {name} cannot be built: {reason}");
+            return Ok(Exit::Failure);
+        }
+        if let Some(reason) = stall.look(&target).await? {
+            eprintln!("{reason}");
+            return Ok(Exit::TimedOut);
         }
         if began.elapsed() >= timeout {
             eprintln!("timed out: lockstep status shows how far {name}__2 is");
@@ -48,4 +62,17 @@ pub async fn rebuild(config: &Config, name: &str, timeout: Duration, json: bool)
         println!("{name} was rebuilt in {:.1} s", began.elapsed().as_secs_f64());
     }
     Ok(Exit::Good)
+}
+
+/// Why the new version, or a hidden part of it, is set aside; the projector tries it again now and then.
+async fn cannot_be_built(target: &Session, name: &str) -> Result<Option<String>, tokio_postgres::Error> {
+    let row = target
+        .query_opt(
+            "SELECT concat(f.name, ': ', f.reason, '; ' || f.hint) FROM lockstep.projection AS v
+             JOIN lockstep.projection AS f ON f.name = v.name OR f.part_of = v.name
+             WHERE v.replaces = $1 AND f.state = 'faulted' LIMIT 1",
+            &[&name],
+        )
+        .await?;
+    Ok(row.map(|row| row.get(0)))
 }

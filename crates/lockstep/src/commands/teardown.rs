@@ -1,15 +1,21 @@
 //! `lockstep teardown`.
 
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use lockstep_capture::slot_state;
-use lockstep_connect::Session;
+use lockstep_connect::{LockTurns, Session};
 use lockstep_plan::quote;
 use lockstep_refresh::{drop_projection, load_registered};
+use tokio_postgres::error::SqlState;
 
 use crate::config::Config;
+use crate::standing::{Installation, Standing, forget, others_of_publication, standing};
 use crate::{Exit, lease, setup};
+
+/// How long readers are waited for, for each thing that is dropped.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Drops slot, publication, hidden state and, unless they are kept, the read models.
 ///
@@ -39,27 +45,36 @@ pub async fn teardown(config: &Config, yes: bool, keep_tables: bool, json: bool)
         return Ok(Exit::Failure);
     }
     let _writer = lease::lock_out_others(config).await?;
-    if slot_state(&source, &config.slot).await?.is_some() {
-        setup::drop_slot(&source, &config.slot).await.context("dropping the slot")?;
-    }
-    let publication_dropped = drop_publication(config, &source).await.context("dropping the publication")?;
+    let original = match standing(config, &source, &target).await? {
+        Standing::Copy(reason) => Some(reason),
+        Standing::New | Standing::Ours | Standing::Apart => None,
+    };
+    let publication_dropped = match &original {
+        Some(_) => false,
+        None => drop_on_source(config, &source, &target).await?,
+    };
     for projection in &registered {
-        drop_projection(&mut target, projection, keep_tables).await.with_context(|| format!("dropping {}", projection.name))?;
+        drop_projection(&mut target, projection, keep_tables, Some(PATIENCE))
+            .await
+            .with_context(|| format!("dropping {}", projection.name))?;
     }
-    target.batch_execute("DROP SCHEMA IF EXISTS lockstep CASCADE").await.context("dropping schema lockstep")?;
+    drop_metadata(&target).await.context("dropping schema lockstep")?;
     if !keep_tables {
         drop_empty_schema(&target, &config.schema).await?;
     }
     if json {
         super::print_json(
-            &serde_json::json!({ "slot": config.slot, "publication": config.publication, "publication_dropped": publication_dropped, "projections": names, "kept_tables": keep_tables }),
+            &serde_json::json!({ "slot": config.slot, "slot_dropped": original.is_none(), "publication": config.publication, "publication_dropped": publication_dropped, "projections": names, "kept_tables": keep_tables }),
         )?;
     } else {
-        println!("dropped slot {} and lockstep's state", config.slot);
+        match &original {
+            None => println!("dropped slot {} and lockstep's state", config.slot),
+            Some(reason) => println!("dropped lockstep's state; left slot {}, for this is a copy: {reason}", config.slot),
+        }
         if publication_dropped {
             println!("dropped publication {}", config.publication);
         } else {
-            println!("left publication {}, which somebody else owns", config.publication);
+            println!("left publication {}, which somebody else owns or uses", config.publication);
         }
         println!(
             "{} {}",
@@ -68,6 +83,21 @@ pub async fn teardown(config: &Config, yes: bool, keep_tables: bool, json: bool)
         );
     }
     Ok(Exit::Good)
+}
+
+/// Schema lockstep goes in one short turn, so that those who wait in it or look at it are not kept.
+async fn drop_metadata(target: &Session) -> anyhow::Result<()> {
+    let mut turns = LockTurns::new("dropping schema lockstep", &["lockstep"], Some(PATIENCE));
+    loop {
+        let script = format!("BEGIN; {}; DROP SCHEMA IF EXISTS lockstep CASCADE; COMMIT", turns.setting());
+        let Err(error) = target.batch_execute(&script).await else { return Ok(()) };
+        target.batch_execute("ROLLBACK").await?;
+        if !turns.again(target, error.code().map(SqlState::code)).await {
+            let holders = turns.holders(target).await;
+            let holders = if holders.is_empty() { holders } else { format!("; open there: {holders}") };
+            anyhow::bail!("{}{holders}", lockstep_connect::describe(&error));
+        }
+    }
 }
 
 /// Views of others over read models.
@@ -87,6 +117,20 @@ async fn dependents(target: &Session) -> anyhow::Result<Vec<String>> {
         )
         .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Drops slot and publication; true if the publication is gone, which others may own or use.
+async fn drop_on_source(config: &Config, source: &Session, target: &Session) -> anyhow::Result<bool> {
+    if slot_state(source, &config.slot).await?.is_some() {
+        setup::drop_slot(source, &config.slot).await.context("dropping the slot")?;
+    }
+    let id = Installation::load(target).await?.map(|installation| installation.id).unwrap_or_default();
+    let shared = others_of_publication(source, &config.publication, &id).await?;
+    let dropped = !shared && drop_publication(config, source).await.context("dropping the publication")?;
+    if let Err(error) = forget(source, &config.slot).await {
+        tracing::warn!(error = %lockstep_connect::describe(&error), "what the source has noted about the slot stays");
+    }
+    Ok(dropped)
 }
 
 /// Drops the publication unless it is somebody else's; true if it is gone.

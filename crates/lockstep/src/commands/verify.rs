@@ -8,6 +8,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::stall::Stall;
 use crate::Exit;
 use crate::config::Config;
 use crate::requests::{self, Request};
@@ -16,6 +17,9 @@ use crate::verification::{Wish, shown};
 
 /// How often the outcome is looked for.
 const INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a projector that was started for it gets to stop.
+const STOP_MAX: Duration = Duration::from_secs(15);
 
 #[derive(Serialize)]
 struct VerificationView {
@@ -52,30 +56,43 @@ pub async fn verify(
     names: Vec<String>,
     sample: Option<u32>,
     show_values: bool,
+    patience: Duration,
     json: bool,
 ) -> anyhow::Result<Exit> {
-    run(config, Wish { names, sample, show_values, repair: false }, json).await
+    run(config, Wish { names, sample, show_values, repair: false }, patience, json).await
 }
 
 /// Compares projections with their defining queries and refreshes what differs.
 ///
 /// # Errors
 /// As [`verify`].
-pub async fn repair(config: &Config, names: Vec<String>, show_values: bool, json: bool) -> anyhow::Result<Exit> {
-    run(config, Wish { names, sample: None, show_values, repair: true }, json).await
+pub async fn repair(
+    config: &Config,
+    names: Vec<String>,
+    show_values: bool,
+    patience: Duration,
+    json: bool,
+) -> anyhow::Result<Exit> {
+    run(config, Wish { names, sample: None, show_values, repair: true }, patience, json).await
 }
 
-async fn run(config: &Config, wish: Wish, json: bool) -> anyhow::Result<Exit> {
+async fn run(config: &Config, wish: Wish, patience: Duration, json: bool) -> anyhow::Result<Exit> {
     if let Some(exit) = super::unknown_projection(config, wish.names.iter()) {
         return Ok(exit);
     }
     let target = super::installed_target(config, None).await?;
     let own = if requests::is_running(&target).await? { None } else { Some(Own::start(config)) };
-    let result = carried_out(config, &target, &wish, own.as_ref(), json).await;
+    let result = carried_out(config, &target, &wish, own.as_ref(), patience, json).await;
     if let Some(own) = own {
         own.stop().await?;
     }
-    let views = result?;
+    let views = match result? {
+        Outcome::Views(views) => views,
+        Outcome::GivenUp(reason) => {
+            eprintln!("{reason}");
+            return Ok(Exit::TimedOut);
+        }
+    };
     if json {
         super::print_json(&views)?;
     } else {
@@ -91,8 +108,10 @@ async fn carried_out(
     target: &Session,
     wish: &Wish,
     own: Option<&Own>,
+    patience: Duration,
     json: bool,
-) -> anyhow::Result<Vec<VerificationView>> {
+) -> anyhow::Result<Outcome> {
+    let mut stall = Stall::new(config, patience).await;
     let all: Vec<&str> = config.projections.iter().map(|projection| projection.name.as_str()).collect();
     let wished: Vec<&str> = wish.names.iter().map(String::as_str).collect();
     let ended = async {
@@ -100,12 +119,27 @@ async fn carried_out(
             tokio::time::sleep(INTERVAL).await;
         }
     };
+    let stalled = async {
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            if let Some(reason) = stall.look(target).await? {
+                break anyhow::Ok(reason);
+            }
+        }
+    };
     tokio::select! {
+        reason = stalled => return Ok(Outcome::GivenUp(reason?)),
         settled = requests::settled(target, if wished.is_empty() { &all } else { &wished }, own.is_none()) => settled?,
         () = ended => bail!("the projector that was started for it has ended; see its messages above"),
     }
     let request = requests::ask(target, Request::Verify, None, &serde_json::to_value(wish)?).await?;
-    outcome(target, request, own, json).await
+    let outcome = outcome(target, request, own, stall, json).await?;
+    if let Outcome::GivenUp(reason) = &outcome {
+        // Nobody is to take it up when nobody waits for it any more.
+        let given_up = "UPDATE lockstep.request SET done_at = clock_timestamp(), error = $2 WHERE id = $1 AND done_at IS NULL";
+        target.execute(given_up, &[&request, reason]).await?;
+    }
+    Ok(outcome)
 }
 
 /// A projector of our own, where none runs: it catches up, and verifies at a boundary as any other.
@@ -129,12 +163,19 @@ impl Own {
 
     async fn stop(self) -> anyhow::Result<()> {
         self.stop.send_replace(true);
-        self.task.await??;
+        if let Ok(ended) = tokio::time::timeout(STOP_MAX, self.task).await {
+            ended??;
+        }
         Ok(())
     }
 }
 
-async fn outcome(target: &Session, request: i64, own: Option<&Own>, json: bool) -> anyhow::Result<Vec<VerificationView>> {
+enum Outcome {
+    Views(Vec<VerificationView>),
+    GivenUp(String),
+}
+
+async fn outcome(target: &Session, request: i64, own: Option<&Own>, mut stall: Stall, json: bool) -> anyhow::Result<Outcome> {
     let bar = indicatif::ProgressBar::new_spinner();
     bar.set_style(indicatif::ProgressStyle::with_template("{spinner} {msg}")?);
     if json {
@@ -147,13 +188,17 @@ async fn outcome(target: &Session, request: i64, own: Option<&Own>, json: bool) 
             if let Some(error) = row.get::<_, Option<String>>(1) {
                 bail!("{error}");
             }
-            return views(target, request).await;
+            return views(target, request).await.map(Outcome::Views);
         }
         if own.is_some_and(|own| own.task.is_finished()) {
             bail!("the projector that was started for it has ended; see its messages above");
         }
         if own.is_none() && !requests::is_running(target).await? {
             bail!("the projector that ran has ended");
+        }
+        if let Some(reason) = stall.look(target).await? {
+            bar.finish_and_clear();
+            return Ok(Outcome::GivenUp(reason));
         }
         let now = target
             .query_opt(

@@ -3,23 +3,36 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lockstep_connect::Session;
+use lockstep_connect::{ErrorClass, Session, classify};
 use lockstep_wal::Lsn;
+use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 
 use crate::Exit;
 use crate::config::Config;
 use crate::requests;
 
-/// How often to look whether a projector has set things up.
-const SET_UP_INTERVAL: Duration = Duration::from_millis(50);
+/// Pauses between two looks: the first, and the longest.
+const PAUSE_MIN: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_millis(20);
+
+/// What a look found.
+enum Look {
+    Contained,
+    NotYet,
+    /// Nothing is set up, or is being set up.
+    NothingThere,
+    /// The target is on its way down or up.
+    Gone,
+}
 
 /// Waits until every group contains a position, the source's current one unless given, and what has changed in the source's catalogs
-/// has been compared.
+/// has been compared. Each look is a statement of its own: nothing is held in between that an upgrade, or VACUUM, would have to wait for.
 ///
 /// # Errors
 /// Source or target cannot be reached, or nothing is set up.
 pub async fn wait(config: &Config, lsn: Option<Lsn>, timeout: Duration, json: bool) -> anyhow::Result<Exit> {
-    let began = tokio::time::Instant::now();
+    let began = Instant::now();
     let lsn = match lsn {
         Some(lsn) => lsn,
         None => {
@@ -28,24 +41,29 @@ pub async fn wait(config: &Config, lsn: Option<Lsn>, timeout: Duration, json: bo
             text.parse()?
         }
     };
-    let target = Session::open(config.target_settings(), "lockstep wait").await.context("target")?;
-    // A projector that was started a moment ago is about to set things up.
-    while target
-        .query_opt("SELECT FROM pg_proc WHERE proname = 'wait_for' AND pronamespace = to_regnamespace('lockstep')", &[])
-        .await?
-        .is_none()
-    {
-        if began.elapsed() >= timeout {
-            anyhow::bail!("nothing is set up in {} yet: lockstep run", config.target_settings().summary());
+    let mut target = Session::open(config.target_settings(), "lockstep wait").await.context("target")?;
+    let (mut pause, mut shown) = (PAUSE_MIN, false);
+    let contained = loop {
+        let found = look(&target, lsn, &mut shown).await?;
+        if matches!(found, Look::Contained) {
+            break true;
         }
-        tokio::time::sleep(SET_UP_INTERVAL).await;
-    }
-    let interval = format!("{} milliseconds", timeout.saturating_sub(began.elapsed()).as_millis());
-    let contained: bool = target
-        .query_one("SELECT lockstep.wait_for($1::text::pg_lsn, $2::text::interval)", &[&lsn.to_string(), &interval])
-        .await
-        .map_err(|error| anyhow::anyhow!(lockstep_connect::describe(&error)))?
-        .get(0);
+        if began.elapsed() >= timeout {
+            match found {
+                Look::NothingThere => {
+                    anyhow::bail!("nothing is set up in {} yet: lockstep run", config.target_settings().summary())
+                }
+                Look::Contained | Look::NotYet | Look::Gone => break false,
+            }
+        }
+        tokio::time::sleep(pause.min(timeout.saturating_sub(began.elapsed()))).await;
+        pause = PAUSE_MAX.min(pause * 3 / 2);
+        if target.is_closed()
+            && let Ok(again) = Session::open(config.target_settings(), "lockstep wait").await
+        {
+            (target, shown) = (again, false);
+        }
+    };
     // Rows are contained; what changes results without a row is looked for by the projector that runs, and is compared by then.
     let mut settled = true;
     if contained && requests::is_running(&target).await? {
@@ -73,4 +91,26 @@ pub async fn wait(config: &Config, lsn: Option<Lsn>, timeout: Duration, json: bo
         eprintln!("timed out: every group contains {lsn}, and something is being compared (lockstep status shows what)");
     }
     Ok(if contained && settled { Exit::Good } else { Exit::TimedOut })
+}
+
+async fn look(target: &Session, lsn: Lsn, shown: &mut bool) -> anyhow::Result<Look> {
+    match glance(target, lsn, shown).await {
+        Ok(true) => Ok(Look::Contained),
+        Ok(false) => Ok(Look::NotYet),
+        // Schema, function or table is not there.
+        Err(error) if matches!(error.code().map(SqlState::code), Some("3F000" | "42883" | "42P01")) => Ok(Look::NothingThere),
+        Err(error) if classify(&error) == ErrorClass::Transient => Ok(Look::Gone),
+        Err(error) => Err(anyhow::anyhow!(lockstep_connect::describe(&error))),
+    }
+}
+
+async fn glance(target: &Session, lsn: Lsn, shown: &mut bool) -> Result<bool, tokio_postgres::Error> {
+    let row = target.query_one("SELECT lockstep.contains($1::text::pg_lsn)", &[&lsn.to_string()]).await?;
+    let contained: bool = row.get(0);
+    if !contained && !*shown {
+        // So the projector sees that somebody waits: an idle group then writes its position at once. It goes with the session.
+        target.batch_execute("SELECT pg_advisory_lock_shared(lockstep.waiters_lock())").await?;
+        *shown = true;
+    }
+    Ok(contained)
 }

@@ -9,10 +9,8 @@
 mod history;
 mod options;
 
-use std::time::Duration;
-
 use anyhow::Context as _;
-use lockstep_connect::Settings;
+use lockstep_connect::{LockTurns, Session, Settings};
 use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
@@ -20,16 +18,6 @@ use history::{HISTORY, take_over};
 
 /// Everything in `migrations/`.
 static MIGRATIONS: Migrator = Migrator { table_name: std::borrow::Cow::Borrowed(HISTORY), ..sqlx::migrate!("../../migrations") };
-
-/// How long a migration waits for a lock: whoever comes after it waits as long.
-const LOCK_MAX: Duration = Duration::from_millis(50);
-
-/// Pauses between two turns: the first, and the longest.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
-
-/// How often to say who stands in the way.
-const TELL_EVERY: Duration = Duration::from_secs(5);
 
 /// What is to be done to be up to date.
 enum Todo {
@@ -43,23 +31,19 @@ enum Todo {
 ///
 /// # Errors
 /// The target cannot be reached, a statement fails, or the tables are those of a newer version.
-pub(crate) async fn migrate(settings: &Settings) -> anyhow::Result<()> {
+pub(crate) async fn migrate(settings: &Settings, target: &Session) -> anyhow::Result<()> {
     let mut connection = options::connect(settings).await.context("target")?;
-    let began = tokio::time::Instant::now();
-    let (mut pause, mut told) = (PAUSE_MIN, began);
+    let new_turns = || LockTurns::new("an upgrade of lockstep's own tables", &["lockstep"], None);
+    let mut turns = new_turns();
     loop {
-        match turn(&mut connection).await {
+        match turn(&mut connection, &turns.setting()).await {
             Ok(true) => break,
-            Ok(false) => pause = PAUSE_MIN,
-            Err(error) if waits_for_lock(&error) => {
-                if told.elapsed() >= TELL_EVERY {
-                    told = tokio::time::Instant::now();
-                    tell_blockers(&mut connection).await;
+            Ok(false) => turns = new_turns(),
+            Err(error) => {
+                if !turns.again(target, sqlstate(&error).as_deref()).await {
+                    return Err(explain(error));
                 }
-                tokio::time::sleep(pause).await;
-                pause = PAUSE_MAX.min(pause * 2);
             }
-            Err(error) => return Err(explain(error)),
         }
     }
     connection.close().await?;
@@ -67,23 +51,20 @@ pub(crate) async fn migrate(settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// Does one transaction's worth; true when there is nothing left to do.
-async fn turn(connection: &mut PgConnection) -> Result<bool, MigrateError> {
+async fn turn(connection: &mut PgConnection, lock_timeout: &str) -> Result<bool, MigrateError> {
     let todo = todo(connection).await?;
-    let mut transaction = match todo {
+    let to = match todo {
         Todo::Nothing => return Ok(true),
-        Todo::Next(_) | Todo::Everything => connection.begin().await?,
+        Todo::Next(version) => Some(version),
+        Todo::Everything => None,
     };
-    let setting = format!("SET LOCAL lock_timeout = {}", LOCK_MAX.as_millis());
-    transaction.execute(sqlx::AssertSqlSafe(setting)).await?;
+    let mut transaction = connection.begin().await?;
+    transaction.execute(sqlx::AssertSqlSafe(lock_timeout.to_owned())).await?;
     // IF NOT EXISTS would ask for the privilege to create schemas even where the schema is there.
     if sqlx::query("SELECT FROM pg_namespace WHERE nspname = 'lockstep'").fetch_optional(&mut *transaction).await?.is_none() {
         transaction.execute("CREATE SCHEMA lockstep").await?;
     }
     take_over(&mut transaction, &MIGRATIONS).await?;
-    let to = match todo {
-        Todo::Next(version) => Some(version),
-        Todo::Nothing | Todo::Everything => None,
-    };
     // What `run` and `run_to` call; their futures are not `Send` for every lifetime, as the compiler wants it here.
     MIGRATIONS.run_direct(to, &mut *transaction, false).await?;
     transaction.commit().await?;
@@ -120,11 +101,6 @@ fn sqlstate(error: &MigrateError) -> Option<String> {
     Some(cause.as_database_error()?.code()?.into_owned())
 }
 
-/// Lock not available, deadlock.
-fn waits_for_lock(error: &MigrateError) -> bool {
-    sqlstate(error).is_some_and(|code| code == "55P03" || code == "40P01")
-}
-
 fn explain(error: MigrateError) -> anyhow::Error {
     match error {
         MigrateError::VersionMissing(version) => anyhow::anyhow!(
@@ -134,31 +110,5 @@ fn explain(error: MigrateError) -> anyhow::Error {
             "migration {version} of the target is not the one that this program has: it was set up by a version of Lockstep that was never released"
         ),
         other => anyhow::Error::new(other),
-    }
-}
-
-/// Names the sessions that have locks on the metadata.
-async fn tell_blockers(connection: &mut PgConnection) {
-    let query = "SELECT DISTINCT a.pid, coalesce(a.application_name, ''), coalesce(a.usename::text, ''), coalesce(a.state, ''),
-                        round(extract(epoch FROM clock_timestamp() - a.xact_start))::bigint
-                 FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                 JOIN pg_stat_activity AS a ON a.pid = l.pid
-                 WHERE n.nspname = 'lockstep' AND l.granted AND l.pid <> pg_backend_pid()
-                   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                 ORDER BY 5 DESC NULLS LAST LIMIT 5";
-    match sqlx::query_as::<_, (i32, String, String, String, Option<i64>)>(query).fetch_all(connection).await {
-        Ok(rows) => {
-            for (pid, application, user, state, seconds) in rows {
-                tracing::warn!(
-                    pid,
-                    application,
-                    user,
-                    state,
-                    seconds,
-                    "an upgrade of lockstep's tables waits for this transaction"
-                );
-            }
-        }
-        Err(error) => tracing::debug!(%error, "looking who stands in the way of an upgrade"),
     }
 }

@@ -7,7 +7,7 @@ use lockstep_refresh::analysis::may_read;
 use lockstep_wal::{ReplicationConnection, SystemIdentity};
 
 use super::concerned::relation_subject;
-use super::{Depth, Planned, Preflight};
+use super::{Depth, Planned, Preflight, limits, neighbours, standing};
 use crate::config::Config;
 use crate::standby_names;
 
@@ -302,7 +302,15 @@ pub(super) async fn target(config: &Config, source: &Session, preflight: &mut Pr
         },
     };
     match target_facts(config, session, preflight).await {
-        Ok(registered) => registered,
+        Ok(registered) => {
+            if preflight.passed() || preflight.only_queries_fail() {
+                standing::look(config, source, session, preflight).await;
+            }
+            if let Err(error) = limits::connections(config, source, session, preflight).await {
+                preflight.error("target", lockstep_connect::describe(&error), "pg_roles and pg_database must be readable");
+            }
+            registered
+        }
         Err(error) => {
             preflight.error("target", lockstep_connect::describe(&error), "the target's catalogs must be readable");
             Vec::new()
@@ -369,6 +377,7 @@ async fn target_facts(
     }
     let registered = strangers(session, preflight).await?;
     foreign_slot(config, session, preflight).await?;
+    neighbours::publications(config, session, preflight).await?;
     preflight.ok("target", format!("read models in schema {} of {}", config.schema, config.target_settings().summary()));
     Ok(registered)
 }

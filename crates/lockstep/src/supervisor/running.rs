@@ -21,7 +21,7 @@ use crate::observed::Observed;
 use crate::preflight::{self, Depth, Preflight};
 use crate::reload::Reload;
 use crate::verification::Verifier;
-use crate::{backstop, commands, lease, metadata, monitor, progress, requests, setup, upkeep, versions, watch};
+use crate::{backstop, commands, identities, lease, metadata, monitor, progress, requests, setup, upkeep, versions, watch};
 
 /// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
 /// cost memory.
@@ -95,7 +95,8 @@ async fn start_or_fail(
     };
     // From here on a failure is no reason to end: another instance may have ended our sessions.
     *has_led |= waited;
-    metadata::migrate(config.target_settings()).await.context("creating lockstep's own schema in the target")?;
+    metadata::migrate(config.target_settings(), &target).await.context("creating lockstep's own schema in the target")?;
+    identities::give(&target).await.context("replica identities of lockstep's tables")?;
     let effective = Box::pin(lease::kept_during(config, async {
         versions::swap_ready(config, checked, &mut target).await?;
         versions::effective(config, checked, &target).await

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use lockstep_connect::Session;
-use lockstep_plan::quote;
-use lockstep_refresh::{drop_views, tell_that_all_changed};
+use lockstep_connect::{LockTurns, Session};
+use lockstep_plan::names::fitted;
+use lockstep_plan::{index_names, quote};
+use lockstep_refresh::{drop_views, record_that_all_changed};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Row, Transaction};
 
 use super::{INDEX_PREFIX, Making, OLD_SUFFIX, SUFFIX, renamed, unit};
@@ -13,21 +15,14 @@ use crate::config::Config;
 use crate::preflight::Preflight;
 use crate::setup::fingerprint;
 
-/// How long a swap waits for readers that hold the old table; then it is tried again.
-const LOCK_MAX: Duration = Duration::from_secs(2);
+/// How long a swap is tried while readers hold what it moves; then it says who they are and waits for another set-up.
+const PATIENCE: Duration = Duration::from_secs(15);
 
-/// The same for tables that are swapped together, all of them: a reader that has one and waits for another would be in a deadlock with
-/// us. PostgreSQL looks for those after a second (`deadlock_timeout`) and may end the reader; before that we let go.
-const LOCKS_MAX: Duration = Duration::from_millis(600);
+/// The same while its group stands still.
+const PATIENCE_IN_PLACE: Duration = Duration::from_secs(3);
 
-/// Pause before another try.
-const AGAIN_AFTER: Duration = Duration::from_millis(200);
-
-/// How often it is tried while nothing runs.
-const TRIES: u32 = 10;
-
-/// How often it is tried while its group stands still.
-const TRIES_IN_PLACE: u32 = 2;
+/// How long dropping an old version waits for its readers, each time it is due.
+const RETIRED_MAX_MS: u32 = 100;
 
 /// Swaps every new version that is ready and still what is configured; those that read each other in one transaction.
 ///
@@ -36,7 +31,7 @@ const TRIES_IN_PLACE: u32 = 2;
 pub(crate) async fn swap_ready(config: &Config, checked: &Preflight, target: &mut Session) -> anyhow::Result<()> {
     drop_retired(target).await?;
     for names in ready(config, checked, target).await? {
-        swap_or_say_why(config, target, &names, TRIES).await?;
+        swap_or_say_why(config, target, &names, PATIENCE).await?;
     }
     Ok(())
 }
@@ -46,7 +41,7 @@ pub(crate) async fn swap_ready(config: &Config, checked: &Preflight, target: &mu
 /// # Errors
 /// As [`swap_ready`].
 pub(crate) async fn swap_in_place(config: &Config, target: &mut Session, names: &[String]) -> anyhow::Result<()> {
-    swap_or_say_why(config, target, names, TRIES_IN_PLACE).await
+    swap_or_say_why(config, target, names, PATIENCE_IN_PLACE).await
 }
 
 /// The projections whose new versions are ready and still what is configured; those that read each other together.
@@ -86,58 +81,68 @@ pub(crate) fn concerns(names: &[String], projections: &[String]) -> bool {
     names.iter().any(|name| projections.contains(name) || projections.contains(&format!("{name}{SUFFIX}")))
 }
 
-async fn swap_or_say_why(config: &Config, target: &mut Session, names: &[String], tries_max: u32) -> anyhow::Result<()> {
-    let mut tries = 1;
+async fn swap_or_say_why(config: &Config, target: &mut Session, names: &[String], patience: Duration) -> anyhow::Result<()> {
     let projection = names.join(", ");
+    let mut turns = LockTurns::new(format!("the new version of {projection}"), &[&config.schema], Some(patience));
     loop {
-        match swap(config, target, names).await {
-            Ok(()) => break tracing::info!(projection, "the new version has taken its place"),
-            Err(error) if tries == tries_max => {
-                let reason = format!("the new version waits beside it: {error:#}");
-                tracing::error!(projection, reason);
-                target.execute("UPDATE lockstep.projection SET hint = $2 WHERE name = ANY($1)", &[&names, &reason]).await?;
-                break;
-            }
-            Err(error) => {
-                tracing::info!(projection, error = format!("{error:#}"), "swapping; trying again");
-                tokio::time::sleep(AGAIN_AFTER).await;
-            }
+        let Err(error) = swap(config, target, names, &turns.setting()).await else {
+            break tracing::info!(projection, "the new version has taken its place");
+        };
+        let sqlstate = error.downcast_ref::<tokio_postgres::Error>().and_then(|error| error.code()).map(SqlState::code);
+        if turns.again(target, sqlstate).await {
+            continue;
         }
-        tries += 1;
+        let error = match error.downcast::<tokio_postgres::Error>() {
+            Ok(error) if is_about_locks(&error) => {
+                format!("somebody reads the old one all the time: {}", turns.holders(target).await)
+            }
+            Ok(error) => lockstep_connect::describe(&error),
+            Err(error) => format!("{error:#}"),
+        };
+        let reason = format!("the new version waits beside it: {error}");
+        tracing::error!(projection, reason);
+        target.execute("UPDATE lockstep.projection SET hint = $2 WHERE name = ANY($1)", &[&names, &reason]).await?;
+        break;
     }
     Ok(())
 }
 
-async fn swap(config: &Config, target: &mut Session, names: &[String]) -> anyhow::Result<()> {
-    let described = |error: tokio_postgres::Error| anyhow::anyhow!(lockstep_connect::describe(&error));
-    let transaction = target.transaction().await.map_err(described)?;
+fn is_about_locks(error: &tokio_postgres::Error) -> bool {
+    matches!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED))
+}
+
+async fn swap(config: &Config, target: &mut Session, names: &[String], lock_timeout: &str) -> anyhow::Result<()> {
+    let transaction = target.transaction().await?;
+    // All at once: a reader that has one and waits for another would be in a deadlock with us.
     let tables: Vec<String> = names.iter().map(|name| quote::qualified(&config.schema, name)).collect();
-    let wait = if names.len() == 1 { LOCK_MAX } else { LOCKS_MAX / u32::try_from(names.len()).unwrap_or(u32::MAX) };
-    let lock = format!("SET LOCAL lock_timeout = {}; LOCK TABLE {}", wait.as_millis().max(1), tables.join(", "));
-    if let Err(error) = transaction.batch_execute(&lock).await {
-        transaction.rollback().await.map_err(described)?;
-        return Err(described(error));
+    if let Err(error) = transaction.batch_execute(&format!("{lock_timeout}; LOCK TABLE {}", tables.join(", "))).await {
+        transaction.rollback().await?;
+        return Err(error.into());
     }
     for name in names {
         if let Err(error) = swap_inside(config, &transaction, name).await {
-            transaction.rollback().await.map_err(described)?;
+            transaction.rollback().await?;
             return Err(error);
         }
     }
-    transaction.commit().await.map_err(described)
+    Ok(transaction.commit().await?)
 }
 
 async fn swap_inside(config: &Config, transaction: &Transaction<'_>, name: &str) -> anyhow::Result<()> {
-    let described = |error: tokio_postgres::Error| anyhow::anyhow!(lockstep_connect::describe(&error));
     let new = format!("{name}{SUFFIX}");
     let (old_table, new_table) = (quote::qualified(&config.schema, name), quote::qualified(&config.schema, &new));
-    drop_views(transaction, &config.schema, name, &old_table).await.map_err(described)?;
+    drop_views(transaction, &config.schema, name, &old_table).await?;
     keep_grants_and_comments(transaction, &old_table, &new_table).await?;
     let views = dependent_views(transaction, &old_table).await?;
     // The names change first, so that the views' texts mean the new table.
-    rename_table(transaction, &config.schema, name, &format!("{name}{OLD_SUFFIX}"), |index| format!("{index}{OLD_SUFFIX}"))
+    rename_table(transaction, &config.schema, name, &format!("{name}{OLD_SUFFIX}"), |index| fitted("", index, OLD_SUFFIX))
         .await?;
+    let configured = config.projections.iter().find(|projection| projection.name == name);
+    let configured = index_names(configured.and_then(|found| found.indexes.as_deref()).unwrap_or_default(), name);
     rename_table(transaction, &config.schema, &new, name, |index| {
+        if let Some(plain) = configured.iter().find(|plain| fitted(INDEX_PREFIX, plain, "") == index) {
+            return plain.clone();
+        }
         let plain = index.strip_prefix(INDEX_PREFIX).unwrap_or(index);
         renamed(plain, &new, name)
     })
@@ -145,6 +150,9 @@ async fn swap_inside(config: &Config, transaction: &Transaction<'_>, name: &str)
     for (view, definition) in &views {
         let statement = format!("CREATE OR REPLACE VIEW {view} AS {definition}");
         transaction.batch_execute(&statement).await.map_err(|error| {
+            if is_about_locks(&error) {
+                return error.into();
+            }
             anyhow::anyhow!("the view {view} cannot be kept: {}; drop it, or change it", lockstep_connect::describe(&error))
         })?;
     }
@@ -153,7 +161,7 @@ async fn swap_inside(config: &Config, transaction: &Transaction<'_>, name: &str)
     if config.projections.iter().any(|projection| projection.name == name && projection.feed) {
         let rows: i64 =
             transaction.query_one("SELECT row_count FROM lockstep.projection WHERE name = $1", &[&name]).await?.get(0);
-        tell_that_all_changed(transaction.client(), name, rows).await?;
+        record_that_all_changed(transaction.client(), name, rows).await?;
     }
     Ok(())
 }
@@ -221,8 +229,10 @@ async fn rename_table(
         .await?;
     for row in &rows {
         let before: &str = row.get(0);
-        let after: String = index_name(before).chars().take(63).collect();
-        if before != after {
+        let after = index_name(before);
+        let taken = transaction.query_one("SELECT to_regclass($1) IS NOT NULL", &[&quote::qualified(schema, &after)]).await?;
+        // Rather an odd name than a version that waits for ever.
+        if before != after && !taken.get::<_, bool>(0) {
             let statement = format!("ALTER INDEX {} RENAME TO {}", quote::qualified(schema, before), quote::identifier(&after));
             transaction.batch_execute(&statement).await?;
         }
@@ -312,7 +322,7 @@ pub(crate) async fn drop_retired(target: &Session) -> anyhow::Result<()> {
         let (schema, table): (&str, &str) = (row.get(0), row.get(1));
         let script = format!(
             "BEGIN; SET LOCAL lock_timeout = {}; DROP TABLE IF EXISTS {}; DELETE FROM lockstep.retired WHERE table_schema = {} AND table_name = {}; COMMIT",
-            LOCKS_MAX.as_millis(),
+            RETIRED_MAX_MS,
             quote::qualified(schema, table),
             quote::literal(schema),
             quote::literal(table)

@@ -14,6 +14,9 @@ pub fn create_table(plan: &Plan, schema: &str) -> Vec<String> {
         items.push(format!("PRIMARY KEY ({})", quote::list(columns)));
     }
     let mut statements = vec![format!("CREATE TABLE {table} (\n  {}\n)", items.join(",\n  "))];
+    if !matches!(plan.key, RowKey::Primary(_)) {
+        statements.push(replica_identity(&table));
+    }
     match &plan.key {
         RowKey::Located(columns) | RowKey::Copies { within: columns } if !columns.is_empty() => {
             statements.push(format!("CREATE INDEX ON {table} (({}))", locator("", columns)));
@@ -27,6 +30,11 @@ pub fn create_table(plan: &Plan, schema: &str) -> Vec<String> {
         statements.push(format!("CREATE UNIQUE INDEX ON {table} ({})", quote::list(columns)));
     }
     statements
+}
+
+/// Without an identity PostgreSQL refuses to update a table as soon as anybody publishes all tables of the database.
+pub fn replica_identity(table: &str) -> String {
+    format!("ALTER TABLE {table} REPLICA IDENTITY FULL")
 }
 
 fn column_definition(column: &OutputColumn) -> String {
@@ -46,6 +54,9 @@ pub fn create_state_table(state: &StateTable, schema: &str) -> Vec<String> {
         items.push(format!("PRIMARY KEY ({})", quote::list(&state.key)));
     }
     let mut statements = vec![format!("CREATE TABLE {table} (\n  {}\n)", items.join(",\n  "))];
+    if state.many_per_key || state.key.is_empty() {
+        statements.push(replica_identity(&table));
+    }
     if state.many_per_key {
         statements.push(format!("CREATE INDEX ON {table} ({})", quote::list(&state.key)));
     }

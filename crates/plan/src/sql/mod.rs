@@ -20,7 +20,7 @@ mod refresh;
 
 pub use accumulate::{accumulator_indexes, fill_accumulators};
 pub use claims::{HiddenClaim, accumulator_claims, contribution_claim, link_claim};
-pub use ddl::{add_comment, create_state_table, create_table};
+pub use ddl::{add_comment, create_state_table, create_table, replica_identity};
 pub use groups::{group_duplicates, group_keys, group_leftovers, group_merge, group_removal};
 pub use guard::{Guard, RefusingIndex, guard};
 pub use link::Link;

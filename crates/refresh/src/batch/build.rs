@@ -9,6 +9,7 @@ use super::BatchRun;
 use super::trace::Work;
 use crate::error::{BatchError, Side};
 use crate::projection::{BuildPosition, Phase, Tracing};
+use crate::tables::empty;
 
 impl BatchRun<'_> {
     /// Adds to the traced work what the projection's phase asks for, and tells the phase it ends in.
@@ -42,8 +43,8 @@ impl BatchRun<'_> {
 
     /// Empties what a failed build left: while it was set aside, rows whose roots are gone now were not removed.
     async fn clear(&mut self, index: usize) -> Result<(), BatchError> {
-        let tables = self.projections[index].tables().join(", ");
-        self.sessions.target().batch_execute(&format!("TRUNCATE {tables}")).await.map_err(|error| BatchError::Sql {
+        let tables = self.projections[index].tables();
+        empty(self.sessions.target(), &tables).await.map_err(|error| BatchError::Sql {
             side: Side::Target,
             error,
             projection: Some(index),

@@ -20,6 +20,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::error::{BatchError, Side};
 use crate::feed::Fed;
 use crate::group::{FencePolicy, RefreshOptions};
+use crate::notices::Notice;
 use crate::observer::{BatchObserver, BatchView, LiveProjection};
 use crate::projection::{Projection, Statements as ProjectionStatements};
 use crate::sessions::Sessions;
@@ -64,6 +65,8 @@ pub(crate) struct Committed {
     pub(crate) fence_time: Duration,
     /// What `now()` meant.
     pub(crate) clock: String,
+    /// What listeners are to be told.
+    pub(crate) notices: Vec<Notice>,
 }
 
 /// How a batch ended without an error.
@@ -233,7 +236,7 @@ impl BatchRun<'_> {
             keys: i64::try_from(batch.keys()).unwrap_or(i64::MAX),
             transactions: i64::try_from(batch.transactions).unwrap_or(i64::MAX),
         };
-        self.commit(&checkpoint, batch, snapshot).await?;
+        let notices = self.commit(&checkpoint, batch, snapshot).await?;
         let clock = snapshot.clock.clone();
         Ok(Committed {
             contained_lsn,
@@ -243,21 +246,27 @@ impl BatchRun<'_> {
             began,
             fence_time,
             clock,
+            notices,
         })
     }
 
-    async fn commit(&mut self, checkpoint: &Checkpoint<'_>, batch: &Batch, snapshot: &SourceSnapshot) -> Result<(), BatchError> {
+    async fn commit(
+        &mut self,
+        checkpoint: &Checkpoint<'_>,
+        batch: &Batch,
+        snapshot: &SourceSnapshot,
+    ) -> Result<Vec<Notice>, BatchError> {
         let sql_error = |side| move |error| BatchError::Sql { side, error, projection: None };
         let target = self.sessions.target();
         let committing = Instant::now();
         if !checkpoint::write(target, checkpoint).await.map_err(sql_error(Side::Target))? {
             return Err(BatchError::Fenced);
         }
+        let mut notices = Vec::new();
         for (index, fed) in &self.fed {
             let projection = &self.projections[*index];
-            fed.write(target, projection.name(), projection.plan.key.columns(), checkpoint.lsn)
-                .await
-                .map_err(sql_error(Side::Target))?;
+            let recorded = fed.write(target, projection.name(), projection.plan.key.columns(), checkpoint.lsn).await;
+            notices.extend(recorded.map_err(sql_error(Side::Target))?);
         }
         checkpoint::write_projections(target, self.leader_epoch, self.projections).await.map_err(sql_error(Side::Target))?;
         let viewed = self.observer.is_some_and(|observer| observer.wants(self.group));
@@ -284,7 +293,7 @@ impl BatchRun<'_> {
         if let Some(observer) = self.observer {
             observer.after_commit(self.view(&live, viewed, &freshness)).await;
         }
-        Ok(())
+        Ok(notices)
     }
 
     /// An error at the commit: of a constraint that is checked then, if it names the table of a projection.

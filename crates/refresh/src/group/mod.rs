@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use crate::batch::{BatchEnd, BatchRun, Committed};
 use crate::checkpoint;
 use crate::error::{BatchError, Remedy, Side, Untried};
+use crate::notices::Notices;
 use crate::projection::{Attempts, Projection, Statements as ProjectionStatements, Tracing, Writing};
 use crate::quarantine::Quarantine;
 use crate::sessions::Sessions;
@@ -62,6 +63,8 @@ pub struct Group {
     batches: u64,
     /// Somebody waits for a batch.
     boundary_wanted: bool,
+    /// What listeners are still to be told.
+    notices: Notices,
     /// When to look next whether transactions that projections wait for have ended, and when to name them.
     awaited: awaiting::Looks,
     /// Since when batches fail, and why.
@@ -112,6 +115,7 @@ impl Group {
             invisible_pause: *INVISIBLE_PAUSE.start(),
             batches: 0,
             boundary_wanted: false,
+            notices: Notices::default(),
             awaited: awaiting::Looks::default(),
             failing: None,
         };
@@ -164,7 +168,9 @@ impl Group {
                     } else {
                         tracing::debug!(group = self.settings.name, error = %error, retry_in = ?pause, "trying again");
                     }
-                    if connected.as_ref().is_none_or(|connection| connection.sessions.closed() || connection.nudge.is_closed()) {
+                    if connected.as_ref().is_none_or(|connection| connection.sessions.closed() || connection.nudge.is_closed())
+                        || error.is_about_resources()
+                    {
                         // Batches that the target had committed and not yet made durable may be gone with it.
                         if connected.take().is_some() {
                             self.capture.restart();
@@ -266,6 +272,8 @@ impl Group {
                     Quarantine::load(sessions.target(), projection.name()).await.map_err(sql_error(Side::Target))?;
             }
         }
+        let fed: Vec<&str> = self.settings.projections.iter().filter(|one| one.feeds()).map(Projection::name).collect();
+        self.notices.owe_last(sessions.target(), &fed).await.map_err(sql_error(Side::Target))?;
         self.find_missing_links(&sessions).await?;
         self.clock = checkpoint::clock(sessions.target(), &self.settings.name).await.map_err(sql_error(Side::Target))?;
         self.contained_lsn =
@@ -327,6 +335,8 @@ impl Group {
                 self.invisible_pause = *INVISIBLE_PAUSE.start();
                 self.boundary_wanted = false;
                 self.committed(&committed);
+                committed.notices.into_iter().for_each(|notice| self.notices.owe(notice));
+                self.notices.send(connected.sessions.target()).await;
             }
             BatchEnd::NothingFlipped(clock) => {
                 self.clock = Some(clock);

@@ -40,6 +40,9 @@ impl Group {
         let sql_error = |error| BatchError::Sql { side: Side::Target, error, projection: None };
         let target = connected.sessions.target();
         self.note_flushed(connected).await?;
+        if self.notices.is_owed() {
+            self.notices.send(target).await;
+        }
         // First the position, then whether anything waits: in this order nothing can slip in between.
         let received = self.capture.received();
         let dirty = self.capture.with_group(self.settings.index, |dirty| !dirty.is_empty());

@@ -1,0 +1,96 @@
+//! Where a target is, and what it says of itself.
+
+use lockstep_connect::Session;
+use lockstep_wal::Lsn;
+use serde::{Deserialize, Serialize};
+
+/// How long ago a lease must have run out before nobody can be writing here: longer than a walsender outlives its client
+/// (`wal_sender_timeout`, 60 s by default).
+const LONG_PAST: &str = "2 minutes";
+
+/// A database of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    /// The cluster's identifier.
+    pub(crate) system: String,
+    /// The database's oid.
+    pub(crate) database: i64,
+    /// The cluster's timeline.
+    pub(crate) timeline: i64,
+}
+
+impl Place {
+    pub(crate) async fn of(target: &Session) -> Result<Self, tokio_postgres::Error> {
+        let row = target
+            .query_one(
+                "SELECT (SELECT system_identifier::text FROM pg_control_system()),
+                        (SELECT oid::bigint FROM pg_database WHERE datname = current_database()),
+                        ('x' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8))::bit(32)::bigint",
+                &[],
+            )
+            .await?;
+        Ok(Self { system: row.get(0), database: row.get(1), timeline: row.get(2) })
+    }
+
+    /// Whether both are one database, of one cluster or of its standby.
+    pub(crate) fn is_same_database(&self, other: &Self) -> bool {
+        self.system == other.system && self.database == other.database
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "database {} of cluster {}", self.database, self.system)
+    }
+}
+
+/// What a target's metadata says about itself, of whatever version they are.
+#[derive(Debug, Clone)]
+pub(crate) struct Installation {
+    /// Empty before it had one.
+    pub(crate) id: String,
+    pub(crate) slot: String,
+    pub(crate) epoch: i64,
+    /// The source's cluster.
+    pub(crate) source_system: String,
+    /// The source's timeline.
+    pub(crate) source_timeline: Option<i64>,
+    /// The furthest position of the source that is contained.
+    pub(crate) furthest: Option<Lsn>,
+    /// Where it last wrote; `None` before that was recorded.
+    pub(crate) place: Option<Place>,
+    pub(crate) lease_is_long_past: bool,
+}
+
+impl Installation {
+    pub(crate) async fn load(target: &Session) -> anyhow::Result<Option<Self>> {
+        let there: bool = target.query_one("SELECT to_regclass('lockstep.installation') IS NOT NULL", &[]).await?.get(0);
+        if !there {
+            return Ok(None);
+        }
+        // Columns that an earlier version lacks are absent from the object.
+        let query = format!(
+            "SELECT i.j, coalesce((i.j ->> 'lease_until')::timestamptz < clock_timestamp() - interval '{LONG_PAST}', false),
+                    (SELECT max((to_jsonb(c) ->> 'recorded_lsn')::pg_lsn)::text FROM lockstep.checkpoint AS c)
+             FROM (SELECT to_jsonb(installation) AS j FROM lockstep.installation) AS i"
+        );
+        let Some(row) = target.query_opt(&query, &[]).await? else { return Ok(None) };
+        let object: serde_json::Value = row.get(0);
+        let text = |name: &str| object[name].as_str().map(str::to_owned);
+        let number = |name: &str| object[name].as_i64();
+        let place = match (text("target_system"), number("target_database"), number("target_timeline")) {
+            (Some(system), Some(database), Some(timeline)) => Some(Place { system, database, timeline }),
+            _ => None,
+        };
+        Ok(Some(Self {
+            id: text("id").unwrap_or_default(),
+            slot: text("slot").unwrap_or_default(),
+            epoch: number("leader_epoch").unwrap_or_default(),
+            source_system: text("system_identifier").unwrap_or_default(),
+            source_timeline: number("timeline"),
+            furthest: row.get::<_, Option<&str>>(2).and_then(|text| text.parse().ok()),
+            place,
+            lease_is_long_past: row.get(1),
+        }))
+    }
+}
