@@ -400,6 +400,12 @@ const CHAINS: &[Construct] = &[
     ("over_groups_self", Incremental, "SELECT a.customer_id, a.status, b.status AS other FROM read_model.by_customer a JOIN read_model.by_customer b ON a.n = b.n AND a.status < b.status", ""),
 ];
 
+/// All of them, by name, query and additional TOML.
+pub(crate) fn all() -> Vec<(&'static str, &'static str, &'static str)> {
+    let all = [JOINS, SUBQUERIES, FROM_ITEMS, GROUPS, ACCUMULATED, CHAINS].concat();
+    all.into_iter().map(|(name, _, sql, extra)| (name, sql, extra)).collect()
+}
+
 /// Commits in a run.
 const COMMITS: u64 = 600;
 

@@ -22,6 +22,7 @@ const SCHEMA: &str = "
     CREATE FUNCTION standard(integer) RETURNS text LANGUAGE sql IMMUTABLE RETURN inner_label($1);
     CREATE VIEW cheap AS SELECT s.id, s.amount FROM sale s WHERE s.amount < 20;
     CREATE VIEW cheaper AS SELECT c.id, c.amount AS price FROM cheap c;
+    CREATE VIEW least AS SELECT DISTINCT ON (s.state) s.state, s.id FROM sale s ORDER BY s.state, s.amount;
     CREATE FUNCTION near(numeric, numeric) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT abs($1 - $2) < 3';
     CREATE OPERATOR ~~~ (LEFTARG = numeric, RIGHTARG = numeric, FUNCTION = near);
     CREATE AGGREGATE longest (text) (SFUNC = textcat, STYPE = text, INITCOND = '');
@@ -38,6 +39,8 @@ const PROJECTIONS: &[(&str, &str, &str)] = &[
     ("prices", "SELECT p.id, p.amount::text AS amount FROM price p", ""),
     ("labels", "SELECT s.id, label(s.id) AS label, standard(s.id) AS other FROM sale s", ""),
     ("cheap_sales", "SELECT c.id, c.price FROM cheaper c", ""),
+    // Its order is made total, so it is written out.
+    ("least_sales", "SELECT l.id FROM least l", ""),
     ("nearby", "SELECT s.id, s.amount ~~~ 10 AS near FROM sale s", ""),
     ("searched", "SELECT s.id, to_tsvector('words', s.note) AS words FROM sale s", ""),
     ("unconcerned", "SELECT s.id, s.t FROM still s", ""),
@@ -58,6 +61,10 @@ const CHANGES: &[(&str, &[&str])] = &[
         &["labels"],
     ),
     ("CREATE OR REPLACE VIEW cheap AS SELECT s.id, s.amount FROM sale s WHERE s.amount < 10", &["cheap_sales"]),
+    (
+        "CREATE OR REPLACE VIEW least AS SELECT DISTINCT ON (s.state) s.state, s.id FROM sale s WHERE s.id > 5 ORDER BY s.state, s.amount",
+        &["least_sales"],
+    ),
     (
         "CREATE OR REPLACE FUNCTION near(numeric, numeric) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT abs($1 - $2) < 7'",
         &["nearby"],

@@ -7,6 +7,7 @@ use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{cluster, connect};
 
 use crate::harness::{Projector, Setup, assert_equal};
+use crate::locks::{Locks, stored};
 
 fn root() -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -35,9 +36,16 @@ async fn the_shipped_projections_follow_the_sample_schema() -> anyhow::Result<()
     session.batch_execute(&std::fs::read_to_string(root().join("config/sample/schema.sql"))?).await?;
     let data = std::fs::read_to_string(root().join("config/sample/data.sql"))?;
     session.batch_execute(&format!("SET lockstep.products = 800; {data}")).await?;
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    let before = stored(&session, "public, catalog, sales, inventory, platform, financial").await?;
+    let locks = std::sync::Arc::new(Locks::default());
+    let mut projector = Projector::start(&setup, Some(locks.clone()), RefreshOptions::default()).await?;
     projector.catch_up().await?;
     assert_equal(&setup).await?;
+    assert_eq!(
+        stored(&session, "public, catalog, sales, inventory, platform, financial").await?,
+        before,
+        "a row was locked or written"
+    );
     let indexes: i64 =
         session.query_one("SELECT count(*) FROM pg_indexes WHERE schemaname = 'read_model' AND tablename = 'product_search' AND indexname LIKE 'idx_%'", &[]).await?.get(0);
     assert_eq!(indexes, 17);
@@ -64,7 +72,7 @@ async fn the_shipped_projections_follow_the_sample_schema() -> anyhow::Result<()
         assert_equal(&setup).await.map_err(|error| error.context(change))?;
     }
     projector.stop().await?;
-    Ok(())
+    locks.none_beyond_reading()
 }
 
 /// Every path that a document names exists.

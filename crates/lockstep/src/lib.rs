@@ -40,6 +40,7 @@ mod standby_names;
 mod standing;
 pub mod supervisor;
 pub mod telemetry;
+mod types;
 mod upkeep;
 mod verification;
 mod versions;

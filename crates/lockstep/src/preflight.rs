@@ -9,16 +9,19 @@ mod queries;
 mod servers;
 mod settings;
 mod standing;
+mod types;
 
 use std::collections::BTreeMap;
 
 use lockstep_capture::Tracked;
 use lockstep_connect::ServerIdentity;
-use lockstep_plan::Plan;
 use lockstep_plan::facts::{Identity, RelationKind};
+use lockstep_plan::{Plan, Tie};
 use lockstep_refresh::OnError;
 use lockstep_refresh::analysis::{Dependencies, Meaning, meanings};
 use serde::Serialize;
+
+pub(crate) use types::{NeededType, missing as missing_types, needed as needed_types};
 
 use crate::config::Config;
 use crate::diagnostic::Diagnostic;
@@ -56,6 +59,10 @@ pub struct Finding {
 pub struct Planned {
     /// Its plan.
     pub plan: Plan,
+    /// Its query as it was written: views by their names, which are written out where their orders were made total.
+    pub written: String,
+    /// Where rows that tie decide values in its query, and what was appended to make that determined.
+    pub ties: Vec<Tie>,
     /// The schema of its table.
     pub schema: String,
     /// The projection that it is an inner part of; then it is hidden.

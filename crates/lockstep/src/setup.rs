@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::followed::{mark_stale, missed, publish, record_signatures, relation_signatures};
 use crate::preflight::{Planned, Preflight};
 use crate::standing;
+use crate::types;
 use crate::versions::{Making, Source};
 
 /// How long to wait for a predecessor to let go of the slot.
@@ -61,8 +62,9 @@ pub(crate) async fn install(
 ) -> anyhow::Result<Installed> {
     let former_slot = former_slot(config, preflight, target).await?;
     let leader_epoch = claim(config, preflight, target).await?;
-    let registered = register_all(config, preflight, making, target).await?;
     let source = Session::open(&config.source, "lockstep").await.context("source")?;
+    types::make(config, &preflight.planned, &source, target).await?;
+    let registered = register_all(config, preflight, making, target).await?;
     standing::claim(config, &source, target, preflight.apart, leader_epoch).await.context("noting whose the slot is")?;
     publish(config, preflight, &source, target).await.context("publication")?;
     let (signatures, _) = record_signatures(config, preflight, &source, target).await.context("the source's tables")?;
@@ -86,8 +88,9 @@ pub(crate) async fn renew(
 ) -> anyhow::Result<(Tables, Vec<String>)> {
     claim_groups(preflight, target, leader_epoch).await?;
     target.execute("UPDATE lockstep.installation SET started_at = now(), trouble = NULL", &[]).await?;
-    let registered = register_all(config, preflight, making, target).await?;
     let source = Session::open(&config.source, "lockstep").await.context("source")?;
+    types::make(config, &preflight.planned, &source, target).await?;
+    let registered = register_all(config, preflight, making, target).await?;
     publish(config, preflight, &source, target).await.context("publication")?;
     let (signatures, changed) = record_signatures(config, preflight, &source, target).await.context("the source's tables")?;
     Ok((tables(registered, signatures, preflight, &source, target).await?, changed))

@@ -307,8 +307,8 @@ pub(crate) fn has_window(select: &SelectStmt) -> Outcome<bool> {
     Ok(!windows(select)?.is_empty())
 }
 
-/// The window definitions that calls refer to, with names looked up.
-fn windows(select: &SelectStmt) -> Outcome<Vec<WindowDef>> {
+/// The window definitions that calls refer to, with names looked up, and where the calls stand.
+fn windows(select: &SelectStmt) -> Outcome<Vec<(WindowDef, i32)>> {
     let mut found = Vec::new();
     for node in select.target_list.iter().chain(&select.sort_clause).chain(&select.distinct_clause) {
         collect_windows(&mut node.clone(), select, &mut found)?;
@@ -316,11 +316,11 @@ fn windows(select: &SelectStmt) -> Outcome<Vec<WindowDef>> {
     Ok(found)
 }
 
-fn collect_windows(node: &mut Node, select: &SelectStmt, found: &mut Vec<WindowDef>) -> Outcome<()> {
+fn collect_windows(node: &mut Node, select: &SelectStmt, found: &mut Vec<(WindowDef, i32)>) -> Outcome<()> {
     if let Some(NodeEnum::FuncCall(call)) = &node.node
         && let Some(over) = &call.over
     {
-        found.push(definition(over, select));
+        found.push((definition(over, select), call.location));
     }
     children(node)?.into_iter().try_for_each(|child| collect_windows(child, select, found))
 }
@@ -351,18 +351,25 @@ pub(crate) fn written_out(over: &WindowDef, select: &SelectStmt) -> WindowDef {
     WindowDef { name: String::new(), refname: String::new(), ..definition(over, select) }
 }
 
-/// The expressions by which every window of the SELECT is partitioned.
+/// The expressions by which every window of the SELECT is partitioned; an obstacle at the window that leaves none.
 pub(crate) fn common_partition(select: &SelectStmt) -> Outcome<Vec<Node>> {
-    let mut windows = windows(select)?.into_iter();
-    let Some(first) = windows.next() else { return Ok(Vec::new()) };
+    let windows = windows(select)?;
+    if let Some((_, location)) = windows.iter().find(|(window, _)| window.partition_clause.is_empty()) {
+        return Err(Obstacle::at("a window function looks over all rows, without PARTITION BY", *location));
+    }
+    let mut windows = windows.into_iter();
+    let Some((first, _)) = windows.next() else { return Ok(Vec::new()) };
     let mut common = first.partition_clause;
-    for window in windows {
+    for (window, location) in windows {
         let texts: Vec<String> = window.partition_clause.iter().map(print_expression).collect::<Result<_, _>>()?;
         let mut kept = Vec::new();
         for node in common {
             if texts.contains(&print_expression(&node)?) {
                 kept.push(node);
             }
+        }
+        if kept.is_empty() {
+            return Err(Obstacle::at("a window function has another partition than those before it", location));
         }
         common = kept;
     }

@@ -96,9 +96,6 @@ pub(crate) fn by_distinct_on(part: &Part) -> Outcome<Grouping> {
 pub(crate) fn by_partition(part: &Part) -> Outcome<Grouping> {
     let select = &part.resolved.select;
     let partition = aggregate::common_partition(select)?;
-    if partition.is_empty() {
-        return Err(Obstacle::at("a window function looks over all rows, without PARTITION BY", first_window(select)));
-    }
     let groups: Vec<String> = partition.iter().map(print_expression).collect::<Result<_, _>>()?;
     let texts = outputs(select)?;
     let group_outputs = groups.iter().map(|group| texts.iter().position(|text| text == group)).collect();
@@ -119,18 +116,6 @@ pub(crate) fn by_partition(part: &Part) -> Outcome<Grouping> {
         form: GroupForm::Rows,
         typed_as_output: false,
     })
-}
-
-fn first_window(select: &SelectStmt) -> i32 {
-    fn location(node: &mut Node) -> Option<i32> {
-        if let Some(NodeEnum::FuncCall(call)) = &node.node
-            && call.over.is_some()
-        {
-            return Some(call.location);
-        }
-        children(node).ok()?.into_iter().find_map(location)
-    }
-    select.target_list.iter().find_map(|target| location(&mut target.clone())).unwrap_or(-1)
 }
 
 /// Rewrites expressions with window functions so that they read contributions.

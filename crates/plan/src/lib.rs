@@ -19,9 +19,11 @@ mod decompose;
 pub mod facts;
 mod grouped;
 mod indexes;
+mod locking;
 pub mod names;
 mod normalise;
 mod obstacle;
+mod order;
 mod plan;
 mod planner;
 pub mod quote;
@@ -32,11 +34,15 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod unnamed;
 
 pub use accumulate::{Accumulators, Input, Sum, Values, accumulate};
 pub use decompose::{Decomposition, decompose};
 pub use indexes::{check_indexes, index_names, indexes_for};
+pub use locking::{locking_clauses, place_of_table};
+pub use order::{Settled, Tie, settle};
 pub use plan::{
     Branch, Clock, GroupForm, GroupedPlan, LinkTrace, Maintenance, Plan, PlanError, RelationRole, Role, Root, Trace, WholePlan,
 };
 pub use planner::{at_time, plan, plan_whole};
+pub use unnamed::unnamed_columns;

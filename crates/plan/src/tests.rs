@@ -1,6 +1,6 @@
 //! Decisions of the planner, one line each: a query in, the roles out.
 
-use crate::facts::{Column, Function, FunctionKind, Identity, OutputColumn, Query, Relation, RelationKind, Volatility};
+use crate::facts::{Column, Function, FunctionKind, Identity, OutputColumn, Query, Relation, RelationKind, View, Volatility};
 use crate::sql::RowKey;
 use crate::{GroupForm, Maintenance, Plan, PlanError, RelationRole, Trace, plan};
 
@@ -367,4 +367,43 @@ fn the_time_of_a_group_is_no_row_s() {
     grouped.functions.push(function("max", FunctionKind::Aggregate, Volatility::Immutable));
     let plan = plan(&grouped).expect("a plan");
     assert_eq!(summary(&plan), "whole: it asks for the time outside a comparison with a column of a table");
+}
+
+#[test]
+fn a_caret_stands_under_the_construct_that_is_meant() {
+    for (sql, columns, at) in [
+        (
+            "SELECT o.id, row_number() OVER (PARTITION BY o.status ORDER BY o.id), row_number() OVER (ORDER BY o.amount) FROM s.orders o",
+            3,
+            "row_number() OVER (ORDER BY o.amount)",
+        ),
+        (
+            "SELECT o.id, row_number() OVER w, row_number() OVER v FROM s.orders o WINDOW w AS (PARTITION BY o.status), v AS (ORDER BY o.id)",
+            3,
+            "row_number() OVER v",
+        ),
+        (
+            "SELECT o.id, row_number() OVER (PARTITION BY o.status), row_number() OVER (PARTITION BY o.amount ORDER BY o.id) FROM s.orders o",
+            3,
+            "row_number() OVER (PARTITION BY o.amount",
+        ),
+        ("SELECT a.id FROM s.orders a JOIN s.customer c ON c.id > a.id", 1, "s.customer c"),
+        ("SELECT o.id FROM s.orders o OFFSET 3", 1, "3"),
+    ] {
+        let plan = plan(&query(sql, columns)).expect("a plan");
+        let Maintenance::Whole(whole) = &plan.maintenance else { panic!("{sql}: {}", summary(&plan)) };
+        let position = whole.position.unwrap_or_else(|| panic!("{sql}: no place for {}", whole.reason));
+        assert!(sql[position..].starts_with(at), "{sql}: {} at {}", whole.reason, &sql[position..]);
+    }
+    // A place in a view's text is none in the query's.
+    let mut over_view = query("SELECT v.id FROM s.v v", 1);
+    over_view.relations = catalog();
+    over_view.views.push(View {
+        schema: "s".to_owned(),
+        name: "v".to_owned(),
+        sql: "WITH RECURSIVE r AS (SELECT o.id FROM s.orders o UNION SELECT r.id FROM r) SELECT r.id FROM r".to_owned(),
+    });
+    let plan = plan(&over_view).expect("a plan");
+    let Maintenance::Whole(whole) = &plan.maintenance else { panic!("{}", summary(&plan)) };
+    assert_eq!(whole.position, None, "{}", whole.reason);
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use lockstep_plan::sql::{self, Fresh, Link, Places, TracedKeys};
-use lockstep_plan::{Branch, GroupForm, Maintenance, Plan, Role, Trace, WholePlan};
+use lockstep_plan::{Branch, GroupForm, Maintenance, Plan, Role, Tie, Trace, WholePlan};
 use serde::Serialize;
 
 use crate::config::Config;
@@ -34,6 +34,8 @@ struct PlanView<'a> {
     reads: &'a [String],
     /// How groups are computed.
     groups: Option<String>,
+    /// Where rows that tie decide values, and what is appended to the ORDER BY there.
+    ties: &'a [Tie],
     relations: Vec<RelationView<'a>>,
     state: Vec<StateView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -130,6 +132,7 @@ fn view(planned: &Planned, with_sql: bool) -> PlanView<'_> {
         part_of: planned.part_of.as_deref(),
         reads: &planned.reads,
         groups: groups(plan),
+        ties: &planned.ties,
         relations: relations(plan, whole),
         state,
         statements: with_sql.then(|| statements(planned)),
@@ -247,6 +250,10 @@ fn print_plan(view: &PlanView<'_>) {
     let key = if view.key.is_empty() { "none".to_owned() } else { view.key.join(", ") };
     let mut branches: Vec<String> = vec![format!("group {}, key {key}", view.group)];
     branches.extend(view.groups.iter().map(|groups| format!("groups  {groups}")));
+    branches.extend(view.ties.iter().map(|tie| match tie.appended.as_slice() {
+        [] => format!("open    {}: rows that tie decide values, and nothing can be appended to its ORDER BY", tie.construct),
+        appended => format!("order   {}: with {} appended, so that it is determined", tie.construct, appended.join(", ")),
+    }));
     let several = view.relations.iter().any(|relation| relation.branch > 1);
     for relation in &view.relations {
         branches.push(relation_line(relation, several, view.reason.is_some()));

@@ -51,6 +51,8 @@ pub struct Config {
     pub schema: String,
     /// Roles that may read them.
     pub readers: Vec<String>,
+    /// Whether enums and domains of the source are made in another database.
+    pub make_types: bool,
     /// How long the instance that writes may be silent before another one takes over.
     pub lease: Duration,
     /// How long the old version of a projection is kept after a new one has taken its place.
@@ -273,7 +275,8 @@ impl Reader<'_> {
         }
         let metrics = self.listen(file.metrics.as_ref())?;
         let time = file.time.as_ref();
-        let (schema, readers) = match &file.target {
+        let table = file.target.as_ref();
+        let (schema, readers) = match table {
             Some(target) => (self.name_or(target.schema.as_ref(), "read_model")?, self.texts(&target.readers)?),
             None => ("read_model".to_owned(), Vec::new()),
         };
@@ -288,16 +291,12 @@ impl Reader<'_> {
             target,
             schema,
             readers,
+            make_types: table.is_some_and(|table| table.make_types),
             lease: self
-                .duration(file.target.as_ref().and_then(|target| target.lease_ms.as_ref()), 1, 500..=60_000, "lease_ms")?
+                .duration(table.and_then(|table| table.lease_ms.as_ref()), 1, 500..=60_000, "lease_ms")?
                 .unwrap_or(DEFAULT_LEASE),
             keep_old: self
-                .duration(
-                    file.target.as_ref().and_then(|target| target.keep_old_s.as_ref()),
-                    1_000,
-                    0..=31_536_000,
-                    "keep_old_s",
-                )?
+                .duration(table.and_then(|table| table.keep_old_s.as_ref()), 1_000, 0..=31_536_000, "keep_old_s")?
                 .unwrap_or_default(),
             prune: false,
             groups,

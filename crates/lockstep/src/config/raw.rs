@@ -101,6 +101,8 @@ pub(super) struct Target {
     pub(super) readers: Vec<Spanned<String>>,
     pub(super) lease_ms: Option<Spanned<Number>>,
     pub(super) keep_old_s: Option<Spanned<Number>>,
+    #[serde(default)]
+    pub(super) make_types: bool,
 }
 
 #[derive(Debug, Deserialize)]

@@ -8,7 +8,7 @@ use lockstep_plan::chain::{StoodFor, stand_for_projections};
 use lockstep_plan::facts::{Column, Identity, LOCATOR, Query, Relation, RelationKind, TypeFacts};
 use lockstep_plan::sql::RowKey;
 use lockstep_plan::{GroupForm, Maintenance, Plan, decompose};
-use lockstep_refresh::analysis::{self, AnalysisError, Definition, StandIn};
+use lockstep_refresh::analysis::{self, Analysed, AnalysisError, Definition, StandIn};
 
 use super::Planned;
 use super::queries::{in_query, wrong_time_zone};
@@ -80,6 +80,7 @@ pub(super) async fn plan(
         sql: link.text.sql.clone(),
         key: projection.key.clone(),
         time_zone: projection.time_zone.clone(),
+        settled: false,
     };
     let read: Vec<&Planned> = earlier.iter().filter(|planned| link.reads().contains(&planned.plan.projection)).collect();
     let group = group_that_is_read(projection, &read)?;
@@ -119,7 +120,10 @@ async fn find_dependencies(source: &Session, earlier: &[Planned], planned: &mut 
         let one = &planned[index];
         let read = earlier.iter().chain(planned.iter()).filter(|other| one.reads.contains(&other.plan.projection));
         let stand_ins: Vec<StandIn> = read.map(stand_in).collect();
-        let found = analysis::dependencies(source, &one.plan.query, &stand_ins).await?;
+        let mut found = analysis::dependencies(source, &one.plan.query, &stand_ins).await?;
+        if one.plan.query != one.written.trim().trim_end_matches(';') {
+            found.absorb(analysis::dependencies(source, &one.written, &stand_ins).await?);
+        }
         planned[index].dependencies = found;
     }
     Ok(())
@@ -180,7 +184,7 @@ impl Planner<'_> {
         depth: usize,
     ) -> Result<Vec<Planned>, Problem> {
         let stand_ins: Vec<StandIn> = read.iter().map(|planned| stand_in(planned)).collect();
-        let query = analysis::analyse(self.source, &definition, &stand_ins).await?;
+        let Analysed { query, written, ties } = analysis::analyse(self.source, &definition, &stand_ins).await?;
         let plan = lockstep_plan::plan(&query).map_err(|error| {
             let message = format!("projection {}: {}", self.projection.name, error.message);
             Problem::Refused(Box::new(Diagnostic::error(message).help(error.hint)))
@@ -205,6 +209,8 @@ impl Planner<'_> {
         let node = self.next_node();
         all.push(Planned {
             plan,
+            written,
+            ties,
             schema: STATE_SCHEMA.to_owned(),
             part_of: part_of.map(str::to_owned),
             reads,
@@ -233,7 +239,7 @@ impl Planner<'_> {
         let mut inner: Vec<Planned> = Vec::new();
         let mut names = Vec::new();
         for (name, sql) in parts.inner {
-            let part = Definition { name: name.clone(), sql, key: None, time_zone: definition.time_zone.clone() };
+            let part = Definition { name: name.clone(), sql, key: None, time_zone: definition.time_zone.clone(), settled: true };
             let planned = match Box::pin(self.plan(part, &[], Some(&definition.name), depth + 1)).await {
                 Ok(planned) => planned,
                 // A part that refers to what is around it is no query by itself.
@@ -259,9 +265,9 @@ impl Planner<'_> {
         }
         let read: Vec<&Planned> = inner.iter().filter(|planned| names.contains(&planned.plan.projection)).collect();
         let stand_ins: Vec<StandIn> = read.iter().map(|planned| stand_in(planned)).collect();
-        let outer = Definition { sql: parts.outer, ..definition.clone() };
+        let outer = Definition { sql: parts.outer, settled: true, ..definition.clone() };
         let outer_query = match analysis::analyse(self.source, &outer, &stand_ins).await {
-            Ok(outer_query) => outer_query,
+            Ok(analysed) => analysed.query,
             Err(error) if error.class == ErrorClass::Definite => {
                 self.first_node = first_node;
                 return Ok(None);

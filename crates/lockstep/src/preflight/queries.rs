@@ -4,7 +4,7 @@ use std::path::Path;
 
 use lockstep_connect::Session;
 use lockstep_plan::facts::RelationKind;
-use lockstep_plan::{Maintenance, check_indexes, quote};
+use lockstep_plan::{Maintenance, Tie, check_indexes, quote, unnamed_columns};
 use lockstep_refresh::analysis::{self, AnalysisError};
 
 use super::{Depth, Planned, Preflight, chain};
@@ -65,6 +65,15 @@ fn report(subject: &str, planned: &Planned, preflight: &mut Preflight) {
     for unseen in &planned.dependencies.unseen {
         preflight.warn(subject, unseen.clone(), "after a change there: lockstep repair");
     }
+    if planned.part_of.is_none() {
+        for named in unnamed_columns(&planned.plan.definition) {
+            preflight.warn(subject, "a column has no name: it is called \"?column?\"", format!("write {named}"));
+        }
+    }
+    for tie in planned.ties.iter().filter(|tie| tie.between_unequal) {
+        let (message, remedy) = told(tie);
+        preflight.warn(subject, message, remedy);
+    }
     for relation in &planned.plan.relations {
         if relation.kind == RelationKind::Partitioned {
             preflight.warn(
@@ -74,6 +83,22 @@ fn report(subject: &str, planned: &Planned, preflight: &mut Preflight) {
             );
         }
     }
+}
+
+/// What is said of an order that is not total.
+pub(super) fn told(tie: &Tie) -> (String, String) {
+    let open = format!("{}: rows may tie there, and their order decides values", tie.construct);
+    if tie.appended.is_empty() {
+        return (
+            format!("{open}; nothing can be appended without another meaning, so the result may change although no row does"),
+            "make its ORDER BY total, by a column that is unique".to_owned(),
+        );
+    }
+    let appended = tie.appended.join(", ");
+    (
+        format!("{open}; Lockstep appends {appended}"),
+        format!("append something yourself if another row is meant: ORDER BY …, {appended}"),
+    )
 }
 
 fn describe(planned: &Planned) -> String {

@@ -301,7 +301,12 @@ pub(super) async fn target(config: &Config, source: &Session, preflight: &mut Pr
             None => return Vec::new(),
         },
     };
-    match target_facts(config, session, preflight).await {
+    let looked = async {
+        let registered = target_facts(config, session, preflight).await?;
+        super::types::check(config, source, session, preflight).await?;
+        Ok::<_, tokio_postgres::Error>(registered)
+    };
+    match looked.await {
         Ok(registered) => {
             if preflight.passed() || preflight.only_queries_fail() {
                 standing::look(config, source, session, preflight).await;

@@ -21,7 +21,9 @@ use crate::observed::Observed;
 use crate::preflight::{self, Depth, Preflight};
 use crate::reload::Reload;
 use crate::verification::Verifier;
-use crate::{backstop, commands, identities, lease, metadata, monitor, progress, requests, setup, upkeep, versions, watch};
+use crate::{
+    backstop, commands, identities, lease, metadata, monitor, progress, requests, setup, types, upkeep, versions, watch,
+};
 
 /// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
 /// cost memory.
@@ -223,6 +225,7 @@ impl Running {
             backstop::follow(&verifier, backed).await;
         });
         let (in_force, checked, making) = self.in_force.parts();
+        let types = Box::pin(types::follow(in_force, &checked.planned));
         let postponed = self.postponed.as_ref();
         let schema = Box::pin(async {
             match postponed {
@@ -245,6 +248,7 @@ impl Running {
         let end = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => RoundEnd::Stopped,
             reason = schema => RoundEnd::Renew(reason),
+            () = types => RoundEnd::Again("the source's enums are followed no more".to_owned()),
             () = due => RoundEnd::Renew(postponed.map(|postponed| postponed.reason.clone()).unwrap_or_default()),
             () = schedule => RoundEnd::Again("schedules are followed no more".to_owned()),
             reason = requests => RoundEnd::Renew(reason),

@@ -111,7 +111,8 @@ impl Inliner<'_> {
             let Some(view) = self.views.iter().find(same) else { return Ok(None) };
             let mut query = syntax::parse_select(&view.sql)?;
             self.views_used = true;
-            self.select(&mut query, &[])?;
+            // Places in a view's text are none in the query's.
+            self.select(&mut query, &[]).map_err(|obstacle| Obstacle::new(obstacle.reason))?;
             (query, Vec::new())
         };
         let mut alias = table.alias.clone().unwrap_or_else(|| Alias { aliasname: table.relname.clone(), colnames: Vec::new() });

@@ -38,6 +38,14 @@ pub struct Dependencies {
     pub unseen: Vec<String>,
 }
 
+impl Dependencies {
+    /// Adds those of another text of the same query.
+    pub fn absorb(&mut self, other: Self) {
+        self.seen.extend(other.seen.into_iter().filter(|one| !self.seen.contains(one)).collect::<Vec<_>>());
+        self.unseen.extend(other.unseen.into_iter().filter(|one| !self.unseen.contains(one)).collect::<Vec<_>>());
+    }
+}
+
 /// What an object was when it was looked at.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Look {

@@ -4,13 +4,15 @@
 //! `pg_get_viewdef`, `pg_depend` and the stored rule tell the rest. Nothing is parsed here.
 
 mod functions;
+mod locks;
 mod meaning;
 mod relations;
+mod settle;
 mod types;
 
 use lockstep_connect::{ErrorClass, classify, describe};
 use lockstep_plan::facts::{OutputColumn, Query, Relation};
-use lockstep_plan::{chain, quote};
+use lockstep_plan::{Tie, chain, quote};
 use tokio_postgres::Client;
 use tokio_postgres::error::ErrorPosition;
 
@@ -85,6 +87,19 @@ pub struct Definition {
     pub key: Option<Vec<String>>,
     /// The time zone that the query is computed in.
     pub time_zone: String,
+    /// Whether it is a part of a query whose orders are total already.
+    pub settled: bool,
+}
+
+/// A query as it is maintained.
+#[derive(Debug, Clone)]
+pub struct Analysed {
+    /// The query; its orders are total where that is possible.
+    pub query: Query,
+    /// The query as it was written, as PostgreSQL prints it: views by their names.
+    pub written: String,
+    /// Where that made a difference, or would.
+    pub ties: Vec<Tie>,
 }
 
 /// A projection that others read. While they are analysed a temporary table stands for its table.
@@ -132,13 +147,20 @@ pub async fn is_time_zone(client: &Client, name: &str) -> Result<bool, tokio_pos
 /// # Errors
 /// The query does not parse, names something that does not exist, reads something that cannot be followed, or the role may not
 /// read it.
-pub async fn analyse(client: &Client, definition: &Definition, stand_ins: &[StandIn]) -> Result<Query, AnalysisError> {
+pub async fn analyse(client: &Client, definition: &Definition, stand_ins: &[StandIn]) -> Result<Analysed, AnalysisError> {
     client.batch_execute("BEGIN").await?;
-    let result = analyse_in_transaction(client, definition, stand_ins).await;
+    let mut result = analyse_in_transaction(client, definition, stand_ins).await.map(|query| Analysed {
+        written: query.sql.clone(),
+        query,
+        ties: Vec::new(),
+    });
+    if let (Ok(analysed), false) = (&mut result, definition.settled) {
+        result = settle::settle(client, analysed, stand_ins).await.map(|()| analysed.clone());
+    }
     let rolled_back = client.batch_execute("ROLLBACK").await;
-    let query = result?;
+    let analysed = result?;
     rolled_back?;
-    Ok(query)
+    Ok(analysed)
 }
 
 async fn analyse_in_transaction(client: &Client, definition: &Definition, stand_ins: &[StandIn]) -> Result<Query, AnalysisError> {
@@ -161,6 +183,7 @@ async fn analyse_in_transaction(client: &Client, definition: &Definition, stand_
     let columns = output_columns(client, view).await?;
     let relations = relations::read(client, view, stand_ins).await?;
     let views = relations::views(client, view).await?;
+    locks::refuse(&definition.sql, &views)?;
     let functions = functions::read(client, view).await?;
     let reads_clock = functions::reads_clock(client, view).await?;
     // With an empty search path every name outside pg_catalog prints qualified.

@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use lockstep_plan::sql::{Guard, RefusingIndex};
+use lockstep_plan::sql::{Guard, RefusingIndex, RowKey};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -124,7 +124,10 @@ impl<'a> BatchRun<'a> {
             }
         }
         let before = self.projections[index].writing;
-        self.projections[index].writing = if resolution.takes_over { Writing::DeleteFirst } else { Writing::InPlace };
+        // Where equal rows are counted, a row that changes goes and comes: it would be in its own way.
+        let comes_and_goes = matches!(self.projections[index].plan.key, RowKey::Copies { .. });
+        self.projections[index].writing =
+            if resolution.takes_over || comes_and_goes { Writing::DeleteFirst } else { Writing::InPlace };
         let counts = self.merge(index, &guard.merge[which], parameters).await;
         self.projections[index].writing = before;
         Ok(Some(Refreshed { counts: removed.plus(counts?), groups: Vec::new(), refused }))
