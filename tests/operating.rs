@@ -270,3 +270,84 @@ async fn the_server_s_log_stays_quiet() -> anyhow::Result<()> {
     assert!(said.is_empty() && log.contains("ready to accept connections"), "{said:#?}");
     Ok(())
 }
+
+/// A value of a metric, as soon as it is told.
+async fn told(metrics: SocketAddr, name: &str, wanted: impl Fn(f64) -> bool) -> anyhow::Result<f64> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let text = get(metrics, "/metrics").await.map(|answer| answer.body).unwrap_or_default();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)).and_then(|rest| rest.trim().parse::<f64>().ok());
+        if let Some(value) = value.filter(|value| wanted(*value)) {
+            return Ok(value);
+        }
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "{name} is {value:?}: {text}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+/// One wrong row counts once however often it is found, and a group that is set aside is as far behind as its rows are.
+#[tokio::test(flavor = "multi_thread")]
+async fn drift_counts_once_and_what_is_set_aside_lags() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let url = cluster.url("postgres");
+    let session = connect(&url).await?;
+    session
+        .batch_execute(
+            "CREATE TABLE t (id int PRIMARY KEY, a int); INSERT INTO t SELECT n, n FROM generate_series(1, 9) n;
+             CREATE TABLE u (id int PRIMARY KEY, b text); INSERT INTO u VALUES (1, '1')",
+        )
+        .await?;
+    let metrics = free_address()?;
+    let aside = "group = \"aside\"\non_error = \"halt\"";
+    let mut setup = Setup::new(&url, &[("one", "SELECT t.id, t.a FROM t", ""), ("other", "SELECT u.id, u.b::int AS b FROM u", aside)]);
+    setup.preamble = "[[group]]\nname = \"aside\"\n".to_owned();
+    let program = Program::new(&setup)?;
+    program.file("lockstep.toml", &setup.toml().replace("listen = \"\"", &format!("listen = \"{metrics}\"")))?;
+    let _run = Run(program.command(&["run"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+    until(&session, "SELECT count(*) = 2 FROM lockstep.projection WHERE state = 'live'").await?;
+    catch_up(&setup).await?;
+    let (total, differing) = ("lockstep_drift_rows_total{projection=\"one\"}", "lockstep_differing_rows{projection=\"one\"}");
+    let is = |expected: f64| move |value: f64| (value - expected).abs() < f64::EPSILON;
+    for (corruption, command, outcome, drift, still) in [
+        ("UPDATE read_model.one SET a = 100 WHERE id = 3", "verify", 1, 1.0, 1.0),
+        ("", "verify", 1, 1.0, 1.0),
+        ("DELETE FROM read_model.one WHERE id = 4", "verify", 1, 2.0, 2.0),
+        ("", "repair", 0, 2.0, 0.0),
+        ("", "verify", 0, 2.0, 0.0),
+        ("UPDATE read_model.one SET a = 100 WHERE id = 3", "repair", 0, 3.0, 0.0),
+    ] {
+        session.batch_execute(corruption).await?;
+        let (status, output, errors) = program.run(&[command, "one"])?;
+        assert_eq!(status, outcome, "{corruption} {command}: {output} {errors}");
+        told(metrics, differing, is(still)).await?;
+        let found = told(metrics, total, |_| true).await?;
+        assert!(is(drift)(found), "{corruption} {command}: {found} rows of drift");
+    }
+    // The other group's only projection is set aside, and the first one goes on.
+    session.batch_execute("UPDATE u SET b = 'x'").await?;
+    until(&session, "SELECT state = 'faulted' FROM lockstep.projection WHERE name = 'other'").await?;
+    told(metrics, "lockstep_projection_state{group=\"aside\",projection=\"other\",state=\"faulted\"}", is(1.0)).await?;
+    session.batch_execute("INSERT INTO t SELECT n, n FROM generate_series(10, 20000) n").await?;
+    catch_up_with(&session, "one").await?;
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let status = get(metrics, "/status.json").await?.json();
+        let group = |name: &str| status["groups"].as_array().into_iter().flatten().find(|group| group["name"] == name).cloned();
+        let (goes_on, aside) = (group("default").unwrap_or_default(), group("aside").unwrap_or_default());
+        assert!(goes_on["set_aside"] == false && aside["set_aside"] == true, "{status}");
+        let (staleness, other) = (aside["staleness_seconds"].as_f64(), goes_on["staleness_seconds"].as_f64());
+        // Its rows are older than the writing that the other one has taken in, and more than a megabyte behind, or nobody knows how far.
+        let behind = aside["lag_bytes"].as_i64().is_none_or(|bytes| bytes > 1_000_000);
+        if behind && staleness > other && staleness.is_some_and(|seconds| seconds > 2.0) {
+            break;
+        }
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "{status}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
+async fn catch_up_with(session: &lockstep_connect::Session, projection: &str) -> anyhow::Result<()> {
+    let lsn: String = session.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
+    until(session, &format!("SELECT lockstep.wait_for('{lsn}'::pg_lsn, interval '1 second', '{projection}')")).await
+}
