@@ -299,7 +299,8 @@ async fn drift_counts_once_and_what_is_set_aside_lags() -> anyhow::Result<()> {
         .await?;
     let metrics = free_address()?;
     let aside = "group = \"aside\"\non_error = \"halt\"";
-    let mut setup = Setup::new(&url, &[("one", "SELECT t.id, t.a FROM t", ""), ("other", "SELECT u.id, u.b::int AS b FROM u", aside)]);
+    let mut setup =
+        Setup::new(&url, &[("one", "SELECT t.id, t.a FROM t", ""), ("other", "SELECT u.id, u.b::int AS b FROM u", aside)]);
     setup.preamble = "[[group]]\nname = \"aside\"\n".to_owned();
     let program = Program::new(&setup)?;
     program.file("lockstep.toml", &setup.toml().replace("listen = \"\"", &format!("listen = \"{metrics}\"")))?;

@@ -36,6 +36,8 @@ struct PlanView<'a> {
     groups: Option<String>,
     /// Where rows that tie decide values, and what is appended to the ORDER BY there.
     ties: &'a [Tie],
+    /// What its meaning depends on and no look at the catalogs shows.
+    unseen: &'a [String],
     relations: Vec<RelationView<'a>>,
     state: Vec<StateView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,6 +135,7 @@ fn view(planned: &Planned, with_sql: bool) -> PlanView<'_> {
         reads: &planned.reads,
         groups: groups(plan),
         ties: &planned.ties,
+        unseen: &planned.dependencies.unseen,
         relations: relations(plan, whole),
         state,
         statements: with_sql.then(|| statements(planned)),
@@ -254,6 +257,7 @@ fn print_plan(view: &PlanView<'_>) {
         [] => format!("open    {}: rows that tie decide values, and nothing can be appended to its ORDER BY", tie.construct),
         appended => format!("order   {}: with {} appended, so that it is determined", tie.construct, appended.join(", ")),
     }));
+    branches.extend(view.unseen.iter().map(|unseen| format!("unseen  {unseen}; after a change there: lockstep repair")));
     let several = view.relations.iter().any(|relation| relation.branch > 1);
     for relation in &view.relations {
         branches.push(relation_line(relation, several, view.reason.is_some()));
