@@ -436,7 +436,7 @@ async fn conforms(constructs: &[Construct], two_databases: bool) -> anyhow::Resu
         anyhow::ensure!(!projector.ended(), "the projector ended: {:?}", projector.end().await);
         let few: Vec<&str> =
             constructs.iter().map(|(name, ..)| *name).filter(|name| oracle.of(name).compared < COMPARISONS).collect();
-        anyhow::ensure!(began.elapsed() < PATIENCE, "too few batches of {}", few.join(", "));
+        anyhow::ensure!(began.elapsed() < 3 * PATIENCE, "too few batches of {}", few.join(", "));
     }
     workload.finish().await?;
     projector.catch_up().await?;
