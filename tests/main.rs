@@ -35,6 +35,7 @@ mod quarantine;
 mod random_queries;
 mod schema;
 mod serving;
+mod setbacks;
 mod settings;
 mod shipped;
 mod sources;

@@ -42,8 +42,22 @@ pub enum CaptureStatus {
     Streaming,
     /// The connection broke, for this reason; it will be tried again.
     Reconnecting(String),
-    /// It cannot go on, for this reason.
-    Ended(String),
+    /// It cannot go on.
+    Ended(StreamEnd),
+}
+
+/// Why a stream cannot go on, and where it was.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StreamEnd {
+    /// Why.
+    pub reason: String,
+    /// The server's SQLSTATE, where it was the server that ended it.
+    pub sqlstate: Option<String>,
+    /// Everything that committed before this position was delivered.
+    pub after: Lsn,
+    /// The end of the last transaction that was delivered; [`Lsn::ZERO`] if there was none. Unlike `after`, which grows with whatever is
+    /// written, it stays when a stream stops at the same transaction again.
+    pub last_commit: Lsn,
 }
 
 /// A handle on capture. Cheap to clone; the stream ends with the last one.
@@ -69,7 +83,8 @@ impl Drop for EndGuard {
         self.0.status.send_if_modified(|status| {
             let silent = !matches!(status, CaptureStatus::Ended(_));
             if silent {
-                *status = CaptureStatus::Ended("the stream's task ended unexpectedly".to_owned());
+                let reason = "the stream's task ended unexpectedly".to_owned();
+                *status = CaptureStatus::Ended(StreamEnd { reason, ..StreamEnd::default() });
             }
             silent
         });
@@ -98,6 +113,7 @@ pub(crate) struct Shared {
     followed: watch::Sender<Followed>,
     keys_max: usize,
     received: watch::Sender<Received>,
+    last_commit: Mutex<Lsn>,
     restart_wanted: Notify,
     source_position: Mutex<SourcePosition>,
     confirmed: watch::Sender<Lsn>,
@@ -137,6 +153,9 @@ impl Shared {
     }
 
     pub(crate) fn add(&self, xid: u32, commit_lsn: Lsn, commit: Commit, relations: &DirtyRelations) {
+        let mut last = self.last_commit.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = last.max(commit_lsn);
+        drop(last);
         for member in self.groups().iter_mut().filter(|member| !member.gone) {
             if member.dirty.concerns(relations) {
                 member.dirty.add(xid, commit_lsn, commit, relations);
@@ -197,6 +216,15 @@ impl Shared {
         (self.received.borrow().furthest, *self.confirmed.borrow())
     }
 
+    /// The last transaction that any stream has delivered.
+    pub(crate) fn last_commit(&self) -> Lsn {
+        *self.last_commit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn streams(&self) -> bool {
+        *self.status.borrow() == CaptureStatus::Streaming
+    }
+
     /// Whether no position may be reported.
     pub(crate) fn aside(&self) -> bool {
         *self.aside.borrow()
@@ -231,6 +259,7 @@ impl Capture {
             followed: watch::Sender::new(by_oid(&settings.tracked)),
             keys_max: limits.keys_max,
             received: watch::Sender::new(Received::default()),
+            last_commit: Mutex::default(),
             restart_wanted: Notify::new(),
             source_position: Mutex::default(),
             confirmed: watch::Sender::new(Lsn::ZERO),
@@ -366,8 +395,8 @@ impl Capture {
             if received.borrow_and_update().lsn >= lsn {
                 return Ok(());
             }
-            if let CaptureStatus::Ended(reason) = &*status.borrow_and_update() {
-                return Err(CaptureError::Ended(reason.clone()));
+            if let CaptureStatus::Ended(end) = &*status.borrow_and_update() {
+                return Err(CaptureError::Ended(end.reason.clone()));
             }
             if begun.elapsed() > FENCE_MAX {
                 return Err(CaptureError::TimedOut(format!("the stream did not reach {lsn} within {FENCE_MAX:?}")));

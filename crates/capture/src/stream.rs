@@ -11,9 +11,10 @@ use lockstep_connect::{ErrorClass, ServerIdentity, Settings};
 use lockstep_wal::pgoutput::{self, Message, Tuple, Value};
 use lockstep_wal::{Frame, Lsn, ReplicationConnection, ReplicationError, ReplicationStream};
 
-use crate::capture::{CaptureStatus, Followed, Shared};
+use crate::capture::{CaptureStatus, Followed, Shared, StreamEnd};
 use crate::dirty::{Commit, DirtyKeys, DirtyRelations};
 use crate::keys::KeySet;
+use crate::repeats::Repeats;
 use crate::standby::{ADVANCE_BYTES, ADVANCE_EVERY, advance};
 use crate::tracked::Tracked;
 use tokio::sync::watch;
@@ -48,6 +49,7 @@ pub struct StreamSettings {
 pub(crate) async fn run(settings: StreamSettings, shared: Arc<Shared>) {
     let mut backoff = *BACKOFF_MILLISECONDS.start();
     let mut told = String::new();
+    let mut repeats = Repeats::default();
     loop {
         let started = Instant::now();
         let Err(error) = stream_once(&settings, &shared).await;
@@ -55,13 +57,9 @@ pub(crate) async fn run(settings: StreamSettings, shared: Arc<Shared>) {
             move_slot(&settings, &shared, to).await;
             continue;
         }
+        let stuck = shared.streams() && repeats.is_stuck(sqlstate(&error), shared.last_commit());
         match class(&error) {
-            ErrorClass::Definite => {
-                tracing::error!(error = %error, "the replication stream ended");
-                shared.set_status(CaptureStatus::Ended(error.to_string()));
-                return;
-            }
-            ErrorClass::Transient => {
+            ErrorClass::Transient if !stuck => {
                 if started.elapsed() > Duration::from_secs(10) {
                     backoff = *BACKOFF_MILLISECONDS.start();
                     told.clear();
@@ -81,6 +79,13 @@ pub(crate) async fn run(settings: StreamSettings, shared: Arc<Shared>) {
                 tokio::time::sleep(pause).await;
                 backoff = (backoff * 2).min(*BACKOFF_MILLISECONDS.end());
             }
+            ErrorClass::Transient | ErrorClass::Definite => {
+                let after = shared.positions().0;
+                tracing::error!(error = %error, %after, "the replication stream ended");
+                let (reason, sqlstate) = (error.to_string(), sqlstate(&error).map(str::to_owned));
+                shared.set_status(CaptureStatus::Ended(StreamEnd { reason, sqlstate, after, last_commit: shared.last_commit() }));
+                return;
+            }
         }
     }
 }
@@ -93,6 +98,18 @@ fn class(error: &StreamError) -> ErrorClass {
         StreamError::Replication(error) => error.class(),
         StreamError::Decode(_) | StreamError::AnotherSource(_) | StreamError::AnotherSlot(_) => ErrorClass::Definite,
         StreamError::Restart | StreamError::Silent | StreamError::Advance(_) => ErrorClass::Transient,
+    }
+}
+
+fn sqlstate(error: &StreamError) -> Option<&str> {
+    match error {
+        StreamError::Replication(error) => error.sqlstate(),
+        StreamError::Decode(_)
+        | StreamError::AnotherSource(_)
+        | StreamError::AnotherSlot(_)
+        | StreamError::Restart
+        | StreamError::Silent
+        | StreamError::Advance(_) => None,
     }
 }
 

@@ -117,6 +117,9 @@ pub enum Command {
     Repair {
         /// Only these projections.
         names: Vec<String>,
+        /// Give the replication slot up for a new one, and compare and repair everything behind it.
+        #[arg(long, conflicts_with_all = ["names", "show_values"])]
+        new_slot: bool,
         /// Show the values of rows that differed.
         #[arg(long)]
         show_values: bool,

@@ -164,7 +164,7 @@ fn of_stream(status: &CaptureStatus, down: &mut Option<Instant>) -> Verdict {
         }
         CaptureStatus::Starting => ("the stream is starting", None),
         CaptureStatus::Reconnecting(reason) => ("the stream is reconnecting", Some(reason)),
-        CaptureStatus::Ended(reason) => ("the stream has ended", Some(reason)),
+        CaptureStatus::Ended(end) => ("the stream has ended", Some(&end.reason)),
     };
     let since = *down.get_or_insert_with(Instant::now);
     let trouble = (since.elapsed() >= PATIENCE).then(|| match reason {

@@ -66,7 +66,8 @@ async fn run(cli: Cli) -> Exit {
         Command::Verify { names, sample, show_values, patience } => {
             commands::verify(&config, names, sample, show_values, patience, cli.json).await
         }
-        Command::Repair { names, show_values, patience } => {
+        Command::Repair { new_slot: true, patience, .. } => commands::new_slot(&config, patience, cli.json).await,
+        Command::Repair { names, show_values, patience, new_slot: false } => {
             commands::repair(&config, names, show_values, patience, cli.json).await
         }
         Command::Quarantine { action } => match action.unwrap_or(QuarantineAction::List { name: None }) {

@@ -8,8 +8,10 @@ mod neighbours;
 mod queries;
 mod servers;
 mod settings;
+mod slot;
 mod standing;
 mod types;
+mod whole_rows;
 
 use std::collections::BTreeMap;
 
@@ -113,6 +115,8 @@ pub struct Preflight {
     pub timeline: u32,
     /// Up to where it has flushed its WAL.
     pub flushed_lsn: lockstep_wal::Lsn,
+    /// Statements that keep tables from sending rows whole, old and new, although they have a key.
+    pub whole_rows: Vec<String>,
     /// The target is a copy of another installation's, and has a slot of its own.
     pub apart: bool,
 }
@@ -244,6 +248,7 @@ pub async fn run(config: &Config, depth: Depth) -> Preflight {
     settings::check(&source, &mut preflight).await;
     servers::relations(&source, &mut preflight).await;
     servers::identities(config, depth, &source, &mut preflight).await;
+    whole_rows::look(depth, &source, &mut preflight).await;
     servers::publication(config, &source, &mut preflight).await;
     servers::reading(config, &mut preflight).await;
     let registered = servers::target(config, &source, &mut preflight).await;

@@ -28,6 +28,16 @@ pub(crate) enum Request {
     Rebuild,
     /// Look at the source's catalogs; done when they are what they were.
     Look,
+    /// Give the slot up and make a new one; done when there is one.
+    NewSlot,
+}
+
+/// What is to be done with everything that runs.
+pub(crate) enum Asked {
+    /// Set up again in place, for this reason.
+    Renew(String),
+    /// Set up anew with a new slot.
+    NewSlot,
 }
 
 impl Request {
@@ -37,11 +47,13 @@ impl Request {
             Self::Verify => "verify",
             Self::Rebuild => "rebuild",
             Self::Look => "look",
+            Self::NewSlot => "new_slot",
         }
     }
 
     fn from_name(name: &str) -> Option<Self> {
-        [Self::RetryQuarantine, Self::Verify, Self::Rebuild, Self::Look].into_iter().find(|request| request.name() == name)
+        let all = [Self::RetryQuarantine, Self::Verify, Self::Rebuild, Self::Look, Self::NewSlot];
+        all.into_iter().find(|request| request.name() == name)
     }
 }
 
@@ -92,6 +104,15 @@ pub(crate) async fn settled(target: &Session, projections: &[&str], running: boo
     }
 }
 
+/// Whether a new slot is asked for and has not been made.
+///
+/// # Errors
+/// The query failed.
+pub(crate) async fn asks_for_new_slot(target: &Session) -> Result<bool, tokio_postgres::Error> {
+    let asked = "SELECT EXISTS (SELECT FROM lockstep.request WHERE kind = $1 AND done_at IS NULL)";
+    Ok(target.query_one(asked, &[&Request::NewSlot.name()]).await?.get(0))
+}
+
 /// Whether a projector runs: it holds the writer's lock.
 ///
 /// # Errors
@@ -110,8 +131,8 @@ pub(crate) async fn is_running(target: &Session) -> Result<bool, tokio_postgres:
     Ok(row.get(0))
 }
 
-/// Carries requests out; returns, with the reason, when everything is to be set up again. Whatever ails the session, others notice.
-pub(crate) async fn follow(target: &Session, verifier: &Verifier) -> String {
+/// Carries requests out; returns when everything is to be set up again. Whatever ails the session, others notice.
+pub(crate) async fn follow(target: &Session, verifier: &Verifier) -> Asked {
     // Verifications wait for each other, so that they do not compete for the servers.
     let (verifications, wished) = mpsc::unbounded_channel();
     let (looks, asked) = mpsc::unbounded_channel();
@@ -134,15 +155,15 @@ pub(crate) async fn follow(target: &Session, verifier: &Verifier) -> String {
             }
             match look(target, &verifier.groups, &queues).await {
                 Ok(None) => {}
-                Ok(Some(name)) => return format!("{name} is to be rebuilt"),
+                Ok(Some(asked)) => return asked,
                 Err(error) => tracing::debug!(error = %lockstep_connect::describe(&error), "requests"),
             }
         }
     };
     tokio::select! {
-        reason = looking => reason,
-        () = verifying => "verifications are carried out no more".to_owned(),
-        () = answering => "looks at the catalogs are answered no more".to_owned(),
+        asked = looking => asked,
+        () = verifying => Asked::Renew("verifications are carried out no more".to_owned()),
+        () = answering => Asked::Renew("looks at the catalogs are answered no more".to_owned()),
     }
 }
 
@@ -175,9 +196,10 @@ async fn resume(target: &Session) -> Result<(), tokio_postgres::Error> {
         .await
 }
 
-/// Takes the requests that wait. Returns a projection that is to be rebuilt, if there is one.
-async fn look(target: &Session, groups: &[GroupHandle], queues: &Queues) -> Result<Option<String>, tokio_postgres::Error> {
+/// Takes the requests that wait. Returns what concerns everything that runs.
+async fn look(target: &Session, groups: &[GroupHandle], queues: &Queues) -> Result<Option<Asked>, tokio_postgres::Error> {
     let mut rebuild = None;
+    let mut new_slot = false;
     let rows = target
         .query(
             "WITH old AS (DELETE FROM lockstep.request WHERE taken_at < clock_timestamp() - interval '1 day')
@@ -201,9 +223,12 @@ async fn look(target: &Session, groups: &[GroupHandle], queues: &Queues) -> Resu
             }
             Some(Request::Look) => drop(queues.looks.send(id)),
             Some(Request::Rebuild) => rebuild = projection,
+            Some(Request::NewSlot) => new_slot = true,
         }
     }
-    Ok(rebuild)
+    // The set-up for the slot does the other, too.
+    let renew = rebuild.map(|name| Asked::Renew(format!("{name} is to be rebuilt")));
+    Ok(if new_slot { Some(Asked::NewSlot) } else { renew })
 }
 
 async fn verify_in_turn(mut queue: mpsc::UnboundedReceiver<(i64, Wish)>, verifier: &Verifier) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use lockstep_capture::{RunningTransactions, Signature, Tracked, blockers, slot_state};
+use lockstep_capture::{RunningTransactions, Signature, Tracked, blockers, loss, slot_state};
 use lockstep_connect::Session;
 use lockstep_plan::quote;
 use lockstep_plan::sql::RowKey;
@@ -14,9 +14,9 @@ use sha2::{Digest as _, Sha256};
 use crate::config::Config;
 use crate::followed::{mark_stale, missed, publish, record_signatures, relation_signatures};
 use crate::preflight::{Planned, Preflight};
-use crate::standing;
 use crate::types;
 use crate::versions::{Making, Source};
+use crate::{requests, standing};
 
 /// How long to wait for a predecessor to let go of the slot.
 const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
@@ -364,6 +364,7 @@ pub(crate) fn view_fingerprint(planned: &Planned, all: &[Planned], tracked: &[Tr
 /// Makes the slot if it is missing, unusable, or left over from a start that did not get to record it.
 async fn ensure_slot(config: &Config, source: &Session, target: &Session, new_slot: bool) -> anyhow::Result<()> {
     let slot = &config.slot;
+    let new_slot = new_slot || requests::asks_for_new_slot(target).await?;
     let recorded: Option<String> =
         target.query_one("SELECT slot_created_lsn::text FROM lockstep.installation", &[]).await?.get(0);
     let state = slot_state(source, slot).await?;
@@ -383,9 +384,12 @@ async fn ensure_slot(config: &Config, source: &Session, target: &Session, new_sl
         }
     }
     if recorded.is_some() {
+        let (cause, remedy) = loss(source, slot, None).await?.map(|loss| (loss.cause, loss.remedy)).unzip();
         tracing::warn!(
             slot,
-            "the replication slot is lost: making a new one; everything is compared and repaired, readers are served meanwhile"
+            cause,
+            remedy,
+            "the replication slot is given up: making a new one; everything is compared and repaired, readers are served meanwhile"
         );
     }
     target.execute("UPDATE lockstep.installation SET slot_created_lsn = NULL", &[]).await?;
@@ -441,9 +445,11 @@ async fn record_slot(target: &Session, consistent_lsn: &str) -> anyhow::Result<(
         .batch_execute(
             "UPDATE lockstep.projection SET state = 'registered', build_position = NULL, row_count = 0 WHERE built_at IS NULL;
              UPDATE lockstep.projection SET state = 'degraded', changed_at = now(),
-                    reason = 'the replication slot was lost; all rows are being compared and repaired'
+                    reason = 'the replication slot is a new one; all rows are being compared and repaired'
              WHERE built_at IS NOT NULL;
-             UPDATE lockstep.checkpoint SET lsn = NULL, recorded_lsn = NULL",
+             UPDATE lockstep.checkpoint SET lsn = NULL, recorded_lsn = NULL;
+             UPDATE lockstep.request SET taken_at = coalesce(taken_at, clock_timestamp()), done_at = clock_timestamp()
+             WHERE kind = 'new_slot' AND done_at IS NULL",
         )
         .await?;
     target.execute("UPDATE lockstep.installation SET slot_created_lsn = $1::text::pg_lsn", &[&consistent_lsn]).await?;

@@ -3,6 +3,7 @@
 mod adopt;
 mod check;
 mod init;
+mod new_slot;
 mod plan;
 mod quarantine;
 mod rebuild;
@@ -16,6 +17,7 @@ mod wait;
 pub use adopt::adopt;
 pub use check::check;
 pub use init::init;
+pub use new_slot::new_slot;
 pub use plan::plan;
 pub(crate) use plan::plans;
 pub use quarantine::{quarantine_list, quarantine_retry};

@@ -143,13 +143,13 @@ async fn carried_out(
 }
 
 /// A projector of our own, where none runs: it catches up, and verifies at a boundary as any other.
-struct Own {
+pub(super) struct Own {
     stop: watch::Sender<bool>,
     task: JoinHandle<anyhow::Result<Exit>>,
 }
 
 impl Own {
-    fn start(config: &Config) -> Self {
+    pub(super) fn start(config: &Config) -> Self {
         eprintln!("no projector runs: one is started for this; it catches up first");
         let (stop, stopped) = watch::channel(false);
         let mut config = config.clone();
@@ -161,7 +161,11 @@ impl Own {
         Self { stop, task }
     }
 
-    async fn stop(self) -> anyhow::Result<()> {
+    pub(super) fn has_ended(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    pub(super) async fn stop(self) -> anyhow::Result<()> {
         self.stop.send_replace(true);
         if let Ok(ended) = tokio::time::timeout(STOP_MAX, self.task).await {
             ended??;

@@ -1,13 +1,13 @@
 //! The servers: versions, settings, privileges, publication, slot, target tables.
 
-use lockstep_capture::{Coverage, coverage, publication_statements, slot_state, unidentified, unidentified_in};
+use lockstep_capture::{Coverage, coverage, publication_statements, unidentified, unidentified_in};
 use lockstep_connect::{ConnectError, Session, Settings};
 use lockstep_plan::quote;
 use lockstep_refresh::analysis::may_read;
 use lockstep_wal::{ReplicationConnection, SystemIdentity};
 
 use super::concerned::relation_subject;
-use super::{Depth, Planned, Preflight, limits, neighbours, standing};
+use super::{Depth, Planned, Preflight, limits, neighbours, slot, standing};
 use crate::config::Config;
 use crate::standby_names;
 
@@ -90,7 +90,7 @@ pub(super) async fn source(config: &Config, depth: Depth, preflight: &mut Prefli
     }
     standbys(&session, depth, preflight).await;
     replication(config, &session, row.get::<_, Option<bool>>(4).unwrap_or(false), preflight).await;
-    slot(config, &session, row.get(3), preflight).await;
+    slot::look(config, depth, &session, row.get(3), preflight).await;
     Some(session)
 }
 
@@ -148,30 +148,6 @@ async fn one_server(session: &Session, identity: &SystemIdentity, preflight: &mu
             "add target_session_attrs=read-write, and see that only one of the hosts is a primary",
         ),
         Err(error) => preflight.error("source", lockstep_connect::describe(&error), "is this PostgreSQL?"),
-    }
-}
-
-async fn slot(config: &Config, session: &Session, free_slots: i64, preflight: &mut Preflight) {
-    let slot = &config.slot;
-    match slot_state(session, slot).await {
-        Err(error) => preflight.error("slot", lockstep_connect::describe(&error), "pg_replication_slots must be readable"),
-        Ok(None) if free_slots <= 0 => {
-            preflight.error(
-                "slot",
-                "no replication slot is free",
-                "raise max_replication_slots, or drop a slot that nobody uses",
-            );
-        }
-        Ok(None) => preflight.ok("slot", format!("{slot} will be created")),
-        Ok(Some(state)) if state.plugin != "pgoutput" || state.database != config.source.database() => preflight.error(
-            "slot",
-            format!("{slot} exists and is not a pgoutput slot of this database"),
-            "choose another name with [source] slot",
-        ),
-        Ok(Some(state)) if state.wal_status == "lost" => {
-            preflight.warn("slot", format!("{slot} has lost WAL"), "run makes a new one and repairs every projection");
-        }
-        Ok(Some(_)) => preflight.ok("slot", format!("{slot} exists")),
     }
 }
 
@@ -381,35 +357,10 @@ async fn target_facts(
         }
     }
     let registered = strangers(session, preflight).await?;
-    foreign_slot(config, session, preflight).await?;
+    slot::foreign(config, session, preflight).await?;
     neighbours::publications(config, session, preflight).await?;
     preflight.ok("target", format!("read models in schema {} of {}", config.schema, config.target_settings().summary()));
     Ok(registered)
-}
-
-/// A slot that exists although this target has never made one belongs to somebody else.
-async fn foreign_slot(config: &Config, session: &Session, preflight: &mut Preflight) -> Result<(), tokio_postgres::Error> {
-    let exists = preflight.findings.iter().any(|finding| finding.subject == "slot" && finding.message.ends_with("exists"));
-    if !exists {
-        return Ok(());
-    }
-    let installed: bool = session.query_one("SELECT to_regclass('lockstep.installation') IS NOT NULL", &[]).await?.get(0);
-    let slot: Option<String> = if installed {
-        session.query_opt("SELECT slot FROM lockstep.installation", &[]).await?.map(|row| row.get(0))
-    } else {
-        None
-    };
-    if slot.as_ref() != Some(&config.slot) {
-        preflight.error(
-            "slot",
-            format!("{} exists, and this target did not create it", config.slot),
-            format!(
-                "choose another name with [source] slot, or drop it: SELECT pg_drop_replication_slot({})",
-                quote::literal(&config.slot)
-            ),
-        );
-    }
-    Ok(())
 }
 
 /// Refuses tables that have a projection's name and are somebody else's; returns the names of the registered projections.

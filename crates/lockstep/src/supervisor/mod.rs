@@ -2,16 +2,20 @@
 
 mod grouping;
 mod in_force;
+mod interlude;
 mod member;
 mod renew;
 mod running;
+mod setbacks;
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lockstep_capture::{KeepSettings, StreamEnd};
 use lockstep_connect::Session;
 use lockstep_refresh::{BatchObserver, GroupStatus, RefreshOptions};
+use lockstep_wal::Lsn;
 use tokio::sync::watch as watched;
 
 use crate::config::Config;
@@ -21,16 +25,10 @@ use crate::preflight::{self, Depth, Preflight};
 use crate::reload::{self, Reload};
 use crate::{Exit, api, http, lease, setup, telemetry};
 use running::{Running, start};
+use setbacks::{AGAIN_AFTER, Setback, Setbacks};
 
-/// First and longest pause before another set-up.
-const AGAIN_AFTER: Duration = Duration::from_secs(1);
-const AGAIN_AFTER_MAX: Duration = Duration::from_secs(30);
-
-/// Undefined object (slot or publication), object not in prerequisite state (an invalidated slot).
-const NEW_SLOT_CODES: [&str; 2] = ["SQLSTATE 42704", "SQLSTATE 55000"];
-
-/// A stream that ends again within this time after a restart needs a new slot.
-const RESTART_WINDOW: Duration = Duration::from_secs(30);
+/// Longest pause while it is not ready.
+const NOT_READY_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Switches for embedders: the demonstration and tests.
 #[derive(Clone, Default)]
@@ -70,6 +68,10 @@ enum RoundEnd {
     Renew(String),
     /// Set up anew, for this reason: it can go on no more.
     Again(String),
+    /// Set up anew: the stream can go on no more.
+    StreamEnded(StreamEnd),
+    /// Set up anew with another slot: that is asked for.
+    NewSlot,
     /// Set up again with another configuration.
     Reloaded(Box<Config>),
     SetUpFailed(anyhow::Error),
@@ -140,7 +142,19 @@ pub async fn run_until(config: &Config, once: bool, mut stop: watched::Receiver<
     }
     let reload = Reload::new(&hooks, reading);
     let started = Started { once, health, observed };
-    Supervisor { config: config.clone(), checked, stop, hooks, reload, started, has_led: false }.run().await
+    Supervisor {
+        config: config.clone(),
+        checked,
+        stop,
+        hooks,
+        reload,
+        started,
+        has_led: false,
+        setbacks: Setbacks::default(),
+        slot_was: None,
+    }
+    .run()
+    .await
 }
 
 /// Sets up, watches, sets up again.
@@ -153,36 +167,79 @@ struct Supervisor {
     started: Started,
     /// Once it has, a set-up that fails is as likely a server on its way back as anything else.
     has_led: bool,
+    /// How rounds have ended.
+    setbacks: Setbacks,
+    /// Where the slot was when the last round began, and how long that round was.
+    slot_was: Option<(Lsn, Duration)>,
+}
+
+/// Another round, and when.
+struct Another {
+    reason: String,
+    new_slot: bool,
+    pause: Duration,
+    /// The settings that cost the slot: when they change, it is tried at once.
+    settings: Option<KeepSettings>,
+}
+
+impl Another {
+    fn soon(reason: String) -> Self {
+        Self { reason, new_slot: false, pause: AGAIN_AFTER, settings: None }
+    }
 }
 
 impl Supervisor {
     async fn run(&mut self) -> anyhow::Result<Exit> {
         let mut new_slot = false;
         loop {
-            let began = tokio::time::Instant::now();
-            let reason = match Box::pin(self.round(new_slot)).await {
+            let another = match Box::pin(self.round(new_slot)).await {
                 RoundEnd::Stopped | RoundEnd::CaughtUp => return Ok(Exit::Good),
-                RoundEnd::SetUpFailed(error) if self.has_led => format!("{error:#}"),
+                RoundEnd::SetUpFailed(error) if self.has_led => self.set_up_failed(format!("{error:#}")),
                 RoundEnd::SetUpFailed(error) | RoundEnd::Failed(error) => return Err(error),
                 RoundEnd::Reloaded(new) => {
                     self.config = *new;
-                    new_slot = false;
-                    "the configuration has changed".to_owned()
+                    self.setbacks.forget();
+                    Another::soon("the configuration has changed".to_owned())
                 }
+                RoundEnd::NewSlot => {
+                    self.setbacks.forget();
+                    let reason = "a new replication slot is asked for".to_owned();
+                    Another { new_slot: true, pause: Duration::ZERO, ..Another::soon(reason) }
+                }
+                RoundEnd::StreamEnded(end) => self.stream_ended(end).await,
                 RoundEnd::Again(reason) | RoundEnd::Renew(reason) => {
-                    // Mostly the set-up mends it (the slot is gone). If not, the slot itself cannot be used.
-                    new_slot = began.elapsed() < RESTART_WINDOW && NEW_SLOT_CODES.iter().any(|code| reason.contains(code));
-                    reason
+                    self.setbacks.after(Setback::Other, tokio::time::Instant::now());
+                    Another::soon(reason)
                 }
             };
-            tracing::warn!(reason, new_slot, "setting up again");
+            new_slot = another.new_slot;
+            let Another { reason, pause, settings, .. } = another;
+            tracing::warn!(reason, new_slot, ?pause, "setting up again");
             note_trouble(&self.config, Some(&reason)).await;
             self.started.health.sets_up_again(reason.clone());
             self.started.observed.becomes(Instance::SettingUpAgain, Some(reason));
-            if self.until_ready().await.is_break() {
+            if self.until_ready(pause, settings.as_ref()).await.is_break() {
                 return Ok(Exit::Good);
             }
         }
+    }
+
+    fn set_up_failed(&mut self, reason: String) -> Another {
+        let next = self.setbacks.after(Setback::SetUpFailed(&reason), tokio::time::Instant::now());
+        Another { pause: next.pause, ..Another::soon(reason) }
+    }
+
+    /// Mostly the set-up mends it. If not, the slot cannot be used, or stands before something that cannot be passed.
+    async fn stream_ended(&mut self, end: StreamEnd) -> Another {
+        let loss = interlude::why_lost(&self.config, self.slot_was).await;
+        let setback = if loss.is_some() { Setback::SlotLost } else { Setback::StreamEnded(&end) };
+        let next = self.setbacks.after(setback, tokio::time::Instant::now());
+        let reason = match &loss {
+            Some(loss) => interlude::of_loss(loss, &next),
+            None if next.new_slot => interlude::of_same_end(&end, &next, &self.checked.whole_rows),
+            None => end.reason,
+        };
+        Another { reason, new_slot: next.new_slot, pause: next.pause, settings: loss.map(|loss| loss.settings) }
     }
 
     /// From the set-up until something ends it. Meanwhile it sets up again in place where that is enough.
@@ -202,6 +259,7 @@ impl Supervisor {
             }
         };
         self.has_led = true;
+        self.setbacks.runs();
         loop {
             self.tell(&running);
             let once = self.started.once;
@@ -214,6 +272,7 @@ impl Supervisor {
                 end => Some(end),
             };
             if let Some(end) = end {
+                self.slot_was = running.slot_was();
                 running.finish().await;
                 return end;
             }
@@ -264,12 +323,12 @@ impl Supervisor {
         }
     }
 
-    /// Looks again and again until it may go on, or is to stop.
-    async fn until_ready(&mut self) -> ControlFlow<()> {
+    /// After a pause, looks again and again until it may go on, or is to stop.
+    async fn until_ready(&mut self, mut pause: Duration, settings: Option<&KeepSettings>) -> ControlFlow<()> {
         let mut told: Option<String> = None;
-        let mut pause = AGAIN_AFTER;
         loop {
             tokio::select! {
+                () = interlude::something_done(&self.config, settings), if told.is_none() => self.setbacks.forget(),
                 new = self.reload.wanted_within(pause, &self.config) => self.config = new.unwrap_or_else(|| self.config.clone()),
                 _ = self.stop.wait_for(|stop| *stop) => return ControlFlow::Break(()),
             }
@@ -289,7 +348,7 @@ impl Supervisor {
             }
             self.started.health.sets_up_again(reason.clone());
             self.started.observed.becomes(Instance::SettingUpAgain, Some(reason));
-            pause = (pause * 2).min(AGAIN_AFTER_MAX);
+            pause = (pause.max(AGAIN_AFTER) * 2).min(NOT_READY_PAUSE_MAX);
         }
     }
 }

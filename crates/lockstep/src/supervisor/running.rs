@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use futures_util::future::select_all;
-use lockstep_capture::{Capture, CaptureStatus, Limits, StreamSettings};
+use lockstep_capture::{Capture, CaptureStatus, Limits, StreamEnd, StreamSettings};
 use lockstep_connect::{ServerIdentity, Session};
 use lockstep_refresh::{GroupEnd, GroupStatus, ProjectionState};
+use lockstep_wal::Lsn;
 use tokio::sync::watch as watched;
 
 use super::grouping::{Common, by_group, interests};
@@ -20,6 +21,7 @@ use crate::giving_way::GivingWay;
 use crate::observed::Observed;
 use crate::preflight::{self, Depth, Preflight};
 use crate::reload::Reload;
+use crate::requests::Asked;
 use crate::verification::Verifier;
 use crate::{
     backstop, commands, identities, lease, metadata, monitor, progress, requests, setup, types, upkeep, versions, watch,
@@ -45,6 +47,8 @@ pub(super) struct Running {
     pub(super) in_force: InForce,
     pub(super) boundaries: Arc<Boundaries>,
     giving_way: GivingWay,
+    /// Where the slot was when it was set up, and when that was.
+    slot_was: (Option<Lsn>, tokio::time::Instant),
     /// Setting up again in place did not succeed; it is tried again.
     pub(super) postponed: Option<Postponed>,
     monitor: Option<tokio::task::JoinHandle<()>>,
@@ -147,6 +151,7 @@ async fn start_or_fail(
         in_force,
         boundaries,
         giving_way,
+        slot_was: (installed.slot_lsn, tokio::time::Instant::now()),
         postponed: None,
         monitor: None,
     };
@@ -251,7 +256,10 @@ impl Running {
             () = types => RoundEnd::Again("the source's enums are followed no more".to_owned()),
             () = due => RoundEnd::Renew(postponed.map(|postponed| postponed.reason.clone()).unwrap_or_default()),
             () = schedule => RoundEnd::Again("schedules are followed no more".to_owned()),
-            reason = requests => RoundEnd::Renew(reason),
+            asked = requests => match asked {
+                Asked::Renew(reason) => RoundEnd::Renew(reason),
+                Asked::NewSlot => RoundEnd::NewSlot,
+            },
             new = reload.wanted(config) => RoundEnd::Reloaded(Box::new(new)),
             never = upkeep => match never {},
             never = giving_way => match never {},
@@ -263,13 +271,16 @@ impl Running {
                 Err(error) => RoundEnd::Failed(error),
             },
             ended = capture_status.wait_for(|status| matches!(status, CaptureStatus::Ended(_))) => match ended.as_deref() {
-                Ok(CaptureStatus::Ended(reason)) => RoundEnd::Again(reason.clone()),
+                Ok(CaptureStatus::Ended(end)) => RoundEnd::StreamEnded(end.clone()),
                 Ok(CaptureStatus::Starting | CaptureStatus::Streaming | CaptureStatus::Reconnecting(_)) | Err(_) => {
                     RoundEnd::Again("the stream's task is gone".to_owned())
                 }
             },
             ended = ended => match ended {
-                Ok(GroupEnd::Failed(lockstep_refresh::BatchError::Capture(error))) => RoundEnd::Again(error.to_string()),
+                Ok(GroupEnd::Failed(lockstep_refresh::BatchError::Capture(error))) => match stream_end(&self.capture) {
+                    Some(end) => RoundEnd::StreamEnded(end),
+                    None => RoundEnd::Again(error.to_string()),
+                },
                 Ok(GroupEnd::Failed(error @ lockstep_refresh::BatchError::Fenced)) => RoundEnd::Again(error.to_string()),
                 Ok(GroupEnd::Failed(error)) if error.is_of_another_server() => RoundEnd::Again(error.to_string()),
                 Ok(GroupEnd::Failed(error)) => RoundEnd::Failed(error.into()),
@@ -279,6 +290,12 @@ impl Running {
         };
         progress.abort();
         end
+    }
+
+    /// Where the slot was when it was set up, and how long ago.
+    pub(super) fn slot_was(&self) -> Option<(Lsn, Duration)> {
+        let (position, at) = self.slot_was;
+        position.map(|position| (position, at.elapsed()))
     }
 
     /// Lets every group finish its batch.
@@ -291,6 +308,14 @@ impl Running {
             member.stop_now().await;
         }
         lease::release(&self.target, self.leader_epoch).await;
+    }
+}
+
+/// How the stream ended, if it has. Its groups may be the first to say so.
+fn stream_end(capture: &Capture) -> Option<StreamEnd> {
+    match &*capture.status().borrow() {
+        CaptureStatus::Ended(end) => Some(end.clone()),
+        CaptureStatus::Starting | CaptureStatus::Streaming | CaptureStatus::Reconnecting(_) => None,
     }
 }
 
