@@ -16,6 +16,7 @@ mod giving_way;
 mod harness;
 mod http;
 mod identity;
+mod init;
 mod interposed;
 mod isolation;
 mod large;

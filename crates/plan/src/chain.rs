@@ -47,6 +47,11 @@ pub fn with_suffixed_projections(sql: &str, schema: &str, projections: &[&str], 
     replaced(sql, schema, projections, &|name| crate::quote::qualified(schema, &format!("{name}{suffix}"))).sql
 }
 
+/// Lets a text read another table: `schema.name`, given unquoted, becomes `other_schema.other_name`; the columns' qualifiers stay.
+pub fn with_other_table(sql: &str, (schema, name): (&str, &str), (other_schema, other_name): (&str, &str)) -> String {
+    replaced(sql, schema, &[name], &|_| crate::quote::qualified(other_schema, other_name)).sql
+}
+
 fn replaced(sql: &str, schema: &str, projections: &[&str], table: &dyn Fn(&str) -> String) -> StoodFor {
     let found = with_large_stack(|| named_in(sql, schema, projections)).unwrap_or_else(Err).unwrap_or_default();
     let mut result = StoodFor::default();
