@@ -88,6 +88,29 @@ async fn commands_end_when_nothing_moves() -> anyhow::Result<()> {
     assert_eq!(exit, 3, "{told}");
     blocker.batch_execute("ROLLBACK").await?;
     projector.catch_up().await?;
+    // Commands that look want a table, or the catalog, that somebody keeps to himself.
+    let pid: i32 = blocker.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+    for (locked, commands) in [
+        ("item", &[&["check", "--patience", "2s"][..], &["plan", "--patience", "2s"]][..]),
+        (
+            "lockstep.projection, lockstep.checkpoint, lockstep.quarantine",
+            &[
+                &["status", "--patience", "2s"],
+                &["quarantine", "--patience", "2s"],
+                &["quarantine", "retry", "--timeout", "1s"],
+                &["wait", "--timeout", "1s"],
+            ],
+        ),
+    ] {
+        blocker.batch_execute(&format!("BEGIN; LOCK TABLE {locked} IN ACCESS EXCLUSIVE MODE")).await?;
+        for command in commands {
+            let (exit, out, told) = tokio::task::block_in_place(|| program.run(command))?;
+            assert_eq!(exit, 3, "{command:?}: {out}{told}");
+            assert!(told.contains("given up: no answer within") && told.contains(&format!("pid {pid} (")), "{command:?}: {told}");
+        }
+        blocker.batch_execute("ROLLBACK").await?;
+    }
+    projector.catch_up().await?;
     assert_equal(&setup).await?;
     projector.stop().await?;
     Ok(())

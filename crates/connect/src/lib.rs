@@ -36,4 +36,4 @@ pub use session::Session;
 pub use settings::{Binding, Endpoint, Environment, ServerIdentity, Settings, SettingsError};
 pub use tls::TlsMode;
 pub use transport::{Stream, Transport};
-pub use turns::LockTurns;
+pub use turns::{LockTurns, is_about_locks};

@@ -11,7 +11,7 @@ use tokio_postgres::Client;
 
 /// The first turn, and the longest: below `deadlock_timeout`, so that it is never a reader whose transaction is ended.
 const TURN_MIN: Duration = Duration::from_millis(50);
-const TURN_MAX: Duration = Duration::from_millis(400);
+const TURN_MAX: Duration = Duration::from_millis(300);
 
 /// The pause between turns, in lengths of the turn: at first, and after a while, when it is somebody who stays.
 const PAUSE: u32 = 1;
@@ -42,6 +42,20 @@ impl LockTurns {
     /// The statement that a try's transaction begins with.
     pub fn setting(&self) -> String {
         format!("SET LOCAL lock_timeout = {}", self.turn.as_millis())
+    }
+
+    /// The same for work on several tables, which are locked at once: a time-out of locks alone holds for each of them, and who reads the
+    /// first would stand while the last is waited for. `tables` are quoted.
+    pub fn locking(&self, tables: &[String]) -> String {
+        if tables.is_empty() {
+            return self.setting();
+        }
+        format!(
+            "{}; SET LOCAL statement_timeout = {}; LOCK TABLE {}; SET LOCAL statement_timeout = 0",
+            self.setting(),
+            self.turn.as_millis(),
+            tables.join(", ")
+        )
     }
 
     /// Whether a failed try, rolled back already, is to be repeated now; waits for the next turn. `sqlstate` is its error's, and
@@ -80,7 +94,7 @@ impl LockTurns {
     }
 }
 
-/// Lock not available, deadlock detected.
-fn is_about_locks(sqlstate: Option<&str>) -> bool {
-    matches!(sqlstate, Some("55P03" | "40P01"))
+/// Lock not available, deadlock detected, statement timed out: the only one that may is `LOCK TABLE`.
+pub fn is_about_locks(sqlstate: Option<&str>) -> bool {
+    matches!(sqlstate, Some("55P03" | "40P01" | "57014"))
 }

@@ -53,7 +53,11 @@ pub enum Command {
         url: Option<String>,
     },
     /// Look at servers, privileges, tables and queries; change nothing.
-    Check,
+    Check {
+        /// How long it may take.
+        #[command(flatten)]
+        looking: Looking,
+    },
     /// Show how each projection is maintained.
     Plan {
         /// Only this projection.
@@ -61,6 +65,9 @@ pub enum Command {
         /// Show the statements too.
         #[arg(long)]
         sql: bool,
+        /// How long it may take.
+        #[command(flatten)]
+        looking: Looking,
     },
     /// Build what is missing, then keep everything current until SIGTERM or SIGINT.
     Run {
@@ -89,7 +96,11 @@ pub enum Command {
         patience: Duration,
     },
     /// Show where every group and projection is.
-    Status,
+    Status {
+        /// How long it may take.
+        #[command(flatten)]
+        looking: Looking,
+    },
     /// Wait until every group contains a source position.
     Wait {
         /// The position; the source's current one if left out.
@@ -132,9 +143,16 @@ pub enum Command {
         /// What to do; list if left out.
         #[command(subcommand)]
         action: Option<QuarantineAction>,
+        /// How long it may take.
+        #[command(flatten)]
+        looking: Looking,
     },
     /// Make a copy of the target, whose original is gone, the installation; accept a source that is behind what was followed.
-    Adopt,
+    Adopt {
+        /// How long it may take.
+        #[command(flatten)]
+        looking: Looking,
+    },
     /// Drop slot, publication, state and read models.
     Teardown {
         /// Do not ask.
@@ -151,6 +169,14 @@ pub enum Command {
     },
     /// Show it all on a private cluster with a live workload.
     Demo(DemoArguments),
+}
+
+/// Of commands that wait for nothing but answers.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Looking {
+    /// Give up, with exit status 3, when the databases have not answered within so long.
+    #[arg(long, value_parser = parse_duration, default_value = "1m", value_name = "TIME")]
+    pub patience: Duration,
 }
 
 /// What to do with the quarantine.

@@ -1,11 +1,16 @@
 //! The `lockstep` program.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser as _};
 use lockstep::cli::{Cli, Command, QuarantineAction};
+use lockstep::commands::within;
 use lockstep::config::Config;
 use lockstep::{Exit, commands, demo, supervisor, telemetry};
+
+/// What is added to the time that a command waits, for the answers to its last questions.
+const ANSWERING_MAX: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     #[cfg(feature = "failpoints")]
@@ -56,13 +61,17 @@ async fn run(cli: Cli) -> Exit {
         }
     };
     finish(match cli.command {
-        Command::Check => commands::check(&config, cli.json).await,
-        Command::Plan { name, sql } => commands::plan(&config, name.as_deref(), sql, cli.json).await,
+        Command::Check { looking } => within(&config, looking.patience, commands::check(&config, cli.json)).await,
+        Command::Plan { name, sql, looking } => {
+            within(&config, looking.patience, commands::plan(&config, name.as_deref(), sql, cli.json)).await
+        }
         Command::Run { once, prune } => supervisor::run(&Config { prune, ..config }, once).await,
         Command::Serve { listen } => commands::serve(&config, listen).await,
         Command::Rebuild { name, timeout, patience } => commands::rebuild(&config, &name, timeout, patience, cli.json).await,
-        Command::Status => commands::status(&config, cli.json).await,
-        Command::Wait { lsn, timeout } => commands::wait(&config, lsn, timeout, cli.json).await,
+        Command::Status { looking } => within(&config, looking.patience, commands::status(&config, cli.json)).await,
+        Command::Wait { lsn, timeout } => {
+            within(&config, timeout + ANSWERING_MAX, commands::wait(&config, lsn, timeout, cli.json)).await
+        }
         Command::Verify { names, sample, show_values, patience } => {
             commands::verify(&config, names, sample, show_values, patience, cli.json).await
         }
@@ -70,13 +79,16 @@ async fn run(cli: Cli) -> Exit {
         Command::Repair { names, show_values, patience, new_slot: false } => {
             commands::repair(&config, names, show_values, patience, cli.json).await
         }
-        Command::Quarantine { action } => match action.unwrap_or(QuarantineAction::List { name: None }) {
-            QuarantineAction::List { name } => commands::quarantine_list(&config, name.as_deref(), cli.json).await,
+        Command::Quarantine { action, looking } => match action.unwrap_or(QuarantineAction::List { name: None }) {
+            QuarantineAction::List { name } => {
+                within(&config, looking.patience, commands::quarantine_list(&config, name.as_deref(), cli.json)).await
+            }
             QuarantineAction::Retry { name, timeout } => {
-                commands::quarantine_retry(&config, name.as_deref(), timeout, cli.json).await
+                let retry = commands::quarantine_retry(&config, name.as_deref(), timeout, cli.json);
+                within(&config, timeout + ANSWERING_MAX, retry).await
             }
         },
-        Command::Adopt => commands::adopt(&config, cli.json).await,
+        Command::Adopt { looking } => within(&config, looking.patience, commands::adopt(&config, cli.json)).await,
         Command::Teardown { yes, keep_tables } => commands::teardown(&config, yes, keep_tables, cli.json).await,
         Command::Demo(_) | Command::Init { .. } | Command::Completions { .. } => Ok(Exit::Good),
     })

@@ -13,6 +13,7 @@ mod status;
 mod teardown;
 mod verify;
 mod wait;
+mod within;
 
 pub use adopt::adopt;
 pub use check::check;
@@ -28,6 +29,7 @@ use status::trouble;
 pub use teardown::teardown;
 pub use verify::{repair, verify};
 pub use wait::wait;
+pub use within::within;
 
 use anyhow::{Context as _, bail};
 use lockstep_connect::Session;

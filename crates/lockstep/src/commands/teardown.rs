@@ -89,7 +89,11 @@ pub async fn teardown(config: &Config, yes: bool, keep_tables: bool, json: bool)
 async fn drop_metadata(target: &Session) -> anyhow::Result<()> {
     let mut turns = LockTurns::new("dropping schema lockstep", &["lockstep"], Some(PATIENCE));
     loop {
-        let script = format!("BEGIN; {}; DROP SCHEMA IF EXISTS lockstep CASCADE; COMMIT", turns.setting());
+        let tables = target
+            .query("SELECT format('lockstep.%I', tablename) FROM pg_tables WHERE schemaname = 'lockstep' ORDER BY 1", &[])
+            .await?;
+        let tables: Vec<String> = tables.iter().map(|row| row.get(0)).collect();
+        let script = format!("BEGIN; {}; DROP SCHEMA IF EXISTS lockstep CASCADE; COMMIT", turns.locking(&tables));
         let Err(error) = target.batch_execute(&script).await else { return Ok(()) };
         target.batch_execute("ROLLBACK").await?;
         if !turns.again(target, error.code().map(SqlState::code)).await {

@@ -97,10 +97,19 @@ async fn look(target: &Session, lsn: Lsn, shown: &mut bool) -> anyhow::Result<Lo
     match glance(target, lsn, shown).await {
         Ok(true) => Ok(Look::Contained),
         Ok(false) => Ok(Look::NotYet),
-        // Schema, function or table is not there.
-        Err(error) if matches!(error.code().map(SqlState::code), Some("3F000" | "42883" | "42P01")) => Ok(Look::NothingThere),
+        Err(error) if is_missing(&error) => Ok(Look::NothingThere),
         Err(error) if classify(&error) == ErrorClass::Transient => Ok(Look::Gone),
         Err(error) => Err(anyhow::anyhow!(lockstep_connect::describe(&error))),
+    }
+}
+
+/// Whether schema, function or table is not there, or has gone while the statement ran: an upgrade may make a function anew. For the
+/// latter PostgreSQL has an internal error alone, in English whatever `lc_messages` says (`elog`).
+fn is_missing(error: &tokio_postgres::Error) -> bool {
+    match error.code().map(SqlState::code) {
+        Some("3F000" | "42883" | "42P01") => true,
+        Some("XX000") => error.as_db_error().is_some_and(|error| error.message().starts_with("cache lookup failed for")),
+        _ => false,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   nothing there ──► every migration in one transaction: who waits for the set-up sees all of it or nothing
-//!   out of date   ──► one transaction a migration, each in short turns: it waits for a lock a moment only, and tries again
+//!   out of date   ──► what is missing in one transaction, which locks all its tables at once, for a moment only, and tries again
 //!   up to date    ──► history compared, nothing locked
 //! ```
 
@@ -11,21 +11,14 @@ mod options;
 
 use anyhow::Context as _;
 use lockstep_connect::{LockTurns, Session, Settings};
-use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
+use sqlx::migrate::{Migrate as _, MigrateError, Migration, Migrator};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use history::{HISTORY, take_over};
 
-/// Everything in `migrations/`.
-static MIGRATIONS: Migrator = Migrator { table_name: std::borrow::Cow::Borrowed(HISTORY), ..sqlx::migrate!("../../migrations") };
-
-/// What is to be done to be up to date.
-enum Todo {
-    Nothing,
-    /// The version to go to.
-    Next(i64),
-    Everything,
-}
+/// Everything in `migrations/`. The writer's lock keeps others out, so sqlx's own would only cost round trips while tables are locked.
+static MIGRATIONS: Migrator =
+    Migrator { table_name: std::borrow::Cow::Borrowed(HISTORY), locking: false, ..sqlx::migrate!("../../migrations") };
 
 /// Makes the target's own metadata tables, or brings them up to date. The caller holds the writer's lock.
 ///
@@ -33,62 +26,71 @@ enum Todo {
 /// The target cannot be reached, a statement fails, or the tables are those of a newer version.
 pub(crate) async fn migrate(settings: &Settings, target: &Session) -> anyhow::Result<()> {
     let mut connection = options::connect(settings).await.context("target")?;
-    let new_turns = || LockTurns::new("an upgrade of lockstep's own tables", &["lockstep"], None);
-    let mut turns = new_turns();
-    loop {
-        match turn(&mut connection, &turns.setting()).await {
-            Ok(true) => break,
-            Ok(false) => turns = new_turns(),
-            Err(error) => {
-                if !turns.again(target, sqlstate(&error).as_deref()).await {
-                    return Err(explain(error));
-                }
-            }
+    let mut turns = LockTurns::new("an upgrade of lockstep's own tables", &["lockstep"], None);
+    while let Err(error) = turn(&mut connection, &turns).await {
+        if !turns.again(target, sqlstate(&error).as_deref()).await {
+            return Err(explain(error));
         }
     }
     connection.close().await?;
     Ok(())
 }
 
-/// Does one transaction's worth; true when there is nothing left to do.
-async fn turn(connection: &mut PgConnection, lock_timeout: &str) -> Result<bool, MigrateError> {
-    let todo = todo(connection).await?;
-    let to = match todo {
-        Todo::Nothing => return Ok(true),
-        Todo::Next(version) => Some(version),
-        Todo::Everything => None,
-    };
+async fn turn(connection: &mut PgConnection, turns: &LockTurns) -> Result<(), MigrateError> {
+    let Some(missing) = missing(connection).await? else { return Ok(()) };
+    let altered = altered(connection, &missing).await?;
     let mut transaction = connection.begin().await?;
-    transaction.execute(sqlx::AssertSqlSafe(lock_timeout.to_owned())).await?;
+    match migrate_in(&mut transaction, &turns.locking(&altered)).await {
+        Ok(()) => Ok(transaction.commit().await?),
+        Err(error) => {
+            // At once: dropped, it would be rolled back, and its locks released, with the next statement.
+            transaction.rollback().await?;
+            Err(error)
+        }
+    }
+}
+
+/// The tables that migrations alter and that are there.
+async fn altered(connection: &mut PgConnection, migrations: &[&Migration]) -> Result<Vec<String>, sqlx::Error> {
+    let mut tables: Vec<String> = Vec::new();
+    for after in migrations.iter().flat_map(|migration| migration.sql.as_str().split("ALTER TABLE ").skip(1)) {
+        let table = after.split([' ', '\n']).next().unwrap_or_default().to_owned();
+        if !tables.contains(&table) && exists(connection, &table).await? {
+            tables.push(table);
+        }
+    }
+    Ok(tables)
+}
+
+async fn migrate_in(transaction: &mut PgConnection, locks: &str) -> Result<(), MigrateError> {
+    transaction.execute(sqlx::AssertSqlSafe(locks.to_owned())).await?;
     // IF NOT EXISTS would ask for the privilege to create schemas even where the schema is there.
     if sqlx::query("SELECT FROM pg_namespace WHERE nspname = 'lockstep'").fetch_optional(&mut *transaction).await?.is_none() {
         transaction.execute("CREATE SCHEMA lockstep").await?;
     }
-    take_over(&mut transaction, &MIGRATIONS).await?;
-    // What `run` and `run_to` call; their futures are not `Send` for every lifetime, as the compiler wants it here.
-    MIGRATIONS.run_direct(to, &mut *transaction, false).await?;
-    transaction.commit().await?;
-    Ok(false)
+    take_over(transaction, &MIGRATIONS).await?;
+    // What `run` calls; its future is not `Send` for every lifetime, as the compiler wants it here.
+    MIGRATIONS.run_direct(None, transaction, false).await
 }
 
-/// Looks, and locks nothing. What does not fit the program's migrations is told by the run.
-async fn todo(connection: &mut PgConnection) -> Result<Todo, MigrateError> {
-    let applied = if exists(connection, HISTORY).await? {
+/// Looks, and locks nothing: the migrations that are missing, or none of them where there is something to be told by the run; nothing
+/// where all is up to date.
+async fn missing(connection: &mut PgConnection) -> Result<Option<Vec<&'static Migration>>, MigrateError> {
+    let has_history = exists(connection, HISTORY).await?;
+    let applied = if has_history {
         connection.list_applied_migrations(HISTORY).await?
     } else if history::is_earlier(connection).await? {
         history::earlier(connection, &MIGRATIONS).await?
     } else {
-        return Ok(Todo::Everything);
+        Vec::new()
     };
     let is_applied = |version: i64| applied.iter().any(|applied| applied.version == version);
-    if let Some(next) = MIGRATIONS.iter().find(|migration| !is_applied(migration.version)) {
-        return Ok(Todo::Next(next.version));
-    }
+    let missing: Vec<&Migration> = MIGRATIONS.iter().filter(|migration| !is_applied(migration.version)).collect();
     let fits = applied.len() == MIGRATIONS.iter().count()
         && MIGRATIONS
             .iter()
             .all(|known| applied.iter().any(|row| row.version == known.version && row.checksum == known.checksum));
-    if fits && exists(connection, HISTORY).await? { Ok(Todo::Nothing) } else { Ok(Todo::Everything) }
+    Ok((!(fits && has_history)).then_some(missing))
 }
 
 async fn exists(connection: &mut PgConnection, table: &str) -> Result<bool, sqlx::Error> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use lockstep_connect::{LockTurns, Session};
+use lockstep_connect::{LockTurns, Session, is_about_locks};
 use lockstep_plan::names::fitted;
 use lockstep_plan::{index_names, quote};
 use lockstep_refresh::{drop_views, record_that_all_changed};
@@ -85,7 +85,7 @@ async fn swap_or_say_why(config: &Config, target: &mut Session, names: &[String]
     let projection = names.join(", ");
     let mut turns = LockTurns::new(format!("the new version of {projection}"), &[&config.schema], Some(patience));
     loop {
-        let Err(error) = swap(config, target, names, &turns.setting()).await else {
+        let Err(error) = swap(config, target, names, &turns).await else {
             break tracing::info!(projection, "the new version has taken its place");
         };
         let sqlstate = error.downcast_ref::<tokio_postgres::Error>().and_then(|error| error.code()).map(SqlState::code);
@@ -93,7 +93,7 @@ async fn swap_or_say_why(config: &Config, target: &mut Session, names: &[String]
             continue;
         }
         let error = match error.downcast::<tokio_postgres::Error>() {
-            Ok(error) if is_about_locks(&error) => {
+            Ok(error) if is_about_locks(error.code().map(SqlState::code)) => {
                 format!("somebody reads the old one all the time: {}", turns.holders(target).await)
             }
             Ok(error) => lockstep_connect::describe(&error),
@@ -107,15 +107,11 @@ async fn swap_or_say_why(config: &Config, target: &mut Session, names: &[String]
     Ok(())
 }
 
-fn is_about_locks(error: &tokio_postgres::Error) -> bool {
-    matches!(error.code(), Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED))
-}
-
-async fn swap(config: &Config, target: &mut Session, names: &[String], lock_timeout: &str) -> anyhow::Result<()> {
+async fn swap(config: &Config, target: &mut Session, names: &[String], turns: &LockTurns) -> anyhow::Result<()> {
     let transaction = target.transaction().await?;
     // All at once: a reader that has one and waits for another would be in a deadlock with us.
     let tables: Vec<String> = names.iter().map(|name| quote::qualified(&config.schema, name)).collect();
-    if let Err(error) = transaction.batch_execute(&format!("{lock_timeout}; LOCK TABLE {}", tables.join(", "))).await {
+    if let Err(error) = transaction.batch_execute(&turns.locking(&tables)).await {
         transaction.rollback().await?;
         return Err(error.into());
     }
@@ -150,7 +146,7 @@ async fn swap_inside(config: &Config, transaction: &Transaction<'_>, name: &str)
     for (view, definition) in &views {
         let statement = format!("CREATE OR REPLACE VIEW {view} AS {definition}");
         transaction.batch_execute(&statement).await.map_err(|error| {
-            if is_about_locks(&error) {
+            if is_about_locks(error.code().map(SqlState::code)) {
                 return error.into();
             }
             anyhow::anyhow!("the view {view} cannot be kept: {}; drop it, or change it", lockstep_connect::describe(&error))
