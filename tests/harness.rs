@@ -159,7 +159,10 @@ impl Projector {
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
-        bail!("did not catch up with {lsn} within {patience:?}")
+        let states =
+            "SELECT coalesce(string_agg(concat_ws(' ', name, state, sqlstate, reason), '; '), '') FROM lockstep.projection";
+        let states = self.target.query_one(states, &[]).await.map_or_else(|_| String::new(), |row| row.get(0));
+        bail!("did not catch up with {lsn} within {patience:?}: {states}")
     }
 
     /// Opens this test's own sessions again after a crash of a server.

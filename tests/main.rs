@@ -11,6 +11,7 @@ mod connections;
 mod cost;
 mod crash;
 mod edges;
+mod encodings;
 mod faults;
 mod giving_way;
 mod harness;

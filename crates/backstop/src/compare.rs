@@ -1,6 +1,7 @@
 //! Comparing as multisets.
 
 use futures_util::{TryStreamExt as _, pin_mut};
+use lockstep_connect::Text;
 use tokio_postgres::Client;
 
 /// Rows are carried to the target in statements of this many.
@@ -122,7 +123,7 @@ pub async fn compare(source: &Client, target: &Client, subject: &Subject) -> Res
         .await?;
     let rows = source.query_raw::<_, &str, _>(&format!("SELECT ROW(q.*)::text FROM (\n{}\n) AS q", subject.query), []).await?;
     pin_mut!(rows);
-    let mut texts: Vec<String> = Vec::with_capacity(ROWS_PER_STATEMENT);
+    let mut texts: Vec<Text> = Vec::with_capacity(ROWS_PER_STATEMENT);
     while let Some(row) = rows.try_next().await? {
         texts.push(row.get(0));
         if texts.len() == ROWS_PER_STATEMENT {

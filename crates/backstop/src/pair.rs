@@ -31,8 +31,8 @@ impl SnapshotPair {
     /// See [`PairError`].
     pub async fn open(source: &Settings, target: &Settings) -> Result<Self, PairError> {
         Ok(Self {
-            source: Session::open(source, "lockstep verify").await?,
-            target: Session::open(target, "lockstep verify").await?,
+            source: Session::open_carrying(source, "lockstep verify").await?,
+            target: Session::open_carrying(target, "lockstep verify").await?,
         })
     }
 

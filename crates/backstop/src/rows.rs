@@ -1,12 +1,15 @@
 //! The rows of a query in an order that both sides agree on, page by page.
 
+use std::collections::HashSet;
+
+use lockstep_connect::Text;
 use tokio_postgres::Client;
 
 /// Rows fetched at once.
 const PAGE_ROWS: usize = 5_000;
 
 /// A row, as the texts of its columns.
-pub(crate) type Row = Vec<Option<String>>;
+pub(crate) type Row = Vec<Option<Text>>;
 
 /// A part of the rows, chosen by a hash of their key, so that both sides choose alike.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +25,7 @@ pub(crate) struct SortedRows<'a> {
     session: &'a Client,
     cursor: &'static str,
     key: Vec<usize>,
+    without: (Vec<usize>, HashSet<Row>),
     page: std::vec::IntoIter<Row>,
     next: Option<Row>,
 }
@@ -33,6 +37,9 @@ pub(crate) struct Reading<'a> {
     pub(crate) columns: &'a [String],
     /// Positions of the key's columns.
     pub(crate) key: &'a [usize],
+    /// Whether rows are computed: then keys that are left out must not be, because they fail. A table may have no such texts at all, in
+    /// its encoding.
+    pub(crate) computes: bool,
     /// Keys that are left out: positions of columns, and their values.
     pub(crate) without: &'a (Vec<usize>, Vec<Row>),
     pub(crate) sample: Option<&'a Sample>,
@@ -40,11 +47,6 @@ pub(crate) struct Reading<'a> {
 
 fn quote(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-fn literal(text: &str) -> String {
-    let quoted = format!("'{}'", text.replace('\'', "''"));
-    if text.contains('\\') { format!("E{}", quoted.replace('\\', "\\\\")) } else { quoted }
 }
 
 impl Reading<'_> {
@@ -59,19 +61,21 @@ impl Reading<'_> {
         let mut conditions = Vec::new();
         if let Some(Sample { per_ten_thousand, seed }) = self.sample {
             let image = format!("ROW({})::text", keys.join(", "));
-            let seed = literal(seed);
+            let seed = Text::from(seed.as_str()).sql_literal();
             conditions.push(format!("('x' || left(md5({seed} || {image}), 7))::bit(28)::integer % 10000 < {per_ten_thousand}"));
         }
         let (positions, left_out) = self.without;
-        for key in left_out {
+        for key in left_out.iter().filter(|_| self.computes) {
             let same = positions.iter().zip(key).map(|(&position, value)| {
-                let value = value.as_deref().map_or("NULL".to_owned(), literal);
+                let value = value.as_ref().map_or("NULL".to_owned(), Text::sql_literal);
                 format!("{} IS NOT DISTINCT FROM {value}", self.text(position))
             });
             conditions.push(format!("NOT ({})", same.collect::<Vec<_>>().join(" AND ")));
         }
         let filter = if conditions.is_empty() { String::new() } else { format!("\nWHERE {}", conditions.join("\n  AND ")) };
-        let order: Vec<String> = keys.iter().map(|key| format!("convert_to({key}, 'UTF8') NULLS LAST")).collect();
+        // Where there is no encoding, nothing can be converted.
+        let unicode = "CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END";
+        let order: Vec<String> = keys.iter().map(|key| format!("convert_to({key}, {unicode}) NULLS LAST")).collect();
         let order = if order.is_empty() { String::new() } else { format!("\nORDER BY {}", order.join(", ")) };
         format!("SELECT {}\nFROM {} AS q{filter}{order}", texts.join(", "), self.from)
     }
@@ -85,26 +89,36 @@ impl<'a> SortedRows<'a> {
         reading: &Reading<'_>,
     ) -> Result<Self, tokio_postgres::Error> {
         session.batch_execute(&format!("DECLARE {cursor} NO SCROLL CURSOR FOR {}", reading.select())).await?;
-        let mut rows = Self { session, cursor, key: reading.key.to_vec(), page: Vec::new().into_iter(), next: None };
+        let without = (reading.without.0.clone(), reading.without.1.iter().cloned().collect());
+        let mut rows = Self { session, cursor, key: reading.key.to_vec(), without, page: Vec::new().into_iter(), next: None };
         rows.advance().await?;
         Ok(rows)
     }
 
     async fn advance(&mut self) -> Result<(), tokio_postgres::Error> {
-        self.next = self.page.next();
-        if self.next.is_none() {
-            let rows = self.session.query(&format!("FETCH {PAGE_ROWS} FROM {}", self.cursor), &[]).await?;
-            let texts = |row: &tokio_postgres::Row| (0..row.len()).map(|column| row.get(column)).collect::<Row>();
-            self.page = rows.iter().map(texts).collect::<Vec<_>>().into_iter();
+        loop {
             self.next = self.page.next();
+            if self.next.is_none() {
+                let rows = self.session.query(&format!("FETCH {PAGE_ROWS} FROM {}", self.cursor), &[]).await?;
+                let texts = |row: &tokio_postgres::Row| (0..row.len()).map(|column| row.get(column)).collect::<Row>();
+                self.page = rows.iter().map(texts).collect::<Vec<_>>().into_iter();
+                self.next = self.page.next();
+            }
+            if !self.next.as_ref().is_some_and(|row| self.leaves_out(row)) {
+                return Ok(());
+            }
         }
-        Ok(())
+    }
+
+    fn leaves_out(&self, row: &Row) -> bool {
+        let (positions, keys) = &self.without;
+        !keys.is_empty() && keys.contains(&positions.iter().map(|&position| row[position].clone()).collect::<Row>())
     }
 
     /// The key of the next rows; `None` at the end.
     pub(crate) fn key(&self) -> Option<Vec<Option<&[u8]>>> {
         let row = self.next.as_ref()?;
-        Some(self.key.iter().map(|&position| row[position].as_deref().map(str::as_bytes)).collect())
+        Some(self.key.iter().map(|&position| row[position].as_ref().map(Text::as_bytes)).collect())
     }
 
     /// All rows that have the next key.

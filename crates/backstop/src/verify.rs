@@ -6,6 +6,7 @@
 
 use std::cmp::Ordering;
 
+use lockstep_connect::Text;
 use tokio_postgres::Client;
 
 use crate::rows::{Reading, Row, Sample, SortedRows};
@@ -24,7 +25,7 @@ pub struct Claim {
     /// The columns that identify a row; all of them, if nothing does.
     pub key: Vec<String>,
     /// Keys that are left out, because they are known to be wrong: columns, and their values.
-    pub without: (Vec<String>, Vec<Vec<Option<String>>>),
+    pub without: (Vec<String>, Vec<Vec<Option<Text>>>),
     /// The time zone that the definition is computed in.
     pub time_zone: String,
 }
@@ -57,14 +58,14 @@ pub struct Difference {
     /// How.
     pub kind: DifferenceKind,
     /// As the definition has it.
-    pub expected: Option<Vec<Option<String>>>,
+    pub expected: Option<Vec<Option<Text>>>,
     /// As the table has it.
-    pub actual: Option<Vec<Option<String>>>,
+    pub actual: Option<Vec<Option<Text>>>,
 }
 
 impl Difference {
     /// The row, whichever side has it.
-    pub fn rows(&self) -> impl Iterator<Item = &Vec<Option<String>>> {
+    pub fn rows(&self) -> impl Iterator<Item = &Vec<Option<Text>>> {
         self.expected.iter().chain(&self.actual)
     }
 
@@ -111,10 +112,10 @@ pub async fn verify(
     let key = positions(&claim.key);
     let without = (positions(&claim.without.0), claim.without.1.clone());
     let definition = format!("(\n{}\n)", claim.definition.trim().trim_end_matches(';'));
-    let reading = |from| Reading { from, columns: &claim.columns, key: &key, without: &without, sample };
+    let reading = |from, computes| Reading { from, columns: &claim.columns, key: &key, computes, without: &without, sample };
     let definition_side = if claim.on_target { target } else { source };
-    let mut expected = SortedRows::open(definition_side, "lockstep_expected", &reading(&definition)).await?;
-    let mut actual = SortedRows::open(target, "lockstep_actual", &reading(&claim.table)).await?;
+    let mut expected = SortedRows::open(definition_side, "lockstep_expected", &reading(&definition, true)).await?;
+    let mut actual = SortedRows::open(target, "lockstep_actual", &reading(&claim.table, false)).await?;
     let mut verdict = Verdict::default();
     loop {
         let order = match (expected.key(), actual.key()) {
@@ -182,7 +183,7 @@ mod tests {
     use super::{DifferenceKind, Row, compare_keys, differences};
 
     fn row(texts: &[&str]) -> Row {
-        texts.iter().map(|text| (*text != "NULL").then(|| (*text).to_owned())).collect()
+        texts.iter().map(|text| (*text != "NULL").then(|| (*text).into())).collect()
     }
 
     #[test]

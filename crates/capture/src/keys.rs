@@ -1,11 +1,12 @@
 //! A compact set of row identities.
 //!
-//! Keys are text, as the stream delivers them. They lie back to back in one buffer with a table of 4-byte indices beside it, so
+//! Keys are text, as the stream delivers them: bytes, which nobody promises to be UTF-8. They lie back to back in one buffer with a table of 4-byte indices beside it, so
 //! that a million small keys cost some 20 bytes each and not an allocation each.
 
 use std::hash::BuildHasher as _;
 
 use hashbrown::{DefaultHashBuilder, HashTable};
+use lockstep_connect::TextRef;
 
 /// A set of keys, all with the same number of columns.
 #[derive(Debug, Clone, Default)]
@@ -89,12 +90,11 @@ impl KeySet {
     }
 
     /// Keys `range` as one text array for each column, ready to bind as `text[]`.
-    pub fn arrays(&self, range: std::ops::Range<usize>) -> Vec<Vec<&str>> {
+    pub fn arrays(&self, range: std::ops::Range<usize>) -> Vec<Vec<TextRef<'_>>> {
         let mut arrays = vec![Vec::with_capacity(range.len()); self.columns];
         for index in range {
             for (array, field) in arrays.iter_mut().zip(self.fields(index)) {
-                // The stream and our sessions are UTF-8, so a key is; an invalid one would not be found by SQL either.
-                array.push(std::str::from_utf8(field).unwrap_or_default());
+                array.push(TextRef(field));
             }
         }
         arrays
@@ -108,7 +108,7 @@ fn slice<'a>(bytes: &'a [u8], ends: &[u32], index: usize) -> &'a [u8] {
 
 #[cfg(test)]
 mod tests {
-    use super::KeySet;
+    use super::{KeySet, TextRef};
 
     #[test]
     fn keys_are_kept_once_and_apart() {
@@ -117,7 +117,8 @@ mod tests {
             assert!(set.insert(&key));
         }
         assert_eq!(set.len(), 3);
-        assert_eq!(set.arrays(0..3), [vec!["a", "ab", ""], vec!["bc", "c", ""]]);
+        let texts = |texts: [&'static str; 3]| texts.map(|text| TextRef(text.as_bytes())).to_vec();
+        assert_eq!(set.arrays(0..3), [texts(["a", "ab", ""]), texts(["bc", "c", ""])]);
     }
 
     #[test]
@@ -131,6 +132,6 @@ mod tests {
         assert_eq!(set.len(), 50_000);
         let mut copy = KeySet::new(1);
         assert!(copy.extend(&set));
-        assert_eq!(copy.arrays(49_999..50_000), [vec!["49999"]]);
+        assert_eq!(copy.arrays(49_999..50_000), [vec![TextRef(b"49999")]]);
     }
 }

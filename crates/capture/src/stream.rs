@@ -50,11 +50,20 @@ pub(crate) async fn run(settings: StreamSettings, shared: Arc<Shared>) {
     let mut backoff = *BACKOFF_MILLISECONDS.start();
     let mut told = String::new();
     let mut repeats = Repeats::default();
+    let mut texts = Texts::Converted;
     loop {
         let started = Instant::now();
-        let Err(error) = stream_once(&settings, &shared).await;
+        let Err(error) = stream_once(&settings, &shared, texts).await;
         if let StreamError::Advance(to) = error {
             move_slot(&settings, &shared, to).await;
+            continue;
+        }
+        if matches!(&error, StreamError::Replication(error) if error.is_about_encoding()) && texts == Texts::Converted {
+            tracing::warn!(
+                error = %error,
+                "a key cannot be converted to UTF-8; from here on tables whose keys are not ASCII are refreshed as a whole when they change"
+            );
+            texts = Texts::AsTheyAre;
             continue;
         }
         let stuck = shared.streams() && repeats.is_stuck(sqlstate(&error), shared.last_commit());
@@ -132,16 +141,19 @@ enum StreamError {
     Decode(#[from] pgoutput::DecodeError),
 }
 
-async fn stream_once(settings: &StreamSettings, shared: &Shared) -> Result<std::convert::Infallible, StreamError> {
+async fn stream_once(settings: &StreamSettings, shared: &Shared, texts: Texts) -> Result<std::convert::Infallible, StreamError> {
     let mut connection = ReplicationConnection::open(&settings.source).await?;
     refuse_another_source(settings, shared, &mut connection).await?;
+    if texts == Texts::AsTheyAre {
+        connection.convert_nothing().await?;
+    }
     shared.note_standby_names(&connection.standby_names().await?);
     // Position 0: the server starts at the slot's confirmed position, which it alone knows for sure.
     let mut stream = connection.start(&settings.slot, &settings.publication, Lsn::ZERO).await?;
     let number = shared.begin_stream();
     shared.set_status(CaptureStatus::Streaming);
     tracing::info!(slot = settings.slot, "streaming");
-    let mut decoder = Decoder::new(shared.followed(), shared.keys_max());
+    let mut decoder = Decoder::new(shared.followed(), shared.keys_max(), texts);
     let began = Instant::now();
     let mut ticker = tokio::time::interval(STATUS_INTERVAL);
     ticker.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -234,6 +246,21 @@ async fn send_status(stream: &mut ReplicationStream, shared: &Shared, reply_requ
     Ok(())
 }
 
+/// How keys are sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Texts {
+    /// In the encoding of the sessions that look for them.
+    Converted,
+    /// In the database's own encoding, because some key cannot be converted: those that are not ASCII say nothing to our sessions.
+    AsTheyAre,
+}
+
+impl Texts {
+    fn tell(self, key: &[&[u8]]) -> bool {
+        self == Self::Converted || key.iter().all(|field| field.is_ascii())
+    }
+}
+
 /// Where a tracked relation's identity columns stand in its tuples.
 struct Layout {
     label: String,
@@ -249,6 +276,7 @@ type Announced = Vec<(String, bool)>;
 struct Decoder {
     followed: watch::Receiver<Followed>,
     keys_max: usize,
+    texts: Texts,
     announced: HashMap<u32, Announced>,
     layouts: HashMap<u32, Layout>,
     xid: Option<u32>,
@@ -258,10 +286,11 @@ struct Decoder {
 }
 
 impl Decoder {
-    fn new(followed: watch::Receiver<Followed>, keys_max: usize) -> Self {
+    fn new(followed: watch::Receiver<Followed>, keys_max: usize, texts: Texts) -> Self {
         Self {
             followed,
             keys_max,
+            texts,
             announced: HashMap::new(),
             layouts: HashMap::new(),
             xid: None,
@@ -357,7 +386,7 @@ impl Decoder {
         let kept = [old.map(|tuple| key(tuple, None, identity)), new.map(|tuple| key(tuple, old, identity))]
             .into_iter()
             .flatten()
-            .all(|key| key.is_some_and(|fields| keys.insert(&fields)));
+            .all(|key| key.is_some_and(|fields| self.texts.tell(&fields) && keys.insert(&fields)));
         if !kept || keys.len() > self.keys_max {
             *dirty = DirtyKeys::Whole;
         }

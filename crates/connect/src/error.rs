@@ -160,6 +160,11 @@ impl ConnectError {
     }
 }
 
+/// 22021 and 22P05: bytes that are no text in an encoding, a character that has no place in it.
+pub fn is_about_encoding(sqlstate: &str) -> bool {
+    matches!(sqlstate, "22021" | "22P05")
+}
+
 /// 57P01 to 57P03: shut down by an administrator, after a crash, not yet up.
 pub fn is_starting_or_stopping(sqlstate: &str) -> bool {
     matches!(sqlstate, "57P01" | "57P02" | "57P03")

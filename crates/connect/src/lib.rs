@@ -21,19 +21,22 @@ mod pinned;
 mod service;
 mod session;
 mod settings;
+mod text;
 mod tls;
 mod transport;
 mod turns;
 
 pub use conninfo::{encode, is_url};
 pub use error::{
-    ConnectError, ErrorClass, classify, describe, is_starting_or_stopping, public_message, refused_by_pooler, sqlstate,
+    ConnectError, ErrorClass, classify, describe, is_about_encoding, is_starting_or_stopping, public_message, refused_by_pooler,
+    sqlstate,
 };
 pub use establish::{LoggedIn, Login, establish};
 pub use hosts::Candidate;
 pub use pinned::{FOLLOWED_SETTINGS, PINNED_SETTINGS, Pinned, ReadBack, Settled, pinning_statement};
 pub use session::Session;
 pub use settings::{Binding, Endpoint, Environment, ServerIdentity, Settings, SettingsError};
+pub use text::{Repertoire, SQL_ASCII, Text, TextRef};
 pub use tls::TlsMode;
 pub use transport::{Stream, Transport};
 pub use turns::{LockTurns, is_about_locks};

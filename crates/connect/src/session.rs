@@ -17,6 +17,7 @@ use crate::establish::{LoggedIn, Login, establish};
 use crate::hosts::Candidate;
 use crate::pinned::{ReadBack, startup_options};
 use crate::settings::{Binding, Endpoint, ServerIdentity, Settings};
+use crate::text::SQL_ASCII;
 use crate::transport::{Stream, Transport};
 
 /// Which server and which history a session is with. The WAL file's name begins with the timeline: the control file tells that of the
@@ -34,6 +35,7 @@ pub struct Session {
 
 /// What is known of a session's beginning.
 struct Origin {
+    server_encoding: String,
     settings_of_host: Settings,
     settings_of_the_role: Vec<String>,
 }
@@ -47,7 +49,20 @@ impl Session {
         Self::open_listening(settings, application_name, None).await
     }
 
-    /// The same; what channels that are listened to say goes to `notifications`, which closes with the session.
+    /// The same for carrying texts as bytes ([`Text`](crate::Text)): where the database has no encoding, nothing is looked at on the way.
+    ///
+    /// # Errors
+    /// See [`ConnectError`].
+    pub async fn open_carrying(settings: &Settings, application_name: &str) -> Result<Self, ConnectError> {
+        let session = Self::open(settings, application_name).await?;
+        if session.server_encoding() == SQL_ASCII {
+            let carrying = session.batch_execute(&format!("SET client_encoding = {SQL_ASCII}")).await;
+            carrying.map_err(|cause| explain(session.endpoint().to_string(), cause))?;
+        }
+        Ok(session)
+    }
+
+    /// [`Session::open`]; what channels that are listened to say goes to `notifications`, which closes with the session.
     ///
     /// # Errors
     /// See [`ConnectError`].
@@ -68,6 +83,11 @@ impl Session {
     /// The host that it is with, of those that the settings name.
     pub fn endpoint(&self) -> Endpoint {
         self.origin.settings_of_host.endpoint()
+    }
+
+    /// The encoding of its database.
+    pub fn server_encoding(&self) -> &str {
+        &self.origin.server_encoding
     }
 
     /// The settings for another connection to the same host.
@@ -145,10 +165,12 @@ impl Login for SqlLogin<'_> {
             .await
             .map_err(|cause| explain(endpoint.to_string(), cause))?;
         let in_hot_standby = connection.parameter("in_hot_standby") == Some("on");
+        let server_encoding = connection.parameter("server_encoding").unwrap_or_default().to_owned();
         let options = to.resolved.options.as_str();
         let read_back = ReadBack::new(endpoint.to_string(), connection.parameter("server_version"), options);
         let connection = tokio::spawn(drive(connection, self.notifications.clone()));
-        let origin = Origin { settings_of_host: self.settings.narrowed_to(&to.host), settings_of_the_role: Vec::new() };
+        let settings_of_host = self.settings.narrowed_to(&to.host);
+        let origin = Origin { server_encoding, settings_of_host, settings_of_the_role: Vec::new() };
         let mut session = Session { client, connection, origin: Box::new(origin) };
         session.origin.settings_of_the_role = session.settle(&read_back).await?;
         Ok(LoggedIn { opened: session, in_hot_standby })

@@ -290,7 +290,7 @@ async fn tell_readers(log: &Session, backed: &Backed, view: &View) {
 async fn refresh_and_compare(verifier: &Verifier, backed: &Backed, view: &View) -> anyhow::Result<Run> {
     let config = &verifier.config;
     let limits = config.backstop.as_ref().context("no backstop")?;
-    let session = Session::open(config.target_settings(), "lockstep backstop").await.context("target")?;
+    let session = Session::open_carrying(config.target_settings(), "lockstep backstop").await.context("target")?;
     let settings = format!(
         "SET statement_timeout = {}; SET lock_timeout = {}; SET TimeZone = {}",
         limits.statement_timeout.as_millis(),

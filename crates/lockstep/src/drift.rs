@@ -4,6 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::hash::BuildHasher as _;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use lockstep_connect::Text;
+
 /// Of one projection.
 #[derive(Debug, Default)]
 struct Known {
@@ -37,7 +39,7 @@ pub(crate) enum Extent {
 
 impl Found {
     /// A row that differs. Equal while the table holds the same of it: a row that was mended and is wrong anew counts anew.
-    pub(crate) fn row(&mut self, part: &str, key: &[Option<String>], held: Option<&[Option<String>]>) {
+    pub(crate) fn row(&mut self, part: &str, key: &[Option<Text>], held: Option<&[Option<Text>]>) {
         self.rows.insert(HASHER.hash_one((part, key, held)));
     }
 
@@ -106,7 +108,7 @@ mod tests {
     fn found(rows: &[(&str, &str)], others: u64) -> Found {
         let mut found = Found::default();
         for (key, held) in rows {
-            found.row("rows", &[Some((*key).to_owned())], Some(&[Some((*held).to_owned())]));
+            found.row("rows", &[Some((*key).into())], Some(&[Some((*held).into())]));
         }
         found.others(others);
         found

@@ -3,6 +3,7 @@
 
 mod chain;
 mod concerned;
+mod encodings;
 mod limits;
 mod neighbours;
 mod queries;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use lockstep_backstop::{Claim, Difference, Sample, SnapshotPair, Verdict};
-use lockstep_connect::Session;
+use lockstep_connect::{Repertoire, Session, Text};
 use lockstep_refresh::{GroupCommand, LiveClaim, LiveProjection, Suspects};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
@@ -374,9 +374,16 @@ impl Run<'_> {
     }
 
     async fn record_differences(&self, label: &str, claim: &LiveClaim, differences: &[Difference]) -> anyhow::Result<()> {
+        if differences.is_empty() {
+            return Ok(());
+        }
+        let repertoire = Repertoire::of_session(self.record).await?;
+        let recorded = |row: &[Option<Text>]| -> Vec<Option<String>> {
+            row.iter().map(|value| value.as_ref().map(|text| text.recorded(repertoire).into_owned())).collect()
+        };
         for (number, difference) in differences.iter().take(RECORDED_MAX).enumerate() {
             let Some(row) = difference.rows().next() else { continue };
-            let key = columns_of(row, &claim.columns, &claim.key);
+            let key = recorded(&columns_of(row, &claim.columns, &claim.key));
             let differ: Vec<&String> = difference.columns().into_iter().map(|position| &claim.columns[position]).collect();
             if number < LOGGED_MAX {
                 let shown = if claim.key.len() == claim.columns.len() { "(a row without a key)".to_owned() } else { shown(&key) };
@@ -384,7 +391,7 @@ impl Run<'_> {
             }
             // Where a row has no key, its key is all of its values.
             let key = if claim.key.len() == claim.columns.len() && !self.wish.show_values { Vec::new() } else { key };
-            let values = |row: &Option<Vec<Option<String>>>| row.clone().filter(|_| self.wish.show_values);
+            let values = |row: &Option<Vec<Option<Text>>>| row.as_deref().filter(|_| self.wish.show_values).map(recorded);
             self.record
                 .execute(
                     "INSERT INTO lockstep.difference (verification, part, kind, key, columns, expected, actual)
@@ -458,7 +465,7 @@ fn measure(projection: &str, outcome: &'static str, compared: u64, repaired: Opt
 }
 
 /// The values of some of a row's columns.
-fn columns_of(row: &[Option<String>], columns: &[String], wanted: &[String]) -> Vec<Option<String>> {
+fn columns_of(row: &[Option<Text>], columns: &[String], wanted: &[String]) -> Vec<Option<Text>> {
     wanted.iter().filter_map(|name| columns.iter().position(|column| column == name)).map(|n| row[n].clone()).collect()
 }
 

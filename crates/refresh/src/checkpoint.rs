@@ -1,8 +1,8 @@
 //! The checkpoint: where a group is, committed with its data.
 
-use tokio_postgres::Client;
-
+use lockstep_connect::Repertoire;
 use lockstep_wal::Lsn;
+use tokio_postgres::Client;
 
 use crate::projection::{FaultRecord, Projection};
 
@@ -123,11 +123,12 @@ pub(crate) async fn write_reason(
     leader_epoch: i64,
     reason: Option<&str>,
 ) -> Result<(), tokio_postgres::Error> {
+    let repertoire = Repertoire::of_session(target).await?;
     target
         .execute(
             "UPDATE lockstep.projection SET reason = $2
              WHERE name = $1 AND EXISTS (SELECT FROM lockstep.installation WHERE leader_epoch = $3)",
-            &[&projection, &reason, &leader_epoch],
+            &[&projection, &reason.map(|reason| repertoire.message(reason)), &leader_epoch],
         )
         .await?;
     Ok(())
@@ -189,13 +190,14 @@ pub(crate) async fn write_fault(
     leader_epoch: i64,
     (sqlstate, reason, hint): &FaultRecord,
 ) -> Result<(), tokio_postgres::Error> {
+    let repertoire = Repertoire::of_session(target).await?;
     target
         .execute(
             "UPDATE lockstep.projection
              SET state = 'faulted', sqlstate = $2, reason = $3, hint = $4,
                  changed_at = CASE WHEN state = 'faulted' THEN changed_at ELSE clock_timestamp() END
              WHERE name = $1 AND EXISTS (SELECT FROM lockstep.installation WHERE leader_epoch = $5)",
-            &[&projection, sqlstate, reason, hint, &leader_epoch],
+            &[&projection, sqlstate, &repertoire.message(reason), hint, &leader_epoch],
         )
         .await?;
     Ok(())

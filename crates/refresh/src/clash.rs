@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use lockstep_connect::Text;
+
 use crate::quarantine::Key;
 
 /// Two rows that cannot both be in the table.
@@ -188,11 +190,15 @@ impl Graph {
 }
 
 /// A column of a key, for ordering: a number, then another text; the text as it is decides between `1` and `01`.
-type Ordered<'a> = (Option<Result<i128, &'a str>>, Option<&'a str>);
+type Ordered<'a> = (Option<Result<i128, &'a [u8]>>, Option<&'a [u8]>);
 
 /// Keys in order: numbers by their value, before other texts.
 fn in_order(key: &Key) -> Vec<Ordered<'_>> {
-    key.iter().map(|value| value.as_deref().map(|text| (text.parse().map_err(|_| text), text)).unzip()).collect()
+    key.iter().map(|value| value.as_ref().map(column_in_order).unzip()).collect()
+}
+
+fn column_in_order(text: &Text) -> (Result<i128, &[u8]>, &[u8]) {
+    (text.as_utf8().and_then(|text| text.parse().ok()).ok_or(text.as_bytes()), text.as_bytes())
 }
 
 #[cfg(test)]
@@ -206,7 +212,7 @@ mod tests {
     use crate::quarantine::Key;
 
     fn key(n: usize) -> Key {
-        vec![Some(n.to_string())]
+        vec![Some(n.to_string().into())]
     }
 
     /// What the statement on the server finds: `held` and `fresh` are the values of keys; all fresh keys are refreshed, and `gone` too.
@@ -239,7 +245,7 @@ mod tests {
     fn losers(held: &[(usize, u32)], fresh: &[(usize, u32)]) -> Vec<String> {
         let map = |pairs: &[(usize, u32)]| pairs.iter().copied().collect::<BTreeMap<_, _>>();
         let found = clashes(&map(held), &map(fresh), &HashSet::new());
-        resolve(&found, true).losers.keys().map(|key| key[0].clone().unwrap()).collect()
+        resolve(&found, true).losers.keys().map(|key| key[0].as_ref().unwrap().to_string()).collect()
     }
 
     #[test]
@@ -297,8 +303,8 @@ mod tests {
             let distinct: HashSet<u32> = table.values().copied().collect();
             assert_eq!(distinct.len(), table.len(), "{context}");
             for (loser, why) in &resolution.losers {
-                let n: usize = loser[0].as_ref().unwrap().parse().unwrap();
-                let blocker: usize = why.blocker[0].as_ref().unwrap().parse().unwrap();
+                let n: usize = loser[0].as_ref().unwrap().to_string().parse().unwrap();
+                let blocker: usize = why.blocker[0].as_ref().unwrap().to_string().parse().unwrap();
                 assert_eq!(table.get(&blocker), fresh.get(&n), "{context}");
                 assert_ne!(blocker, n, "{context}");
             }

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeSet;
 
+use lockstep_connect::{Text, TextRef};
 use lockstep_plan::sql::RowKey;
 use lockstep_wal::Lsn;
 use serde_json::{Map, Value};
 use tokio_postgres::{Client, Row};
 
 use crate::notices::Notice;
+use crate::quarantine::Key;
 
 /// More keys than this are not told one by one: whoever follows drops everything.
 const KEYS_MAX: usize = 1000;
@@ -19,7 +21,7 @@ const COUNTS: usize = 4;
 #[derive(Debug, Default)]
 pub(crate) struct Fed {
     rows: i64,
-    keys: BTreeSet<Vec<Option<String>>>,
+    keys: BTreeSet<Key>,
     /// Some rows cannot be named, or there are too many.
     unnamed: bool,
 }
@@ -38,10 +40,10 @@ impl Fed {
             self.unnamed = true;
             return Ok(());
         }
-        let arrays: Vec<Vec<Option<&str>>> =
+        let arrays: Vec<Vec<Option<TextRef<'_>>>> =
             (first..first + columns).map(|column| row.try_get(column)).collect::<Result<_, _>>()?;
         for n in 0..arrays[0].len() {
-            self.keys.insert(arrays.iter().map(|array| array[n].map(str::to_owned)).collect());
+            self.keys.insert(arrays.iter().map(|array| array[n].map(Text::from)).collect());
         }
         self.unnamed = self.keys.len() > KEYS_MAX;
         Ok(())
@@ -57,8 +59,8 @@ impl Fed {
         if self.unnamed {
             return None;
         }
-        let object = |key: &Vec<Option<String>>| {
-            let values = key.iter().map(|value| value.clone().map_or(Value::Null, Value::String));
+        let object = |key: &Key| {
+            let values = key.iter().map(|value| value.as_ref().map_or(Value::Null, |text| Value::String(text.to_string())));
             Value::Object(columns.iter().cloned().zip(values).collect::<Map<_, _>>())
         };
         Some(Value::Array(self.keys.iter().map(object).collect()).to_string())

@@ -1,9 +1,11 @@
 //! Keys whose rows cannot be computed or written: a cast that fails, a division by zero, a scalar subquery with two rows, a value
 //! that a unique index refuses. They are set aside one by one, and tried again when their row changes, and after a while.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use lockstep_connect::{Repertoire, Text};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -45,8 +47,8 @@ impl Part {
     }
 }
 
-/// A key, as the texts of its columns.
-pub type Key = Vec<Option<String>>;
+/// A key, as the texts of its columns: bytes, which its database need not promise to be UTF-8.
+pub type Key = Vec<Option<Text>>;
 
 /// Why a key failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,6 +88,10 @@ pub(crate) struct Quarantine {
     retried: usize,
     /// What the batch in work found: keys that failed, and keys that are good again.
     found: HashMap<(Part, Key), Option<Failure>>,
+}
+
+fn read(recorded: Vec<Option<String>>) -> Key {
+    recorded.into_iter().map(|column| column.map(|text| Text::from_recorded(&text))).collect()
 }
 
 /// Whether an error is about the data of some row, so that other rows can do without it.
@@ -128,7 +134,7 @@ impl Quarantine {
             let clash = is_clash_state(row.get(4));
             // What it clashes with is not recorded: it is found by trying.
             let retry_at = if clash { now } else { now + pause };
-            ((Part::from_number(row.get(0)), row.get(1)), Entry { attempts: row.get(2), retry_at, clash, blocker: None })
+            ((Part::from_number(row.get(0)), read(row.get(1))), Entry { attempts: row.get(2), retry_at, clash, blocker: None })
         };
         Ok(Self { known: rows.iter().map(entry).collect(), ..Self::default() })
     }
@@ -238,12 +244,18 @@ impl Quarantine {
         projection: &str,
         relation: impl Fn(usize) -> Option<String>,
     ) -> Result<(), tokio_postgres::Error> {
+        if self.found.is_empty() {
+            return Ok(());
+        }
+        let repertoire = Repertoire::of_session(target).await?;
         for ((part, key), failure) in &self.found {
+            let recorded: Vec<Option<Cow<'_, str>>> =
+                key.iter().map(|column| column.as_ref().map(|text| text.recorded(repertoire))).collect();
             let Some(failure) = failure else {
                 target
                     .execute(
                         "DELETE FROM lockstep.quarantine WHERE projection = $1 AND part = $2 AND key = $3",
-                        &[&projection, &part.number(), key],
+                        &[&projection, &part.number(), &recorded],
                     )
                     .await?;
                 continue;
@@ -260,7 +272,15 @@ impl Quarantine {
                      ON CONFLICT (projection, part, key) DO UPDATE
                      SET sqlstate = excluded.sqlstate, message = excluded.message, last_at = clock_timestamp(),
                          attempts = q.attempts + 1, retry_at = excluded.retry_at",
-                    &[&projection, &part.number(), &relation, key, &failure.sqlstate, &failure.message, &pause],
+                    &[
+                        &projection,
+                        &part.number(),
+                        &relation,
+                        &recorded,
+                        &failure.sqlstate,
+                        &repertoire.message(&failure.message),
+                        &pause,
+                    ],
                 )
                 .await?;
         }
@@ -310,14 +330,14 @@ impl Quarantine {
 
 #[cfg(test)]
 mod tests {
-    use super::{Failure, Part, Quarantine};
+    use super::{Failure, Key, Part, Quarantine};
 
     fn failure() -> Failure {
         Failure { sqlstate: Some("22P02".to_owned()), message: "no".to_owned(), blocker: None }
     }
 
-    fn key(n: i32) -> Vec<Option<String>> {
-        vec![Some(n.to_string())]
+    fn key(n: i32) -> Key {
+        vec![Some(n.to_string().into())]
     }
 
     #[test]
@@ -336,7 +356,7 @@ mod tests {
             freed
         };
         assert_eq!(freed(&[10]), [key(1), key(2), key(3)]);
-        assert_eq!(freed(&[11, 4]), Vec::<Vec<Option<String>>>::new());
+        assert_eq!(freed(&[11, 4]), Vec::<Key>::new());
         assert!(quarantine.freed_by(Part::Branch(0), &[key(10)].into()).is_empty());
     }
 
@@ -372,7 +392,7 @@ mod tests {
     #[test]
     fn a_key_counts_from_its_batch_on_until_it_is_good() {
         let mut quarantine = Quarantine::default();
-        let key = vec![Some("1".to_owned())];
+        let key = key(1);
         quarantine.failed(Part::Branch(0), key.clone(), failure());
         assert_eq!(quarantine.len(), 1);
         quarantine.roll_back();

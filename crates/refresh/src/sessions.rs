@@ -33,13 +33,13 @@ pub(crate) enum Sessions {
 
 impl Sessions {
     pub(crate) async fn open(endpoints: &Endpoints, application_name: &str) -> Result<Self, BatchError> {
-        let source = Session::open(&endpoints.source, application_name)
+        let source = Session::open_carrying(&endpoints.source, application_name)
             .await
             .map_err(|error| BatchError::Connect { side: Side::Source, error })?;
         let sessions = match &endpoints.target {
             None => Self::One(source),
             Some(settings) => {
-                let target = Session::open(settings, application_name)
+                let target = Session::open_carrying(settings, application_name)
                     .await
                     .map_err(|error| BatchError::Connect { side: Side::Target, error })?;
                 Self::Two { source, target }

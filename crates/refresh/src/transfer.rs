@@ -124,6 +124,10 @@ impl Stage {
         format!("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DELETE ROWS", self.table, columns.join(", "))
     }
 
+    pub(crate) fn is_empty_statement(&self) -> String {
+        format!("SELECT NOT EXISTS (SELECT FROM {})", self.table)
+    }
+
     /// The stage as a FROM item whose columns have their final types.
     pub(crate) fn typed_source(&self) -> String {
         let columns: Vec<String> = self.columns.iter().map(StagedColumn::typed).collect();

@@ -75,6 +75,11 @@ impl ReplicationError {
         }
     }
 
+    /// Whether a text could not be converted to the encoding that was asked for.
+    pub fn is_about_encoding(&self) -> bool {
+        self.sqlstate().is_some_and(lockstep_connect::is_about_encoding)
+    }
+
     /// The server's SQLSTATE, where the server reported one.
     pub fn sqlstate(&self) -> Option<&str> {
         match self {

@@ -18,9 +18,6 @@ impl Preflight {
             // It is said of the projections now.
             finding.severity = Severity::Warning;
         }
-        if failing.is_empty() {
-            return;
-        }
         for projection in &config.projections {
             let owned = |planned: &&Planned| belongs_to(planned, &projection.name);
             let read = |label: &str| self.planned.iter().filter(owned).any(|planned| reads(planned, label));

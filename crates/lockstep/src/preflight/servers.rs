@@ -7,7 +7,7 @@ use lockstep_refresh::analysis::may_read;
 use lockstep_wal::{ReplicationConnection, SystemIdentity};
 
 use super::concerned::relation_subject;
-use super::{Depth, Planned, Preflight, limits, neighbours, slot, standing};
+use super::{Depth, Planned, Preflight, encodings, limits, neighbours, slot, standing};
 use crate::config::Config;
 use crate::standby_names;
 
@@ -278,6 +278,7 @@ pub(super) async fn target(config: &Config, source: &Session, preflight: &mut Pr
         },
     };
     let looked = async {
+        encodings::look(source, session, preflight).await?;
         let registered = target_facts(config, session, preflight).await?;
         super::types::check(config, source, session, preflight).await?;
         Ok::<_, tokio_postgres::Error>(registered)

@@ -1,6 +1,7 @@
 //! What a projection's phase adds to a batch: pages of a build, and what a fault left to be made good.
 
 use lockstep_capture::KeySet;
+use lockstep_connect::TextRef;
 use lockstep_plan::Root;
 use lockstep_plan::sql::next_root_keys;
 use tokio_postgres::types::ToSql;
@@ -72,8 +73,11 @@ impl BatchRun<'_> {
         let mut position = match position {
             Some(position) => position,
             None => {
-                // From here on the links are kept up to date, page by page.
-                self.fill_links(index).await?;
+                match self.projections[index].tracing {
+                    // From here on the links are kept up to date, page by page.
+                    Tracing::Works | Tracing::LinksMissing => self.fill_links(index).await?,
+                    Tracing::GivenUp => self.clear_links(index).await?,
+                }
                 BuildPosition { branch: 0, key: None }
             }
         };
@@ -84,8 +88,8 @@ impl BatchRun<'_> {
         let bounds: Vec<&(dyn ToSql + Sync)> = position.key.iter().flatten().map(|value| value as &(dyn ToSql + Sync)).collect();
         let rows = self.page(index, &sql, &bounds).await?;
         for row in &rows {
-            let fields: Vec<&str> = (0..row.len()).map(|column| row.get(column)).collect();
-            let bytes: Vec<&[u8]> = fields.iter().map(|field| field.as_bytes()).collect();
+            let fields: Vec<TextRef<'_>> = (0..row.len()).map(|column| row.get(column)).collect();
+            let bytes: Vec<&[u8]> = fields.iter().map(|field| field.0).collect();
             if !keys[position.branch].insert(&bytes) {
                 return Ok((Work::Everything, Phase::Building { position: Some(position), exhausted: true }));
             }

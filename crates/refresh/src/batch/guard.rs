@@ -6,6 +6,7 @@
 
 use std::collections::HashSet;
 
+use lockstep_connect::Text;
 use lockstep_plan::sql::{Guard, RefusingIndex, RowKey};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -72,7 +73,7 @@ impl Refusing {
         } else {
             ("23505", "duplicate key value violates unique constraint")
         };
-        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "NULL".to_owned());
+        let text = |value: &Option<Text>| value.as_ref().map_or_else(|| "NULL".to_owned(), Text::to_string);
         let other = blocker.iter().map(text).collect::<Vec<_>>().join(", ");
         let with = if key == blocker { "rows of the same key".to_owned() } else { format!("the row of key {other}") };
         Failure {

@@ -3,6 +3,7 @@
 //! Each attempt has a savepoint on both sides, which costs two round trips. So it is done only in the batch after one that failed on
 //! some row's data, and as long as keys are in quarantine.
 
+use lockstep_connect::{Text, is_about_encoding};
 use lockstep_plan::{Maintenance, sql};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -14,6 +15,7 @@ use super::write::Counts;
 use crate::error::{BatchError, Side};
 use crate::projection::{Statements, Writing};
 use crate::quarantine::{Failure, Key, OnError, Part, is_about_data, is_clash};
+use crate::transfer::Stage;
 
 /// A plan that reads a table as a whole may evaluate a condition for rows that are not asked for, and one that fails among them would make
 /// all others fail. So rows are only looked up.
@@ -29,6 +31,12 @@ pub(super) const AS_USUAL: &str = "SET LOCAL enable_seqscan TO DEFAULT; SET LOCA
 struct Failed {
     failure: Failure,
     clash: bool,
+}
+
+impl Failed {
+    fn is_about_encoding(&self) -> bool {
+        self.failure.sqlstate.as_deref().is_some_and(is_about_encoding)
+    }
 }
 
 impl BatchRun<'_> {
@@ -70,7 +78,14 @@ impl BatchRun<'_> {
                     self.projections[index].writing = Writing::DeleteFirst;
                     waiting.push(range);
                 }
-                Err(error) if range.len() == 1 => failed.push((keys[0].clone(), error)),
+                Err(error) if range.len() == 1 => {
+                    let key = keys[0].clone();
+                    if error.is_about_encoding() && self.is_nowhere(index, part, &key).await? {
+                        self.projections[index].quarantine.refreshed(part, key);
+                    } else {
+                        failed.push((key, error));
+                    }
+                }
                 Err(_) => {
                     let middle = range.start + range.len() / 2;
                     waiting.push(middle..range.end);
@@ -238,6 +253,21 @@ impl BatchRun<'_> {
         self.end_attempt(index, result).await
     }
 
+    /// Whether a root key that the target has no characters for has no rows on the source any more, either.
+    async fn is_nowhere(&mut self, index: usize, part: Part, key: &Key) -> Result<bool, BatchError> {
+        let Part::Branch(branch) = part else { return Ok(false) };
+        let stage = self.projections[index].stages.as_ref().and_then(|stages| stages.get(branch));
+        let Some(look) = stage.map(Stage::is_empty_statement) else { return Ok(false) };
+        let columns = columns_of([key.clone()], key.len());
+        let bound: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
+        self.begin_attempt(index).await?;
+        let staged = self.stage(index, branch, Some(&bound)).await;
+        match self.end_attempt(index, staged).await? {
+            Ok(()) => Ok(self.query_target(index, &look, &[]).await?.first().is_some_and(|row| row.get(0))),
+            Err(_) => Ok(false),
+        }
+    }
+
     async fn begin_attempt(&self, index: usize) -> Result<(), BatchError> {
         self.savepoint(index, ATTEMPT).await
     }
@@ -278,21 +308,34 @@ impl BatchRun<'_> {
         self.refuse_too_many(index, 1, Some(&failure))?;
         let mut done = Refreshed::default();
         if self.projections[index].on_error == OnError::Remove {
-            let columns = columns_of([key.clone()], key.len());
-            let bound: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
-            match (&self.sql[index], part) {
-                (Statements::Row { removal, .. }, _) | (Statements::Grouped { removal, .. }, Part::Groups) => {
-                    done.counts = self.merge(index, removal, &bound).await?;
-                }
-                (Statements::Grouped { branches, .. }, Part::Branch(branch)) => {
-                    let statements = &branches[branch];
-                    let sql = if building { &statements.removal } else { &statements.live_removal };
-                    done.groups = self.query_target(index, sql, &bound).await?;
-                }
-                (Statements::Whole { .. }, _) => {}
-            }
+            done = if failure.sqlstate.as_deref().is_some_and(is_about_encoding) {
+                self.begin_attempt(index).await?;
+                let removed = self.remove_row(index, part, &key, building).await;
+                // What the target has no characters for has no row there.
+                self.end_attempt(index, removed).await?.unwrap_or_default()
+            } else {
+                self.remove_row(index, part, &key, building).await?
+            };
         }
         self.projections[index].quarantine.failed(part, key, failure);
+        Ok(done)
+    }
+
+    async fn remove_row(&mut self, index: usize, part: Part, key: &Key, building: bool) -> Result<Refreshed, BatchError> {
+        let mut done = Refreshed::default();
+        let columns = columns_of([key.clone()], key.len());
+        let bound: Vec<&(dyn ToSql + Sync)> = columns.iter().map(|column| column as &(dyn ToSql + Sync)).collect();
+        match (&self.sql[index], part) {
+            (Statements::Row { removal, .. }, _) | (Statements::Grouped { removal, .. }, Part::Groups) => {
+                done.counts = self.merge(index, removal, &bound).await?;
+            }
+            (Statements::Grouped { branches, .. }, Part::Branch(branch)) => {
+                let statements = &branches[branch];
+                let sql = if building { &statements.removal } else { &statements.live_removal };
+                done.groups = self.query_target(index, sql, &bound).await?;
+            }
+            (Statements::Whole { .. }, _) => {}
+        }
         Ok(done)
     }
 
@@ -331,7 +374,7 @@ pub(super) fn columns_of(keys: impl IntoIterator<Item = Key>, columns: usize) ->
     arrays
 }
 
-pub(super) fn keys_of(columns: &[Vec<Option<String>>]) -> Vec<Key> {
+pub(super) fn keys_of(columns: &[Vec<Option<Text>>]) -> Vec<Key> {
     let rows = columns.first().map_or(0, Vec::len);
     (0..rows).map(|row| columns.iter().map(|column| column[row].clone()).collect()).collect()
 }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 use lockstep_capture::{Batch, KeySet};
+use lockstep_connect::{Text, TextRef};
 use lockstep_plan::Maintenance;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -92,7 +93,7 @@ impl BatchRun<'_> {
                 due.extend(projection.quarantine.freed_by(Part::Branch(branch), &refreshed));
             }
             for key in due {
-                let fields: Vec<&[u8]> = key.iter().flatten().map(String::as_bytes).collect();
+                let fields: Vec<&[u8]> = key.iter().flatten().map(Text::as_bytes).collect();
                 if !set.insert(&fields) {
                     return (Work::Everything, groups);
                 }
@@ -262,7 +263,7 @@ impl BatchRun<'_> {
     }
 
     /// Notes that keys of a part were refreshed, but for those that were refused.
-    fn note_good(&mut self, index: usize, part: Part, arrays: &[Vec<&str>], refused: &[Refusal]) {
+    fn note_good(&mut self, index: usize, part: Part, arrays: &[Vec<TextRef<'_>>], refused: &[Refusal]) {
         // Telling them apart has noted it.
         if self.projections[index].isolates() || self.projections[index].quarantine.is_empty() {
             return;
@@ -293,14 +294,14 @@ impl BatchRun<'_> {
 }
 
 /// The keys of some arrays, one for each row.
-fn rows_of(arrays: &[Vec<&str>]) -> Vec<Key> {
+fn rows_of(arrays: &[Vec<TextRef<'_>>]) -> Vec<Key> {
     let rows = arrays.first().map_or(0, Vec::len);
-    (0..rows).map(|row| arrays.iter().map(|array| Some(array[row].to_owned())).collect()).collect()
+    (0..rows).map(|row| arrays.iter().map(|array| Some(array[row].into())).collect()).collect()
 }
 
 /// All keys of a set, one array for each column.
 fn all_texts(keys: &KeySet) -> Columns {
-    let owned = |array: Vec<&str>| array.into_iter().map(|text| Some(text.to_owned())).collect();
+    let owned = |array: Vec<TextRef<'_>>| array.into_iter().map(|text| Some(text.into())).collect();
     keys.arrays(0..keys.len()).into_iter().map(owned).collect()
 }
 

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use lockstep_capture::{DirtyKeys, KeySet};
+use lockstep_connect::Text;
 use lockstep_plan::sql::{self, Places};
 use lockstep_plan::{Maintenance, Trace};
 use tokio_postgres::types::ToSql;
@@ -45,7 +46,7 @@ impl BatchRun<'_> {
             return self.refresh_everything(index).await;
         }
         for (branch, key) in suspects.roots {
-            let fields: Vec<&[u8]> = key.iter().flatten().map(String::as_bytes).collect();
+            let fields: Vec<&[u8]> = key.iter().flatten().map(Text::as_bytes).collect();
             if !roots.get_mut(branch).is_some_and(|set| set.insert(&fields)) {
                 return self.refresh_everything(index).await;
             }
@@ -115,7 +116,7 @@ impl BatchRun<'_> {
     ) -> Result<Option<()>, BatchError> {
         let mut by_role: Vec<((usize, usize), KeySet)> = Vec::new();
         for (branch, role, key) in links {
-            let fields: Vec<&[u8]> = key.iter().flatten().map(String::as_bytes).collect();
+            let fields: Vec<&[u8]> = key.iter().flatten().map(Text::as_bytes).collect();
             let position = by_role.iter().position(|(found, _)| *found == (branch, role)).unwrap_or_else(|| {
                 by_role.push(((branch, role), KeySet::new(fields.len())));
                 by_role.len() - 1

@@ -1,6 +1,7 @@
 //! From a batch's dirty keys to one projection's work.
 
 use lockstep_capture::{Batch, DirtyKeys, KeySet};
+use lockstep_connect::{Text, TextRef, is_about_encoding};
 use lockstep_plan::sql::Link;
 use lockstep_plan::{Branch, Clock, RelationRole, Trace};
 use tokio_postgres::Row;
@@ -20,12 +21,12 @@ pub(crate) enum Work {
 }
 
 /// Binds text arrays.
-pub(crate) fn parameters<'a>(arrays: &'a [Vec<&'a str>]) -> Vec<&'a (dyn ToSql + Sync)> {
+pub(crate) fn parameters<'a>(arrays: &'a [Vec<TextRef<'a>>]) -> Vec<&'a (dyn ToSql + Sync)> {
     arrays.iter().map(|array| array as &(dyn ToSql + Sync)).collect()
 }
 
 /// Rows of texts, one array for each column.
-pub(crate) type Columns = Vec<Vec<Option<String>>>;
+pub(crate) type Columns = Vec<Vec<Option<Text>>>;
 
 /// Turns rows of texts into one array for each of `columns` columns.
 pub(crate) fn columns_of_rows(rows: &[Row], columns: usize) -> Columns {
@@ -216,7 +217,13 @@ impl BatchRun<'_> {
         let fresh = columns_of_rows(rows, link.key_columns + link.value_columns);
         let bound: Vec<&(dyn ToSql + Sync)> =
             dirty.iter().copied().chain(fresh.iter().map(|array| array as &(dyn ToSql + Sync))).collect();
-        let values = self.query_target(index, &link.merge, &bound).await?;
+        let values = self.query_target(index, &link.merge, &bound).await.map_err(|error| match error {
+            // What the target has no characters for cannot be kept there: then nothing is traced by it.
+            BatchError::Sql { error, .. } if error.code().is_some_and(|state| is_about_encoding(state.code())) => {
+                BatchError::Trace { error, projection: index }
+            }
+            other => other,
+        })?;
         Ok(columns_of_rows(&values, link.value_columns))
     }
 
@@ -246,9 +253,9 @@ impl BatchRun<'_> {
         self.query_target(index, &link.clear, &[]).await?;
         let mut rows = self.query_source(index, &link.first_page, &[]).await?;
         while let Some(last) = rows.last() {
-            let last: Vec<String> = (0..link.key_columns).map(|column| last.get(column)).collect();
+            let last: Vec<Text> = (0..link.key_columns).map(|column| last.get(column)).collect();
             // Nothing is kept, so there is nothing to compare the rows with.
-            let none: Vec<Vec<Option<String>>> = vec![Vec::new(); link.key_columns];
+            let none: Columns = vec![Vec::new(); link.key_columns];
             let dirty: Vec<&(dyn ToSql + Sync)> = none.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
             self.keep_link(index, link, &dirty, &rows).await?;
             let bounds: Vec<&(dyn ToSql + Sync)> = last.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
@@ -267,8 +274,8 @@ impl BatchRun<'_> {
     ) -> Result<Room, BatchError> {
         let bounded = format!("SELECT * FROM (\n{sql}\n) AS traced LIMIT {}", self.options.root_keys_max + 1);
         for row in self.query_source(index, &bounded, bound).await? {
-            let fields: Vec<&str> = (0..row.len()).map(|column| row.get(column)).collect();
-            let bytes: Vec<&[u8]> = fields.iter().map(|field| field.as_bytes()).collect();
+            let fields: Vec<TextRef<'_>> = (0..row.len()).map(|column| row.get(column)).collect();
+            let bytes: Vec<&[u8]> = fields.iter().map(|field| field.0).collect();
             if !keys.insert(&bytes) {
                 return Ok(Room::Exhausted);
             }

@@ -1,6 +1,7 @@
 //! Bringing fresh rows to the target, and writing what differs.
 
 use lockstep_capture::{DirtyKeys, KeySet};
+use lockstep_connect::TextRef;
 use lockstep_plan::sql::Merge;
 use tokio_postgres::types::ToSql;
 
@@ -102,12 +103,12 @@ impl BatchRun<'_> {
             return Ok(());
         }
         let unreadable = |error| BatchError::Sql { side: Side::Target, error, projection: Some(index) };
-        let arrays: Vec<Vec<&str>> =
+        let arrays: Vec<Vec<TextRef<'_>>> =
             (0..key_columns).map(|column| row.try_get(4 + column)).collect::<Result<_, _>>().map_err(unreadable)?;
         if let DirtyKeys::Keys(keys) = written {
             let rows = arrays.first().map_or(0, Vec::len);
             let full = rows > self.options.root_keys_max
-                || (0..rows).any(|n| !keys.insert(&arrays.iter().map(|array| array[n].as_bytes()).collect::<Vec<_>>()));
+                || (0..rows).any(|n| !keys.insert(&arrays.iter().map(|array| array[n].0).collect::<Vec<_>>()));
             if full {
                 *written = DirtyKeys::Whole;
             }

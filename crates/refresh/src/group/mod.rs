@@ -195,6 +195,10 @@ impl Group {
                         projection.attempts = Attempts::OneByOne;
                     }
                 }
+                // It is done already, and did not help.
+                Remedy::SkipTraces(index) if self.settings.projections[index].tracing == Tracing::GivenUp => {
+                    self.fault(index, &error, connected.as_ref()).await;
+                }
                 Remedy::SkipTraces(index) => {
                     tracing::warn!(projection = self.settings.projections[index].name(), error = %error, "refreshing everything instead");
                     self.settings.projections[index].tracing = Tracing::GivenUp;

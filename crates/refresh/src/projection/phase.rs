@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use lockstep_connect::{Repertoire, Text};
+
 use crate::status::ProjectionState;
 use crate::tables::Registered;
 
@@ -27,18 +29,19 @@ pub(crate) struct BuildPosition {
     /// The branch in work; those before it are done.
     pub(crate) branch: usize,
     /// The last root key of it that was read.
-    pub(crate) key: Option<Vec<String>>,
+    pub(crate) key: Option<Vec<Text>>,
 }
 
 impl BuildPosition {
-    /// As it is recorded: the branch's number, then the key's columns.
+    /// As it is recorded, whatever the target's encoding: the branch's number, then the key's columns.
     pub(super) fn to_texts(&self) -> Vec<String> {
-        std::iter::once(self.branch.to_string()).chain(self.key.iter().flatten().cloned()).collect()
+        let key = self.key.iter().flatten().map(|text| text.recorded(Repertoire::Ascii).into_owned());
+        std::iter::once(self.branch.to_string()).chain(key).collect()
     }
 
     fn from_texts(texts: &[String]) -> Option<Self> {
         let (branch, key) = texts.split_first()?;
-        let key = (!key.is_empty()).then(|| key.to_vec());
+        let key = (!key.is_empty()).then(|| key.iter().map(|text| Text::from_recorded(text)).collect());
         Some(Self { branch: branch.parse().ok()?, key })
     }
 }

@@ -25,6 +25,7 @@ mod request {
 #[derive(Default)]
 pub(super) struct Said {
     pub(super) version: Option<String>,
+    pub(super) encoding: Option<String>,
     pub(super) in_hot_standby: bool,
 }
 
@@ -47,6 +48,7 @@ pub(super) async fn login(wire: &mut Wire, to: &Candidate, server_end_point: Opt
             b'Z' => return Ok(said),
             b'S' => {
                 said.version = said.version.or_else(|| message.parameter("server_version"));
+                said.encoding = said.encoding.or_else(|| message.parameter("server_encoding"));
                 said.in_hot_standby |= message.parameter("in_hot_standby").as_deref() == Some("on");
             }
             b'K' | b'N' => {}

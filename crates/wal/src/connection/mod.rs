@@ -6,7 +6,9 @@ mod login;
 mod stream;
 mod wire;
 
-use lockstep_connect::{Candidate, ErrorClass, LoggedIn, Login, ReadBack, ServerIdentity, Settings, Transport, establish};
+use lockstep_connect::{
+    Candidate, ErrorClass, LoggedIn, Login, ReadBack, SQL_ASCII, ServerIdentity, Settings, Transport, establish,
+};
 use postgres_protocol::message::frontend;
 
 use crate::{Lsn, ReplicationError};
@@ -65,6 +67,14 @@ impl ReplicationConnection {
             self.single_row(&then).await?;
         }
         Ok(())
+    }
+
+    /// Asks for texts as the database has them, in its own encoding: what has no place in UTF-8, or no encoding, would end the stream.
+    ///
+    /// # Errors
+    /// See [`ReplicationError`].
+    pub async fn convert_nothing(&mut self) -> Result<(), ReplicationError> {
+        self.single_row(&format!("SELECT pg_catalog.set_config('client_encoding', '{SQL_ASCII}', false)")).await.map(drop)
     }
 
     /// Who the server is.
@@ -169,6 +179,9 @@ impl Login for ReplicationLogin {
             login::login(&mut wire, to, transport.server_end_point).await.map_err(|error| error.of_pooler(&to.endpoint()))?;
         let mut connection = ReplicationConnection { wire };
         connection.settle(to, said.version.as_deref()).await?;
+        if said.encoding.as_deref() == Some(SQL_ASCII) {
+            connection.convert_nothing().await?;
+        }
         Ok(LoggedIn { opened: connection, in_hot_standby: said.in_hot_standby })
     }
 

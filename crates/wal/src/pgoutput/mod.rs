@@ -35,9 +35,6 @@ pub enum DecodeError {
         /// The byte.
         tag: u8,
     },
-    /// A name is not UTF-8.
-    #[error("a name is not valid UTF-8")]
-    NotUtf8,
 }
 
 /// One logical replication message.

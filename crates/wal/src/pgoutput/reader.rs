@@ -51,10 +51,10 @@ impl<'a> Reader<'a> {
         self.array().map(i64::from_be_bytes)
     }
 
-    /// A NUL-terminated string.
+    /// A NUL-terminated string. One that is not UTF-8 is a name in a database without an encoding, which nobody knows by it.
     pub(super) fn string(&mut self) -> Result<&'a str, DecodeError> {
         let end = self.rest.iter().position(|&byte| byte == 0).ok_or(DecodeError::Truncated { tag: self.tag })?;
-        let text = std::str::from_utf8(&self.rest[..end]).map_err(|_| DecodeError::NotUtf8)?;
+        let text = std::str::from_utf8(&self.rest[..end]).unwrap_or("\u{fffd}");
         self.rest = &self.rest[end + 1..];
         Ok(text)
     }
