@@ -199,7 +199,7 @@ async fn characters_without_a_place_in_the_target_are_set_aside_by_key() -> anyh
     // A query that cannot even be written down there is that projection's fault.
     let mut with_literal = setup.clone();
     with_literal.projections.push(("literal".to_owned(), "SELECT p.id, '€' AS sign FROM plain p".to_owned(), String::new()));
-    let (status, checked, _) = Program::new(&with_literal)?.run(&["check"])?;
+    let (status, _, checked) = Program::new(&with_literal)?.run(&["check"])?;
     assert!(status == 1 && checked.contains("projection literal: its query has a character"), "{checked}");
     let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
     projector.catch_up().await?;

@@ -90,7 +90,7 @@ async fn init_says_what_a_role_may_not_read_and_takes_readers_over() -> anyhow::
 
     // What it prints is what it takes.
     let grants: Vec<&str> = output.lines().map(str::trim).filter(|line| line.starts_with("GRANT ")).collect();
-    assert_eq!(grants.len(), 2, "{output}");
+    assert_eq!(grants.len(), 4, "{output}");
     session.batch_execute(&grants.join("\n")).await?;
     session
         .batch_execute(

@@ -160,12 +160,12 @@ async fn a_connection_limit_below_what_is_needed_is_told() -> anyhow::Result<()>
     let program = Program::new(&setup)?;
     let (exit, told, errors) = program.run(&["check"])?;
     assert_eq!(exit, 1, "{told}{errors}");
-    let needed: usize = told
+    let needed: usize = errors
         .split("CONNECTION LIMIT 5 of role mirror is below the ")
         .nth(1)
         .and_then(|rest| rest.split(' ').next())
         .and_then(|number| number.parse().ok())
-        .unwrap_or_else(|| panic!("{told}"));
+        .unwrap_or_else(|| panic!("{errors}"));
     assert!(errors.contains(&format!("ALTER ROLE \"mirror\" CONNECTION LIMIT {needed};")), "{told}{errors}");
     for (limit, expected) in [(needed - 1, 1), (needed, 0)] {
         admin.batch_execute(&format!("ALTER ROLE mirror CONNECTION LIMIT {limit}")).await?;

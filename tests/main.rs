@@ -4,6 +4,7 @@ mod api;
 mod backstop;
 mod cases;
 mod certificates;
+mod check;
 mod clashes;
 mod commands;
 mod conformance;

@@ -33,10 +33,13 @@ async fn what_the_target_lacks_is_listed_with_statements_that_make_it() -> anyho
         .into_iter()
         .flatten()
         .filter(|finding| finding["severity"] == "error")
-        .filter_map(|finding| finding["remedy"].as_str().map(str::to_owned))
+        .filter_map(|finding| finding["statements"].as_array())
+        .flatten()
+        .filter_map(|statement| statement["sql"].as_str().map(str::to_owned))
         .collect();
     for statement in [
-        "CREATE SCHEMA \"app\"; CREATE TYPE app.st AS ENUM ('new', 'it''s paid')",
+        "CREATE SCHEMA IF NOT EXISTS \"app\"",
+        "CREATE TYPE app.st AS ENUM ('new', 'it''s paid')",
         "CREATE TYPE public.shade AS ENUM ('dark')",
         "CREATE DOMAIN app.amount AS numeric(10,2) DEFAULT 0 NOT NULL CONSTRAINT positive CHECK ((VALUE >= (0)::numeric))",
         "CREATE DOMAIN app.shades AS public.shade[]",
@@ -48,10 +51,7 @@ async fn what_the_target_lacks_is_listed_with_statements_that_make_it() -> anyho
     }
     // They can be run as they are, in the order in which they are told.
     let session = connect(&target.url("postgres")).await?;
-    session.batch_execute("CREATE SCHEMA app").await?;
-    for remedy in &remedies {
-        let statement = remedy.trim_start_matches("in the target: ").replace("CREATE SCHEMA \"app\"; ", "");
-        let statement = statement.split("; (or").next().unwrap_or_default();
+    for statement in &remedies {
         session.batch_execute(statement).await.map_err(|error| anyhow::anyhow!("{statement}: {error:?}"))?;
     }
     let (status, output, errors) = program.run(&["check"])?;

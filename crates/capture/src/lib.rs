@@ -31,7 +31,7 @@ pub use capture::{Capture, CaptureStatus, Limits, StreamEnd};
 pub use dirty::{Batch, DirtyKeys, DirtySet};
 pub use identity::{Unidentified, unidentified, unidentified_in};
 pub use keys::KeySet;
-pub use loss::{KEEP_FOR, KeepSettings, Loss, keep_settings, keep_statement, loss, sufficient_size};
+pub use loss::{KEEP_FOR, KeepSettings, Loss, keep_settings, keep_statements, loss, sufficient_size};
 pub use publication::{Coverage, Lack, coverage, publication_statements};
 pub use running::{Blocker, RunningTransactions, blockers};
 pub use slot::{SlotState, slot_state};

@@ -18,8 +18,10 @@ pub const KEEP_FOR: Duration = Duration::from_mins(10);
 pub struct Loss {
     /// In words.
     pub cause: String,
-    /// What keeps it from happening again: a statement, where there is one.
+    /// What keeps it from happening again, in words or as statements.
     pub remedy: String,
+    /// Those statements, for a superuser; none where words have to do.
+    pub statements: Vec<String>,
     /// The settings as they were then.
     pub settings: KeepSettings,
 }
@@ -83,7 +85,7 @@ pub async fn loss(client: &Client, slot: &str, since: Option<(Lsn, Duration)>) -
     let settings = keep_settings(client).await?;
     if !exists {
         let (cause, remedy) = ("it is not there: somebody dropped it", "find out who drops it");
-        return Ok(Some(Loss { cause: cause.to_owned(), remedy: remedy.to_owned(), settings }));
+        return Ok(Some(Loss { cause: cause.to_owned(), remedy: remedy.to_owned(), statements: Vec::new(), settings }));
     }
     let written: Option<f64> = row.get(5);
     let rate = since.zip(written).map(|((_, ago), bytes)| bytes.max(0.0) / ago.as_secs_f64().max(1.0));
@@ -102,8 +104,18 @@ pub fn sufficient_size(behind: i64, rate: Option<f64>) -> u64 {
 }
 
 /// The statements that set it.
-pub fn keep_statement(size: u64) -> String {
-    format!("ALTER SYSTEM SET max_slot_wal_keep_size = '{}GB'; SELECT pg_reload_conf();", size >> 30)
+pub fn keep_statements(size: u64) -> Vec<String> {
+    set("max_slot_wal_keep_size", &format!("'{}GB'", size >> 30))
+}
+
+fn set(setting: &str, value: &str) -> Vec<String> {
+    vec![format!("ALTER SYSTEM SET {setting} = {value};"), "SELECT pg_reload_conf();".to_owned()]
+}
+
+/// What to do: in words, or by statements.
+enum Way {
+    Words(String),
+    Statements(Vec<String>),
 }
 
 fn explain(told: &Told) -> Loss {
@@ -112,7 +124,7 @@ fn explain(told: &Told) -> Loss {
         // Only on a standby: what the slot needs of the catalogs was vacuumed away on the primary.
         (
             "it was in conflict with the recovery of a standby".to_owned(),
-            "follow the primary; with several hosts in the url add target_session_attrs=read-write".to_owned(),
+            Way::Words("follow the primary; with several hosts in the url add target_session_attrs=read-write".to_owned()),
         )
     };
     let (cause, remedy) = match told.reason.as_deref() {
@@ -121,23 +133,28 @@ fn explain(told: &Told) -> Loss {
                 "nobody read it for longer than idle_replication_slot_timeout ({}) allows",
                 setting(&told.settings.idle_timeout)
             ),
-            "ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf();".to_owned(),
+            Way::Statements(set("idle_replication_slot_timeout", "0")),
         ),
-        Some("wal_level_insufficient") => {
-            ("wal_level was below logical".to_owned(), "ALTER SYSTEM SET wal_level = logical; then restart the server".to_owned())
-        }
+        Some("wal_level_insufficient") => (
+            "wal_level was below logical".to_owned(),
+            Way::Words("ALTER SYSTEM SET wal_level = logical; then restart the server".to_owned()),
+        ),
         Some("rows_removed") => conflict(),
         None if told.conflicting => conflict(),
         Some("wal_removed") | None => too_much_wal(told, &setting(&told.settings.keep_size)),
         Some(other) => (
             format!("the server invalidated it: {other}"),
-            "the server's manual explains pg_replication_slots.invalidation_reason".to_owned(),
+            Way::Words("the server's manual explains pg_replication_slots.invalidation_reason".to_owned()),
         ),
     };
-    Loss { cause, remedy, settings: told.settings.clone() }
+    let (remedy, statements) = match remedy {
+        Way::Words(words) => (words, Vec::new()),
+        Way::Statements(statements) => (statements.join(" "), statements),
+    };
+    Loss { cause, remedy, statements, settings: told.settings.clone() }
 }
 
-fn too_much_wal(told: &Told, keep_size: &str) -> (String, String) {
+fn too_much_wal(told: &Told, keep_size: &str) -> (String, Way) {
     #[allow(clippy::cast_precision_loss)]
     let behind =
         told.behind.map(|bytes| format!("; {:.0} MiB were written after its position", (bytes as f64 / MEBIBYTE).ceil()));
@@ -148,7 +165,7 @@ fn too_much_wal(told: &Told, keep_size: &str) -> (String, String) {
             behind.unwrap_or_default(),
             rate.unwrap_or_default()
         ),
-        keep_statement(sufficient_size(told.behind.unwrap_or_default(), told.rate)),
+        Way::Statements(keep_statements(sufficient_size(told.behind.unwrap_or_default(), told.rate))),
     )
 }
 

@@ -54,6 +54,9 @@ pub enum Command {
     },
     /// Look at servers, privileges, tables and queries; change nothing.
     Check {
+        /// Print the statements that the findings ask for, each once, by the role that may run them.
+        #[arg(long)]
+        sql: bool,
         /// How long it may take.
         #[command(flatten)]
         looking: Looking,

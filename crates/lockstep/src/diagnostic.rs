@@ -65,6 +65,20 @@ impl Diagnostic {
         self
     }
 
+    /// The same without what to do.
+    #[must_use]
+    pub fn without_help(mut self) -> Self {
+        self.help = None;
+        self
+    }
+
+    /// The same under another message.
+    #[must_use]
+    pub fn titled(mut self, message: impl Into<String>) -> Self {
+        self.message = message.into();
+        self
+    }
+
     /// The message alone.
     pub fn message(&self) -> &str {
         &self.message

@@ -61,7 +61,7 @@ async fn run(cli: Cli) -> Exit {
         }
     };
     finish(match cli.command {
-        Command::Check { looking } => within(&config, looking.patience, commands::check(&config, cli.json)).await,
+        Command::Check { sql, looking } => within(&config, looking.patience, commands::check(&config, sql, cli.json)).await,
         Command::Plan { name, sql, looking } => {
             within(&config, looking.patience, commands::plan(&config, name.as_deref(), sql, cli.json)).await
         }

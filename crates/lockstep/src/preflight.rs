@@ -4,9 +4,12 @@
 mod chain;
 mod concerned;
 mod encodings;
+mod finding;
 mod limits;
 mod neighbours;
+mod privileges;
 mod queries;
+mod remedy;
 mod servers;
 mod settings;
 mod slot;
@@ -22,40 +25,15 @@ use lockstep_plan::facts::{Identity, RelationKind};
 use lockstep_plan::{Plan, Tie};
 use lockstep_refresh::OnError;
 use lockstep_refresh::analysis::{Dependencies, Meaning, meanings};
-use serde::Serialize;
 
+pub(crate) use finding::each_once;
+pub use finding::{Finding, Severity};
+pub(crate) use privileges::{Missing, of_relations};
+pub use remedy::{By, Remedy, Side, Statement};
 pub(crate) use types::{NeededType, missing as missing_types, needed as needed_types};
 
 use crate::config::Config;
 use crate::diagnostic::Diagnostic;
-
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Severity {
-    /// As it should be.
-    Ok,
-    /// Works, and could work better.
-    Warning,
-    /// `run` will refuse.
-    Error,
-}
-
-/// One thing that was looked at.
-#[derive(Debug, Clone, Serialize)]
-pub struct Finding {
-    /// How bad.
-    pub severity: Severity,
-    /// What was looked at: `source`, `target`, `projection product_search`, …
-    pub subject: String,
-    /// What was found.
-    pub message: String,
-    /// What to do about it.
-    pub remedy: Option<String>,
-    /// The message with its place in a file.
-    #[serde(skip)]
-    pub diagnostic: Option<Diagnostic>,
-}
 
 /// A projection that is ready to be set up.
 #[derive(Debug, Clone)]
@@ -118,6 +96,8 @@ pub struct Preflight {
     pub flushed_lsn: lockstep_wal::Lsn,
     /// Statements that keep tables from sending rows whole, old and new, although they have a key.
     pub whole_rows: Vec<String>,
+    /// Source and target are not one database.
+    pub two_databases: bool,
     /// The target is a copy of another installation's, and has a slot of its own.
     pub apart: bool,
 }
@@ -127,26 +107,24 @@ impl Preflight {
         self.push(Severity::Ok, subject, message, None);
     }
 
-    fn warn(&mut self, subject: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) {
-        self.push(Severity::Warning, subject, message, Some(remedy.into()));
+    fn warn(&mut self, subject: impl Into<String>, message: impl Into<String>, remedy: impl Into<Remedy>) {
+        self.push(Severity::Warning, subject, message, Some(&remedy.into()));
     }
 
-    fn error(&mut self, subject: impl Into<String>, message: impl Into<String>, remedy: impl Into<String>) {
-        self.push(Severity::Error, subject, message, Some(remedy.into()));
+    fn error(&mut self, subject: impl Into<String>, message: impl Into<String>, remedy: impl Into<Remedy>) {
+        self.push(Severity::Error, subject, message, Some(&remedy.into()));
     }
 
-    fn push(&mut self, severity: Severity, subject: impl Into<String>, message: impl Into<String>, remedy: Option<String>) {
-        self.findings.push(Finding { severity, subject: subject.into(), message: message.into(), remedy, diagnostic: None });
+    fn push(&mut self, severity: Severity, subject: impl Into<String>, message: impl Into<String>, remedy: Option<&Remedy>) {
+        self.findings.push(Finding::new(severity, subject.into(), message.into(), remedy, self.two_databases));
     }
 
-    fn diagnostic(&mut self, subject: impl Into<String>, diagnostic: Diagnostic) {
-        self.findings.push(Finding {
-            severity: Severity::Error,
-            subject: subject.into(),
-            message: diagnostic.message().to_owned(),
-            remedy: diagnostic.remedy().map(str::to_owned),
-            diagnostic: Some(diagnostic),
-        });
+    fn diagnostic(&mut self, subject: impl Into<String>, diagnostic: Diagnostic, remedy: Option<&Remedy>) {
+        let said = diagnostic.remedy().map(Remedy::from);
+        self.push(Severity::Error, subject, diagnostic.message().to_owned(), remedy.or(said.as_ref()));
+        if let Some(finding) = self.findings.last_mut() {
+            finding.diagnostic = Some(diagnostic);
+        }
     }
 
     /// The server that was found as the source.
@@ -176,20 +154,8 @@ impl Preflight {
 
     /// The errors, each as it is shown to people.
     pub fn errors(&self, colours: bool) -> Vec<String> {
-        self.findings
-            .iter()
-            .filter(|finding| finding.severity == Severity::Error)
-            .map(|finding| match &finding.diagnostic {
-                Some(diagnostic) => diagnostic.render(colours),
-                None => {
-                    let diagnostic = Diagnostic::error(format!("{}: {}", finding.subject, finding.message));
-                    match &finding.remedy {
-                        Some(remedy) => diagnostic.help(remedy.as_str()).render(colours),
-                        None => diagnostic.render(colours),
-                    }
-                }
-            })
-            .collect()
+        let told = each_once(&self.findings);
+        told.iter().filter(|finding| finding.severity == Severity::Error).map(|finding| finding.render(colours)).collect()
     }
 
     fn track(&mut self) {
@@ -230,7 +196,7 @@ pub enum Depth {
 
 /// Looks at everything; changes nothing.
 pub async fn run(config: &Config, depth: Depth) -> Preflight {
-    let mut preflight = Preflight::default();
+    let mut preflight = Preflight { two_databases: config.target.is_some(), ..Preflight::default() };
     let Some(source) = servers::source(config, depth, &mut preflight).await else { return preflight };
     queries::plan_all(config, &source, &mut preflight).await;
     preflight.track();

@@ -12,7 +12,16 @@ pub(crate) const ASIDE: &str = "synchronous_standby_names would make commits wai
 /// What is wrong with `synchronous_standby_names`, and the statement that mends it.
 pub(crate) struct Chosen {
     pub(crate) message: String,
-    pub(crate) remedy: String,
+    pub(crate) statements: Vec<String>,
+    /// What is to be thought of before.
+    pub(crate) note: &'static str,
+}
+
+impl Chosen {
+    /// What to do, in one line.
+    pub(crate) fn remedy(&self) -> String {
+        [self.note, &self.statements.join("; ")].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(": ") + ";"
+    }
 }
 
 /// Looks whether the source would choose us.
@@ -32,38 +41,35 @@ pub(crate) async fn chosen(source: &Client) -> Result<Option<Chosen>, tokio_post
         )
         .await?;
     let standbys: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    Ok(Some(Chosen {
-        message: format!(
-            "synchronous_standby_names is '{setting}', which chooses Lockstep's stream: no commit can wait for it, so it stands aside, \
-             and commits wait for others alone"
-        ),
-        remedy: remedy(&setting, &standbys),
-    }))
+    let message = format!(
+        "synchronous_standby_names is '{setting}', which chooses Lockstep's stream: no commit can wait for it, so it stands aside, \
+         and commits wait for others alone"
+    );
+    let note = if standbys.is_empty() { "name the standbys, or, where there are none" } else { "" };
+    let statements = vec![statement(&setting, &standbys), "SELECT pg_reload_conf()".to_owned()];
+    Ok(Some(Chosen { message, statements, note }))
 }
 
-fn remedy(setting: &str, standbys: &[String]) -> String {
-    if standbys.is_empty() {
-        return "name the standbys, or, where there are none: ALTER SYSTEM SET synchronous_standby_names = ''; SELECT pg_reload_conf();"
-            .to_owned();
-    }
+fn statement(setting: &str, standbys: &[String]) -> String {
     let names: Vec<String> = standbys.iter().map(|name| quote::identifier(name)).collect();
     // How many, and how they are chosen, stays.
     let list = match setting.split_once('(') {
+        _ if names.is_empty() => String::new(),
         Some((how, _)) => format!("{}({})", how, names.join(", ")),
         None => names.join(", "),
     };
-    format!("ALTER SYSTEM SET synchronous_standby_names = {}; SELECT pg_reload_conf();", quote::literal(&list))
+    format!("ALTER SYSTEM SET synchronous_standby_names = {}", quote::literal(&list))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::remedy;
+    use super::statement;
 
     #[test]
     fn the_statement_names_the_standbys() {
         let standbys = ["s1".to_owned(), "walreceiver b".to_owned()];
-        assert!(remedy("*", &standbys).contains("= '\"s1\", \"walreceiver b\"';"), "{}", remedy("*", &standbys));
-        assert!(remedy("ANY 1 (*)", &standbys).contains("= 'ANY 1 (\"s1\", \"walreceiver b\")';"));
-        assert!(remedy("*", &[]).contains("= '';"));
+        assert!(statement("*", &standbys).contains("= '\"s1\", \"walreceiver b\"'"), "{}", statement("*", &standbys));
+        assert!(statement("ANY 1 (*)", &standbys).contains("= 'ANY 1 (\"s1\", \"walreceiver b\")'"));
+        assert!(statement("*", &[]).contains("= ''"));
     }
 }

@@ -20,6 +20,7 @@ pub mod facts;
 mod grouped;
 mod indexes;
 mod locking;
+mod named;
 pub mod names;
 mod normalise;
 mod obstacle;
@@ -40,6 +41,7 @@ pub use accumulate::{Accumulators, Input, Sum, Values, accumulate};
 pub use decompose::{Decomposition, decompose};
 pub use indexes::{check_indexes, index_names, indexes_for};
 pub use locking::{locking_clauses, place_of_table};
+pub use named::tables_named;
 pub use order::{Settled, Tie, settle};
 pub use plan::{
     Branch, Clock, GroupForm, GroupedPlan, LinkTrace, Maintenance, Plan, PlanError, RelationRole, Role, Root, Trace, WholePlan,

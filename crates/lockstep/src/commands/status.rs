@@ -82,7 +82,7 @@ pub async fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
             (
                 Some(lsn),
                 slot_view(config, &source).await?,
-                chosen.map(|chosen| format!("{}\n  {}", chosen.message, chosen.remedy)),
+                chosen.map(|chosen| format!("{}\n  {}", chosen.message, chosen.remedy())),
             )
         }
         Err(error) => {

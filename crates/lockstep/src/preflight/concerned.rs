@@ -1,6 +1,6 @@
 //! Whom a finding concerns: what is wrong with a table is the fault of the projections that read it, and of no other.
 
-use super::{Planned, Preflight, Severity};
+use super::{Finding, Planned, Preflight, Severity};
 use crate::config::Config;
 
 /// What findings about a table are about.
@@ -11,19 +11,19 @@ pub(super) fn relation_subject(label: &str) -> String {
 impl Preflight {
     /// Turns errors of tables into errors of the projections that read them, which are not planned then; the others can be set up.
     pub(super) fn set_aside_what_cannot_be_followed(&mut self, config: &Config) {
-        let mut failing: Vec<(String, String, Option<String>)> = Vec::new();
+        let mut failing: Vec<(String, Finding)> = Vec::new();
         for finding in self.findings.iter_mut().filter(|finding| finding.severity == Severity::Error) {
             let Some(label) = finding.subject.strip_prefix("relation ") else { continue };
-            failing.push((label.to_owned(), finding.message.clone(), finding.remedy.clone()));
+            failing.push((label.to_owned(), finding.clone()));
             // It is said of the projections now.
             finding.severity = Severity::Warning;
         }
         for projection in &config.projections {
             let owned = |planned: &&Planned| belongs_to(planned, &projection.name);
             let read = |label: &str| self.planned.iter().filter(owned).any(|planned| reads(planned, label));
-            let Some((label, message, remedy)) = failing.iter().find(|(label, ..)| read(label)) else { continue };
-            let message = format!("{label}: {message}");
-            self.push(Severity::Error, format!("projection {}", projection.name), message, remedy.clone());
+            let Some((label, found)) = failing.iter().find(|(label, _)| read(label)) else { continue };
+            let (subject, message) = (format!("projection {}", projection.name), format!("{label}: {}", found.message));
+            self.findings.push(Finding { subject, message, ..found.clone() });
         }
         self.set_aside_readers(config);
         let followed: Vec<bool> =
@@ -45,12 +45,7 @@ impl Preflight {
             });
             let Some((name, read)) = reader else { break };
             let message = format!("it reads {read}, which is set aside");
-            self.push(
-                Severity::Error,
-                format!("projection {name}"),
-                message,
-                Some(format!("it comes back by itself when {read} does")),
-            );
+            self.error(format!("projection {name}"), message, format!("it comes back by itself when {read} does"));
         }
         let failing: Vec<String> = config
             .projections

@@ -3,7 +3,7 @@
 use lockstep_connect::Session;
 use lockstep_plan::quote;
 
-use super::Preflight;
+use super::{By, Preflight, Remedy, Side};
 use crate::config::{Config, DEFAULT_GROUP};
 
 /// Sessions on the source beside those of groups and readers: the stream, two that look at it and its schema, progress, a set-up with
@@ -60,7 +60,10 @@ async fn one(session: &Session, subject: &str, needed: usize, preflight: &mut Pr
         preflight.error(
             subject,
             format!("CONNECTION LIMIT {limit} of {} {name} is below the {needed} sessions that run needs", kind.to_lowercase()),
-            format!("ALTER {kind} {} CONNECTION LIMIT {needed};", quote::identifier(name)),
+            Remedy::sql(
+                &By::Superuser(if subject == "target" { Side::Target } else { Side::Source }),
+                [format!("ALTER {kind} {} CONNECTION LIMIT {needed}", quote::identifier(name))],
+            ),
         );
     }
     Ok(())

@@ -7,21 +7,21 @@ use lockstep_plan::facts::RelationKind;
 use lockstep_plan::{Maintenance, Tie, check_indexes, quote, unnamed_columns};
 use lockstep_refresh::analysis::{self, AnalysisError};
 
-use super::{Depth, Planned, Preflight, chain};
+use super::{Depth, Planned, Preflight, Remedy, chain, privileges};
 use crate::config::{Config, ProjectionConfig};
 use crate::diagnostic::Diagnostic;
 
 pub(super) async fn plan_all(config: &Config, source: &Session, preflight: &mut Preflight) {
     let (order, circular) = chain::in_dependency_order(config);
     for (projection, diagnostic) in circular {
-        preflight.diagnostic(format!("projection {}", config.projections[projection].name), diagnostic);
+        preflight.diagnostic(format!("projection {}", config.projections[projection].name), diagnostic, None);
     }
     for link in order {
         let projection = &config.projections[link.index];
         let subject = format!("projection {}", projection.name);
         if let Some(missing) = link.reads().iter().find(|name| !preflight.planned.iter().any(|p| &p.plan.projection == *name)) {
             let message = format!("projection {}: it reads {missing}, which cannot be planned", projection.name);
-            preflight.diagnostic(subject, Diagnostic::error(message).help("correct that one first"));
+            preflight.diagnostic(subject, Diagnostic::error(message).help("correct that one first"), None);
             continue;
         }
         match chain::plan(config, &link, source, &preflight.planned).await {
@@ -29,15 +29,23 @@ pub(super) async fn plan_all(config: &Config, source: &Session, preflight: &mut 
                 if let Some(wrong) = wrong_indexes(&planned) {
                     let message = format!("projection {}: its indexes: {wrong}", projection.name);
                     let help = "indexes are CREATE INDEX statements on the projection's table, over its columns";
-                    preflight.diagnostic(subject, Diagnostic::error(message).help(help));
+                    preflight.diagnostic(subject, Diagnostic::error(message).help(help), None);
                     continue;
                 }
                 for planned in planned {
-                    report(&subject, &planned, preflight);
+                    report(&subject, source, &planned, preflight).await;
                     preflight.planned.push(planned);
                 }
             }
-            Err(diagnostic) => preflight.diagnostic(subject, diagnostic),
+            Err(diagnostic) => {
+                let missing = privileges::of_query(source, &projection.sql).await.unwrap_or_default();
+                if missing.is_empty() {
+                    preflight.diagnostic(subject, diagnostic, None);
+                } else {
+                    let message = format!("{}: the role lacks {}", diagnostic.message(), missing.words.join(", "));
+                    preflight.diagnostic(subject, diagnostic.titled(message), Some(&missing.remedy));
+                }
+            }
         }
     }
     chain::mark_read(&mut preflight.planned);
@@ -51,16 +59,22 @@ fn wrong_indexes(planned: &[Planned]) -> Option<String> {
     })
 }
 
-fn report(subject: &str, planned: &Planned, preflight: &mut Preflight) {
+async fn report(subject: &str, source: &Session, planned: &Planned, preflight: &mut Preflight) {
     preflight.ok(subject, describe(planned));
     for role in planned.plan.branches().iter().flat_map(|branch| &branch.roles) {
-        for index in &role.missing_indexes {
-            preflight.warn(
-                subject,
-                format!("a change of {} is followed without an index", role.alias),
-                format!("on the source: {index}"),
-            );
+        if role.missing_indexes.is_empty() {
+            continue;
         }
+        let message = match planned.plan.relations.get(role.relation) {
+            Some(changed) => format!("a change of {} ({}) is followed without an index", changed.label(), role.alias),
+            None => format!("a change of {} is followed without an index", role.alias),
+        };
+        let mut remedy = Remedy::default();
+        for index in &role.missing_indexes {
+            let table = index.split(" ON ").nth(1).and_then(|rest| rest.split(" (").next()).unwrap_or_default();
+            remedy = remedy.and(Remedy::sql(&privileges::owner(source, table).await, [index]));
+        }
+        preflight.warn(subject, message, remedy);
     }
     for unseen in &planned.dependencies.unseen {
         preflight.warn(subject, unseen.clone(), "after a change there: lockstep repair");

@@ -1,13 +1,13 @@
 //! The servers: versions, settings, privileges, publication, slot, target tables.
 
-use lockstep_capture::{Coverage, coverage, publication_statements, unidentified, unidentified_in};
+use lockstep_capture::{Coverage, Lack, coverage, publication_statements, unidentified, unidentified_in};
 use lockstep_connect::{ConnectError, Session, Settings};
 use lockstep_plan::quote;
 use lockstep_refresh::analysis::may_read;
 use lockstep_wal::{ReplicationConnection, SystemIdentity};
 
 use super::concerned::relation_subject;
-use super::{Depth, Planned, Preflight, encodings, limits, neighbours, slot, standing};
+use super::{By, Depth, Planned, Preflight, Remedy, Severity, Side, encodings, limits, neighbours, privileges, slot, standing};
 use crate::config::Config;
 use crate::standby_names;
 
@@ -78,7 +78,8 @@ pub(super) async fn source(config: &Config, depth: Depth, preflight: &mut Prefli
         preflight.error(
             "source",
             format!("wal_level is {wal_level}; logical replication needs logical"),
-            "ALTER SYSTEM SET wal_level = logical; then restart the server (managed services: set rds.logical_replication or its like)",
+            Remedy::sql(&By::Superuser(Side::Source), ["ALTER SYSTEM SET wal_level = logical"])
+                .note("then restart the server; managed services: set rds.logical_replication or its like"),
         );
     }
     if row.get::<_, bool>(5) {
@@ -98,8 +99,11 @@ pub(super) async fn source(config: &Config, depth: Depth, preflight: &mut Prefli
 async fn standbys(session: &Session, depth: Depth, preflight: &mut Preflight) {
     match standby_names::chosen(session).await {
         Ok(None) => {}
-        Ok(Some(chosen)) if depth == Depth::Full => preflight.error("source", chosen.message, chosen.remedy),
-        Ok(Some(chosen)) => preflight.warn("source", chosen.message, chosen.remedy),
+        Ok(Some(chosen)) => {
+            let remedy = Remedy::sql(&By::Superuser(Side::Source), chosen.statements).note(chosen.note);
+            let severity = if depth == Depth::Full { Severity::Error } else { Severity::Warning };
+            preflight.push(severity, "source", chosen.message, Some(&remedy));
+        }
         Err(error) => preflight.error("source", lockstep_connect::describe(&error), "make the server's settings readable"),
     }
 }
@@ -121,10 +125,12 @@ async fn replication(config: &Config, session: &Session, has_attribute: bool, pr
             "source",
             format!("a replication connection fails: {error}"),
             if has_attribute {
-                "allow it in pg_hba.conf (logical replication matches the database's own lines), and do not go through a pooler"
-                    .to_owned()
+                Remedy::from(
+                    "allow it in pg_hba.conf (logical replication matches the database's own lines), and do not go through a pooler",
+                )
             } else {
-                format!("as a superuser: ALTER ROLE {} REPLICATION;", quote::identifier(config.source.user()))
+                let statement = format!("ALTER ROLE {} REPLICATION", quote::identifier(config.source.user()));
+                Remedy::sql(&By::Superuser(Side::Source), [statement])
             },
         ),
     }
@@ -163,12 +169,8 @@ pub(super) async fn relations(source: &Session, preflight: &mut Preflight) {
                 preflight.ok(relation_subject(&relation.label()), identity);
             }
             Ok(problems) => {
-                let table = quote::qualified(&relation.schema, &relation.name);
-                preflight.error(
-                    relation_subject(&relation.label()),
-                    problems.join("; "),
-                    format!("GRANT USAGE ON SCHEMA {} and SELECT ON {table} to the role; for row-level security ALTER ROLE … BYPASSRLS", quote::identifier(&relation.schema)),
-                );
+                let missing = privileges::of_relations(source, &[relation.oid]).await.unwrap_or_default();
+                preflight.error(relation_subject(&relation.label()), problems.join("; "), missing.remedy);
             }
             Err(error) => {
                 preflight.error(relation_subject(&relation.label()), lockstep_connect::describe(&error), "make it readable");
@@ -196,11 +198,11 @@ pub(super) async fn identities(config: &Config, depth: Depth, source: &Session, 
             "{} {}: publishing it makes the application's updates and deletes fail, or loses keys",
             table.table, table.reason
         );
-        let remedy = format!("{};", table.remedy);
+        let remedy = Remedy::sql(&privileges::owner(source, &table.table).await, [&table.remedy]);
         if depth == Depth::Full || !published.contains(&table) {
             preflight.error(subject, message, remedy);
         } else {
-            tracing::error!(remedy, "{message}");
+            tracing::error!(remedy = remedy.line(preflight.two_databases), "{message}");
             preflight.warn(subject, message, remedy);
         }
     }
@@ -226,17 +228,25 @@ pub(super) async fn publication(config: &Config, source: &Session, preflight: &m
     if preflight.tracked.is_empty() {
         return;
     }
-    let statements = publication_statements(name, &preflight.tracked, preflight.major, &found);
     match may_publish(source, name, exists, preflight).await {
         Ok(true) => preflight.ok("publication", format!("{lacks}; it will be made so")),
         Ok(false) => {
-            let remedy = format!("as the tables' owner: {};", statements.join("; "));
+            let by = publisher(source, name, preflight).await;
+            let make =
+                |found: &Coverage| Remedy::sql(&by, publication_statements(name, &preflight.tracked, preflight.major, found));
             match tables_lacking(&found, preflight) {
-                Some(lacking) => lacking.into_iter().for_each(|(label, reason)| {
-                    let message = format!("publication {name}: {reason}, and this role may not change that");
-                    preflight.error(relation_subject(&label), message, remedy.clone());
-                }),
-                None => preflight.error("publication", format!("{lacks}, and this role may not change that"), remedy),
+                Some(lacking) => {
+                    let told: Vec<_> =
+                        lacking.into_iter().map(|(label, lack)| (label, lack.reason.clone(), make(&alone(lack)))).collect();
+                    for (label, reason, remedy) in told {
+                        let message = format!("publication {name}: {reason}, and this role may not change that");
+                        preflight.error(relation_subject(&label), message, remedy);
+                    }
+                }
+                None => {
+                    let remedy = make(&found);
+                    preflight.error("publication", format!("{lacks}, and this role may not change that"), remedy);
+                }
             }
         }
         Err(error) => preflight.error("publication", lockstep_connect::describe(&error), "catalogs must be readable"),
@@ -244,9 +254,30 @@ pub(super) async fn publication(config: &Config, source: &Session, preflight: &m
 }
 
 /// The tables that an existing publication lacks, with what it lacks of them; nothing if that is not all.
-fn tables_lacking(found: &Coverage, preflight: &Preflight) -> Option<Vec<(String, String)>> {
+fn tables_lacking<'a>(found: &'a Coverage, preflight: &Preflight) -> Option<Vec<(String, &'a Lack)>> {
     let Coverage::Incomplete(lacks) = found else { return None };
-    lacks.iter().map(|lack| Some((preflight.tracked[lack.relation()?].label(), lack.reason.clone()))).collect()
+    lacks.iter().map(|lack| Some((preflight.tracked[lack.relation()?].label(), lack))).collect()
+}
+
+/// What is to be done about one table.
+fn alone(lack: &Lack) -> Coverage {
+    Coverage::Incomplete(vec![lack.clone()])
+}
+
+/// The one role that owns the publication, if it is there, and all the tables; otherwise a superuser.
+async fn publisher(source: &Session, name: &str, preflight: &Preflight) -> By {
+    let oids: Vec<u32> = preflight.tracked.iter().map(|relation| relation.oid).collect();
+    let owners = source
+        .query(
+            "SELECT pg_get_userbyid(relowner)::text FROM pg_class WHERE oid = ANY ($1)
+             UNION SELECT pg_get_userbyid(pubowner)::text FROM pg_publication WHERE pubname = $2",
+            &[&oids, &name],
+        )
+        .await;
+    match owners.as_deref() {
+        Ok([only]) => By::Owner(only.get(0)),
+        Ok(_) | Err(_) => By::Superuser(Side::Source),
+    }
 }
 
 /// Publishing a table takes its ownership; a publication takes CREATE on the database, or its ownership.
@@ -326,10 +357,13 @@ async fn target_facts(
         preflight.error(
             "target",
             "no TEMP privilege: rows from another database are staged in temporary tables",
-            format!(
-                "GRANT TEMPORARY ON DATABASE {0} TO {1};",
-                quote::identifier(config.target_settings().database()),
-                quote::identifier(config.target_settings().user())
+            Remedy::sql(
+                &By::DatabaseOwner(Side::Target),
+                [format!(
+                    "GRANT TEMPORARY ON DATABASE {0} TO {1}",
+                    quote::identifier(config.target_settings().database()),
+                    quote::identifier(config.target_settings().user())
+                )],
             ),
         );
     }
@@ -339,10 +373,13 @@ async fn target_facts(
             preflight.error(
                 "target",
                 format!("no CREATE privilege for schema {schema}"),
-                format!(
-                    "CREATE SCHEMA IF NOT EXISTS {0} AUTHORIZATION {1};",
-                    quote::identifier(schema),
-                    quote::identifier(config.target_settings().user())
+                Remedy::sql(
+                    &By::Superuser(Side::Target),
+                    [format!(
+                        "CREATE SCHEMA IF NOT EXISTS {0} AUTHORIZATION {1}",
+                        quote::identifier(schema),
+                        quote::identifier(config.target_settings().user())
+                    )],
                 ),
             );
         }
@@ -353,7 +390,9 @@ async fn target_facts(
             preflight.warn(
                 "target",
                 format!("the reader {reader} does not exist: it is granted nothing"),
-                format!("CREATE ROLE {}; or take it out of [target] readers", quote::identifier(reader)),
+                Remedy::sql(&By::Superuser(Side::Target), [format!("CREATE ROLE {}", quote::identifier(reader))])
+                    .optional()
+                    .note("or take it out of [target] readers"),
             );
         }
     }

@@ -1,10 +1,10 @@
 //! The slot: whose it is, whether it lives, and whether the server keeps it for as long as it has to be kept.
 
-use lockstep_capture::{KEEP_FOR, SlotState, keep_statement, loss, slot_state, sufficient_size};
+use lockstep_capture::{KEEP_FOR, SlotState, keep_statements, loss, slot_state, sufficient_size};
 use lockstep_connect::Session;
 use lockstep_plan::quote;
 
-use super::{Depth, Preflight};
+use super::{By, Depth, Preflight, Remedy, Side};
 use crate::config::Config;
 
 /// What the server keeps has to last for a restart at least.
@@ -44,7 +44,11 @@ pub(super) async fn look(config: &Config, depth: Depth, session: &Session, free_
 async fn lost(slot: &str, depth: Depth, session: &Session, preflight: &mut Preflight) {
     match loss(session, slot, None).await {
         Ok(Some(loss)) if depth == Depth::Full => {
-            preflight.error("slot", format!("{slot} is lost: {}", loss.cause), loss.remedy);
+            let remedy = match loss.statements.as_slice() {
+                [] => Remedy::from(loss.remedy),
+                statements => Remedy::sql(&By::Superuser(Side::Source), statements),
+            };
+            preflight.error("slot", format!("{slot} is lost: {}", loss.cause), remedy);
         }
         Ok(loss) => {
             let cause = loss.map(|loss| format!(": {}", loss.cause)).unwrap_or_default();
@@ -75,7 +79,9 @@ async fn kept(depth: Depth, session: &Session, state: Option<&SlotState>, prefli
 async fn room(session: &Session, state: Option<&SlotState>) -> Result<Option<Room>, tokio_postgres::Error> {
     let row = session
         .query_one(
-            "SELECT (SELECT setting::bigint FROM pg_settings WHERE name = 'max_slot_wal_keep_size'),
+            // Not from pg_settings, which is sorted whole, perhaps beyond the role's temp_file_limit.
+            "SELECT CASE current_setting('max_slot_wal_keep_size') WHEN '-1' THEN -1
+                         ELSE pg_size_bytes(current_setting('max_slot_wal_keep_size')) >> 20 END,
                     (SELECT (wal_bytes / extract(epoch FROM clock_timestamp() - stats_reset))::float8 FROM pg_stat_wal
                      WHERE clock_timestamp() - stats_reset > interval '10 minutes')",
             &[],
@@ -135,8 +141,8 @@ impl Room {
         }
     }
 
-    fn remedy(&self) -> String {
-        keep_statement(sufficient_size(self.retained, self.rate))
+    fn remedy(&self) -> Remedy {
+        Remedy::sql(&By::Superuser(Side::Source), keep_statements(sufficient_size(self.retained, self.rate)))
     }
 }
 
@@ -185,6 +191,6 @@ mod tests {
         assert!(matches!(judged(1000, 0, Some(20.0)), Judgement::TooSmall(message) if message.contains("20.0 MiB a second")));
         let room = Room { limit: 1000 * MIB, retained: 10 * MIB, unreserved: true, rate: None };
         assert!(matches!(room.judge(), Judgement::TooSmall(message) if message.contains("next checkpoint")));
-        assert!(room.remedy().contains("'1GB'"));
+        assert!(room.remedy().line(false).contains("'1GB'"));
     }
 }

@@ -7,8 +7,11 @@ use lockstep_plan::{indexes_for, quote};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use super::{Planned, Preflight};
+use super::{By, Planned, Preflight, Remedy, Side};
 use crate::config::Config;
+
+/// Who makes what the target lacks.
+const IN_TARGET: By = By::DatabaseOwner(Side::Target);
 
 /// A type that the source has.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,13 +125,12 @@ pub(super) async fn check(
             continue;
         }
         complete = false;
-        let schema: bool =
-            target.query_one("SELECT to_regnamespace($1) IS NULL", &[&quote::identifier(&found.schema)]).await?.get(0);
-        let schema = if schema { format!("CREATE SCHEMA {}; ", quote::identifier(&found.schema)) } else { String::new() };
+        let schema = new_schema(target, &quote::identifier(&found.schema)).await?;
+        let made = |statement: &String| Remedy::sql(&IN_TARGET, schema.iter().chain([statement]));
         let remedy = match &found.statement {
-            Some(statement) if found.makeable => format!("in the target: {schema}{statement}; (or [target] make_types = true)"),
-            Some(statement) => format!("in the target: {schema}{statement};"),
-            None => "install in the target what brings it".to_owned(),
+            Some(statement) if found.makeable => made(statement).note("or [target] make_types = true"),
+            Some(statement) => made(statement),
+            None => Remedy::from("install in the target what brings it"),
         };
         preflight.error("target", format!("there is no type {label}, which columns of read models have"), remedy);
     }
@@ -136,6 +138,12 @@ pub(super) async fn check(
         indexes(source, target, preflight).await?;
     }
     Ok(())
+}
+
+/// What makes a schema, given quoted, that the target lacks.
+async fn new_schema(target: &Session, schema: &str) -> Result<Option<String>, tokio_postgres::Error> {
+    let lacks: bool = target.query_one("SELECT to_regnamespace($1) IS NULL", &[&schema]).await?.get(0);
+    Ok(lacks.then(|| format!("CREATE SCHEMA IF NOT EXISTS {schema}")))
 }
 
 async fn collations(source: &Session, target: &Session, preflight: &mut Preflight) -> Result<bool, tokio_postgres::Error> {
@@ -156,16 +164,17 @@ async fn collations(source: &Session, target: &Session, preflight: &mut Prefligh
             .query_one(
                 "SELECT format('CREATE COLLATION %s (provider = %s, locale = %L, deterministic = %s)', $1::text,
                                CASE collprovider WHEN 'i' THEN 'icu' WHEN 'b' THEN 'builtin' ELSE 'libc' END,
-                               coalesce(to_jsonb(c) ->> 'colllocale', to_jsonb(c) ->> 'colliculocale', collcollate), collisdeterministic::text)
+                               coalesce(to_jsonb(c) ->> 'colllocale', to_jsonb(c) ->> 'colliculocale', collcollate), collisdeterministic::text),
+                        collnamespace::regnamespace::text
                  FROM pg_collation AS c WHERE oid = to_regcollation($1::text)",
                 &[&name],
             )
             .await?;
-        let statement: String = row.get(0);
+        let (statement, schema): (String, String) = (row.get(0), row.get(1));
         preflight.error(
             "target",
             format!("there is no collation {name}, which columns of read models have"),
-            format!("in the target: {statement};"),
+            Remedy::sql(&IN_TARGET, new_schema(target, &schema).await?.into_iter().chain([statement])),
         );
     }
     Ok(complete)
@@ -200,9 +209,9 @@ async fn indexes(source: &Session, target: &Session, preflight: &mut Preflight) 
             }
             let only_there = extensions_of(source, target).await?;
             let remedy = if only_there.is_empty() {
-                "make it in the target".to_owned()
+                Remedy::from("make it in the target")
             } else {
-                format!("in the target, what of this has it: {}", only_there.join("; "))
+                Remedy::sql(&IN_TARGET, only_there).optional().note("what of this has it")
             };
             preflight.error(
                 format!("projection {}", plan.projection),

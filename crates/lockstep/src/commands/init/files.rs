@@ -15,7 +15,7 @@ pub(super) struct Configuration<'a> {
     pub(super) slot: &'a str,
     pub(super) readers: &'a Readers,
     pub(super) offered: &'a [Offered],
-    /// Statements that the role needs.
+    /// Statements that the role needs, as lines.
     pub(super) grants: &'a [String],
 }
 
@@ -65,7 +65,7 @@ impl Configuration<'_> {
             self.readers()
         );
         if !self.grants.is_empty() {
-            text.push_str("\n# The role may not read what these views read. As the tables' owner or a superuser:\n");
+            text.push_str("\n# The role may not read yet what these views read:\n");
             for grant in self.grants {
                 text.push_str(&format!("#   {grant}\n"));
             }

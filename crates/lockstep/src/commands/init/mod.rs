@@ -44,7 +44,7 @@ pub async fn init(path: &Path, url: Option<&str>) -> anyhow::Result<Exit> {
     };
     let mut offered = views(&session).await.context("looking for materialized views")?;
     let readers = readers(&session).await.context("looking for readers")?;
-    let grants = grants(&offered, settings.user());
+    let grants = grants(&offered).lines(false);
     let base = path.parent().unwrap_or(Path::new("")).to_owned();
     for one in &offered {
         write_new(&base.join(DIRECTORY).join(format!("{}.sql", one.name)), &query_file(one))?;
@@ -80,7 +80,7 @@ pub async fn init(path: &Path, url: Option<&str>) -> anyhow::Result<Exit> {
         println!("everybody may read {}: name the roles that do in [target] readers", readers.public.join(", "));
     }
     if !grants.is_empty() {
-        println!("what the role may not read yet, as the tables' owner or a superuser:");
+        println!("what the role may not read yet:");
         for grant in &grants {
             println!("  {grant}");
         }
@@ -111,14 +111,12 @@ async fn remark(config: &Config, offered: &mut [Offered]) {
     for one in offered {
         let planned = checked.planned.iter().find(|planned| planned.plan.projection == one.name);
         let failure = checked.failure_of(&one.name).map(|(message, _)| message.replace('\n', " "));
-        let missing = one.lacks.schemas.iter().map(|schema| format!("USAGE on schema {schema}"));
-        let missing: Vec<String> = missing.chain(one.lacks.tables.iter().map(|table| format!("SELECT on {table}"))).collect();
         let remark = match (planned, failure) {
             _ if !one.reads_materialized.is_empty() => {
                 one.left_out = true;
                 format!("cannot be maintained: it reads the materialized view {}", one.reads_materialized.join(", "))
             }
-            _ if !missing.is_empty() => format!("the role lacks {}", missing.join(", ")),
+            _ if !one.lacks.is_empty() => format!("the role lacks {}", one.lacks.words.join(", ")),
             (None, _) if lacking.contains(&one.name) => "as soon as what it reads can be read".to_owned(),
             (_, Some(message)) => {
                 one.left_out = true;

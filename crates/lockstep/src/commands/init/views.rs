@@ -1,8 +1,10 @@
 //! The materialized views that are there: what they are, what they read, who reads them.
 
 use lockstep_plan::chain::with_other_table;
-use lockstep_plan::{indexes_for, quote};
+use lockstep_plan::indexes_for;
 use tokio_postgres::Client;
+
+use crate::preflight::{Missing, Remedy, of_relations};
 
 /// Names are kept so short that the configuration takes them.
 const NAME_BYTES_MAX: usize = 38;
@@ -30,24 +32,11 @@ pub(super) struct Offered {
     /// Those that are, and the projections that it reads instead.
     pub(super) reads_instead: Vec<(String, String)>,
     /// What the role may not read of it.
-    pub(super) lacks: Lacks,
+    pub(super) lacks: Missing,
     /// How it would be maintained, or why it cannot be.
     pub(super) remark: String,
     /// It stands in the file as a comment.
     pub(super) left_out: bool,
-}
-
-/// Privileges that are missing; names are quoted.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Lacks {
-    pub(super) schemas: Vec<String>,
-    pub(super) tables: Vec<String>,
-}
-
-impl Lacks {
-    pub(super) fn is_empty(&self) -> bool {
-        self.schemas.is_empty() && self.tables.is_empty()
-    }
 }
 
 /// Who may read the views, beside their owners.
@@ -77,7 +66,7 @@ pub(super) async fn views(client: &Client) -> Result<Vec<Offered>, tokio_postgre
                  WHERE s.oid = s.view OR EXISTS (SELECT FROM pg_class AS v WHERE v.oid = s.oid AND v.relkind = 'v')
              ),
              read AS (
-                 SELECT s.view, r.oid, r.relkind, r.relname::text, n.nspname::text, n.oid AS schema
+                 SELECT s.view, r.oid, r.relkind, r.relname::text, n.nspname::text
                  FROM reads AS s JOIN pg_class AS r ON r.oid = s.oid JOIN pg_namespace AS n ON n.oid = r.relnamespace
                  WHERE s.oid <> s.view AND r.relkind IN ('r', 'p', 'f', 'v', 'm')
              )
@@ -90,10 +79,7 @@ pub(super) async fn views(client: &Client) -> Result<Vec<Offered>, tokio_postgre
                           WHERE i.indrelid = c.oid AND i.indexrelid IS DISTINCT FROM u.indexrelid ORDER BY i.indexrelid::regclass::text),
                     ARRAY(SELECT concat(r.nspname, '.', r.relname) FROM read AS r WHERE r.view = c.oid AND r.relkind = 'v' ORDER BY 1),
                     ARRAY(SELECT concat(r.nspname, '.', r.relname) FROM read AS r WHERE r.view = c.oid AND r.relkind = 'm' ORDER BY 1),
-                    ARRAY(SELECT DISTINCT format('%I', r.nspname) FROM read AS r
-                          WHERE r.view = c.oid AND NOT has_schema_privilege(r.schema, 'USAGE') ORDER BY 1),
-                    ARRAY(SELECT format('%I.%I', r.nspname, r.relname) FROM read AS r
-                          WHERE r.view = c.oid AND r.relkind <> 'm' AND NOT has_table_privilege(r.oid, 'SELECT') ORDER BY 1)
+                    ARRAY(SELECT r.oid FROM read AS r WHERE r.view = c.oid AND r.relkind <> 'm')
              FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
              LEFT JOIN LATERAL (
                  -- The narrowest unique index of plain columns: what CONCURRENTLY needs is a key.
@@ -125,7 +111,7 @@ pub(super) async fn views(client: &Client) -> Result<Vec<Offered>, tokio_postgre
             rows: row.get(3),
             reads_views: row.get(6),
             reads_materialized: row.get(7),
-            lacks: Lacks { schemas: row.get(8), tables: row.get(9) },
+            lacks: of_relations(client, &row.get::<_, Vec<u32>>(8)).await?,
             ..Offered::default()
         });
     }
@@ -168,18 +154,9 @@ pub(super) async fn readers(client: &Client) -> Result<Readers, tokio_postgres::
     Ok(Readers { roles: row.get(0), public: row.get(1) })
 }
 
-/// The statements that give a role what it lacks for all of them, for the tables' owner or a superuser.
-pub(super) fn grants(offered: &[Offered], role: &str) -> Vec<String> {
-    let collect = |of: fn(&Lacks) -> &Vec<String>| {
-        let names: std::collections::BTreeSet<&str> = offered.iter().flat_map(|one| of(&one.lacks)).map(String::as_str).collect();
-        names.into_iter().collect::<Vec<&str>>().join(", ")
-    };
-    let role = quote::identifier(role);
-    [("USAGE ON SCHEMA", collect(|lacks| &lacks.schemas)), ("SELECT ON", collect(|lacks| &lacks.tables))]
-        .into_iter()
-        .filter(|(_, names)| !names.is_empty())
-        .map(|(privilege, names)| format!("GRANT {privilege} {names} TO {role};"))
-        .collect()
+/// The statements that give the role what it lacks for all of them.
+pub(super) fn grants(offered: &[Offered]) -> Remedy {
+    offered.iter().fold(Remedy::default(), |all, one| all.and(one.lacks.remedy.clone()))
 }
 
 /// What the projection may be called: as the view, without `mv_`, in letters that the configuration takes.
@@ -217,20 +194,5 @@ mod tests {
         assert!(named(&"x".repeat(63), &[]).len() <= NAME_BYTES_MAX);
         let taken = [Offered { name: "x".to_owned(), ..Offered::default() }];
         assert_eq!(named("x", &taken), "x_2");
-    }
-
-    #[test]
-    fn each_grant_is_told_once() {
-        let lacking = |schemas: &[&str], tables: &[&str]| Offered {
-            lacks: Lacks {
-                schemas: schemas.iter().map(|&name| name.to_owned()).collect(),
-                tables: tables.iter().map(|&name| name.to_owned()).collect(),
-            },
-            ..Offered::default()
-        };
-        let offered = [lacking(&["s"], &["s.a", "s.\"B\""]), lacking(&["s"], &["s.a"]), lacking(&[], &[])];
-        let expected = ["GRANT USAGE ON SCHEMA s TO \"r\";", "GRANT SELECT ON s.\"B\", s.a TO \"r\";"];
-        assert_eq!(grants(&offered, "r"), expected);
-        assert_eq!(grants(&offered[2..], "r"), Vec::<String>::new());
     }
 }
