@@ -38,7 +38,7 @@ pub async fn check(config: &Config, sql: bool, json: bool) -> anyhow::Result<Exi
     }
     if preflight.passed() {
         println!("\nReady: lockstep run");
-    } else if told.iter().any(|finding| !finding.statements.is_empty()) {
+    } else if told.iter().flat_map(|finding| &finding.statements).any(|statement| !statement.optional) {
         eprintln!("\nAll statements as one script, by the role that runs them: lockstep check --sql");
     }
     Ok(exit)
@@ -74,8 +74,7 @@ fn script(told: &[Finding], config: &Config) -> String {
             script.push_str(&format!("-- {}: {}\n", finding.subject, one_line(finding.what())));
         }
         explained.extend(reasons.iter().map(|finding| (&finding.subject, finding.what())));
-        let choice = if statement.optional { "-- perhaps: " } else { "" };
-        script.push_str(&format!("{choice}{}\n", statement.sql));
+        script.push_str(&format!("{}\n", statement.pasted()));
     }
     let rest = without_statement(told);
     match (statements.is_empty(), rest.is_empty()) {

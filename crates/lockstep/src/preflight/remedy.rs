@@ -90,7 +90,7 @@ impl Remedy {
 
     /// In one line.
     pub(crate) fn line(&self, two_databases: bool) -> String {
-        let parts = by_role(&self.statements, two_databases);
+        let parts = by_role(&self.statements, two_databases, &|statement| statement.sql.clone());
         let parts: Vec<String> = parts.into_iter().map(|(who, statements)| format!("{who}: {}", statements.join(" "))).collect();
         match (parts.is_empty(), self.note.is_empty()) {
             (true, _) => self.note.clone(),
@@ -103,7 +103,7 @@ impl Remedy {
     pub(crate) fn lines(&self, two_databases: bool) -> Vec<String> {
         let mark = if self.statements.is_empty() { "" } else { "-- " };
         let mut lines: Vec<String> = (!self.note.is_empty()).then(|| format!("{mark}{}", self.note)).into_iter().collect();
-        for (who, statements) in by_role(&self.statements, two_databases) {
+        for (who, statements) in by_role(&self.statements, two_databases, &Statement::pasted) {
             lines.push(format!("-- {who}"));
             lines.extend(statements);
         }
@@ -111,14 +111,21 @@ impl Remedy {
     }
 }
 
+impl Statement {
+    /// As it stands in what is pasted as a whole: what somebody has to think of is a comment there.
+    pub(crate) fn pasted(&self) -> String {
+        if self.optional { format!("-- perhaps: {}", self.sql) } else { self.sql.clone() }
+    }
+}
+
 /// Statements that follow each other and are one role's.
-fn by_role(statements: &[Statement], two_databases: bool) -> Vec<(String, Vec<String>)> {
+fn by_role(statements: &[Statement], two_databases: bool, shown: &dyn Fn(&Statement) -> String) -> Vec<(String, Vec<String>)> {
     let mut parts: Vec<(String, Vec<String>)> = Vec::new();
     for statement in statements {
         let who = statement.by.label(two_databases);
         match parts.last_mut() {
-            Some((last, collected)) if *last == who => collected.push(statement.sql.clone()),
-            Some(_) | None => parts.push((who, vec![statement.sql.clone()])),
+            Some((last, collected)) if *last == who => collected.push(shown(statement)),
+            Some(_) | None => parts.push((who, vec![shown(statement)])),
         }
     }
     parts
@@ -164,6 +171,8 @@ mod tests {
                 "GRANT d;"
             ]
         );
+        let choice = Remedy::sql(&owner, ["DROP e"]).optional();
+        assert_eq!((choice.line(false), choice.lines(false)[1].as_str()), ("as app: DROP e;".to_owned(), "-- perhaps: DROP e;"));
         let words = Remedy::from("correct the query");
         assert_eq!((words.line(true), words.lines(true)), ("correct the query".to_owned(), vec!["correct the query".to_owned()]));
     }

@@ -58,8 +58,36 @@ async fn lost(slot: &str, depth: Depth, session: &Session, preflight: &mut Prefl
     }
 }
 
+/// From 18 on the server may give up a slot that nobody reads for a while: during a restart that takes long, an upgrade, an outage.
+async fn idle(session: &Session, preflight: &mut Preflight) {
+    let setting = "SELECT current_setting('idle_replication_slot_timeout', true),
+                          coalesce(extract(epoch FROM current_setting('idle_replication_slot_timeout', true)::interval), 0)::float8";
+    let row = match session.query_one(setting, &[]).await {
+        Ok(row) => row,
+        Err(error) => {
+            return preflight.warn("slot", lockstep_connect::describe(&error), "the server's settings must be readable");
+        }
+    };
+    let (shown, seconds): (Option<&str>, f64) = (row.get(0), row.get(1));
+    if seconds <= 0.0 || seconds >= KEEP_FOR.as_secs_f64() {
+        return;
+    }
+    let statements = ["ALTER SYSTEM SET idle_replication_slot_timeout = 0", "SELECT pg_reload_conf()"];
+    preflight.warn(
+        "slot",
+        format!(
+            "idle_replication_slot_timeout ({}): a slot that no projector reads for so long is lost, and everything is compared",
+            shown.unwrap_or_default()
+        ),
+        Remedy::sql(&By::Superuser(Side::Source), statements).optional().note("or a time that is longer than any pause of yours"),
+    );
+}
+
 /// `check` refuses a limit that the slot is about to exceed; what runs goes on.
 async fn kept(depth: Depth, session: &Session, state: Option<&SlotState>, preflight: &mut Preflight) {
+    if depth == Depth::Full {
+        idle(session, preflight).await;
+    }
     let room = match room(session, state).await {
         Ok(Some(room)) => room,
         Ok(None) => return,
