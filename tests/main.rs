@@ -36,6 +36,7 @@ mod pooler;
 mod publication;
 mod quarantine;
 mod random_queries;
+mod read_only;
 mod schema;
 mod serving;
 mod setbacks;

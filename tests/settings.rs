@@ -27,7 +27,6 @@ const ODDEST: &[(&str, &str)] = &[
     ("row_security", "on"),
     ("gin_fuzzy_search_limit", "1"),
     ("default_transaction_isolation", "'serializable'"),
-    ("default_transaction_read_only", "on"),
     ("default_transaction_deferrable", "on"),
     ("synchronous_commit", "'remote_apply'"),
     ("statement_timeout", "'30ms'"),
@@ -205,6 +204,8 @@ async fn every_setting_of_the_server_has_been_thought_of() -> anyhow::Result<()>
     /// checked or logged, or are set for each transaction; the last are only a superuser's to set and for repairs.
     const LEFT_ALONE: &[&str] = &[
         "search_path",
+        // Obeyed: tests/read_only.rs.
+        "default_transaction_read_only",
         "default_tablespace",
         "temp_tablespaces",
         "default_table_access_method",

@@ -42,7 +42,8 @@ pub async fn unidentified(client: &Client, tables: &[u32]) -> Result<Vec<Unident
              SELECT l.name,
                     CASE WHEN l.relreplident = 'f' THEN 'has REPLICA IDENTITY FULL and a virtual generated column, which cannot be published'
                          WHEN l.relreplident = 'n' THEN 'has REPLICA IDENTITY NOTHING'
-                         WHEN l.columns IS NULL THEN 'has no usable key'
+                         WHEN l.columns IS NULL AND l.relreplident = 'i' THEN 'has lost the index that was its replica identity'
+                         WHEN l.columns IS NULL THEN 'has no primary key and no replica identity'
                          ELSE format('is identified by (%s), and %s by (%s)', array_to_string(l.columns, ', '), r.name,
                                      array_to_string(r.columns, ', ')) END,
                     format('ALTER TABLE %s REPLICA IDENTITY %s', l.name,

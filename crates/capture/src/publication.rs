@@ -10,6 +10,9 @@ use crate::tracked::Tracked;
 /// The first version with column lists (`server_version_num` / 10000).
 const COLUMN_LISTS_FROM: u32 = 15;
 
+/// From this version on an identity that holds an unpublished generated column makes updates fail, and stored ones can be published.
+const GENERATED_FROM: u32 = 18;
+
 /// What a publication lacks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Coverage {
@@ -61,10 +64,24 @@ pub async fn coverage(
     if !row.get::<_, bool>(1) {
         lacks.push(Lack { reason: "publish_via_partition_root is off".to_owned(), relation: None });
     }
-    let columns = if major >= COLUMN_LISTS_FROM { "attnames::text[], rowfilter" } else { "NULL::text[], NULL::text" };
+    if major >= GENERATED_FROM && leaves_generated_out(client, publication, tracked).await? {
+        lacks.push(Lack {
+            reason: "it leaves stored generated columns out, which replica identities hold".to_owned(),
+            relation: None,
+        });
+    }
+    let columns = if major >= COLUMN_LISTS_FROM {
+        "attnames::text[], rowfilter,
+         (SELECT bool_or(r.prattrs IS NOT NULL)
+          FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid JOIN pg_class AS c ON c.oid = r.prrelid
+          JOIN pg_namespace AS n ON n.oid = c.relnamespace
+          WHERE p.pubname = t.pubname AND n.nspname = t.schemaname AND c.relname = t.tablename)"
+    } else {
+        "NULL::text[], NULL::text, NULL::boolean"
+    };
     let rows = client
         .query(
-            &format!("SELECT schemaname::text, tablename::text, {columns} FROM pg_publication_tables WHERE pubname = $1"),
+            &format!("SELECT schemaname::text, tablename::text, {columns} FROM pg_publication_tables AS t WHERE pubname = $1"),
             &[&publication],
         )
         .await?;
@@ -79,6 +96,9 @@ pub async fn coverage(
         if row.get::<_, Option<&str>>(3).is_some() {
             lack(format!("{} is published with a row filter", relation.label()), true);
         }
+        if relation.full && row.get::<_, Option<bool>>(4) == Some(true) {
+            lack(format!("{} is published with some columns, and its rows are identified by all", relation.label()), true);
+        }
         let names: Option<Vec<&str>> = row.get(2);
         if let Some(missing) = names.and_then(|names| relation.identity.iter().find(|column| !names.contains(&column.as_str()))) {
             lack(format!("{} is published without its identity column {missing}", relation.label()), true);
@@ -87,10 +107,28 @@ pub async fn coverage(
     Ok(if lacks.is_empty() { Coverage::Complete } else { Coverage::Incomplete(lacks) })
 }
 
+/// Whether a table whose rows are identified by all columns has a stored generated one that the publication leaves out: then PostgreSQL
+/// refuses to update it (`CheckCmdReplicaIdentity`, `execReplication.c`).
+async fn leaves_generated_out(client: &Client, publication: &str, tracked: &[Tracked]) -> Result<bool, tokio_postgres::Error> {
+    let tables: Vec<u32> = tracked.iter().map(|relation| relation.oid).collect();
+    let row = client
+        .query_one(
+            "SELECT EXISTS (
+                 SELECT FROM unnest($1::oid[]) AS t (oid)
+                 JOIN pg_class AS c ON c.oid = t.oid OR c.oid IN (SELECT relid FROM pg_partition_tree(t.oid))
+                 JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attgenerated = 's' AND NOT a.attisdropped
+                 WHERE c.relreplident = 'f' AND EXISTS (SELECT FROM pg_publication WHERE pubname = $2 AND pubgencols = 'n'))",
+            &[&tables, &publication],
+        )
+        .await?;
+    Ok(row.get(0))
+}
+
 /// The statements that create the publication, or add what an existing one lacks. Other tables in it are left alone.
 pub fn publication_statements(publication: &str, tracked: &[Tracked], major: u32, found: &Coverage) -> Vec<String> {
     let name = quote(publication);
-    let options = "(publish = 'insert, update, delete, truncate', publish_via_partition_root = true)";
+    let generated = if major >= GENERATED_FROM { ", publish_generated_columns = stored" } else { "" };
+    let options = format!("(publish = 'insert, update, delete, truncate', publish_via_partition_root = true{generated})");
     match found {
         Coverage::Complete => Vec::new(),
         Coverage::Missing => {

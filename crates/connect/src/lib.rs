@@ -18,6 +18,7 @@ mod hosts;
 mod parameters;
 mod passfile;
 mod pinned;
+mod read_only;
 mod service;
 mod session;
 mod settings;
@@ -34,6 +35,7 @@ pub use error::{
 pub use establish::{LoggedIn, Login, establish};
 pub use hosts::Candidate;
 pub use pinned::{FOLLOWED_SETTINGS, PINNED_SETTINGS, Pinned, ReadBack, Settled, pinning_statement};
+pub use read_only::{ReadOnly, read_only_by_default};
 pub use session::Session;
 pub use settings::{Binding, Endpoint, Environment, ServerIdentity, Settings, SettingsError};
 pub use text::{Repertoire, SQL_ASCII, Text, TextRef};

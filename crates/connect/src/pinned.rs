@@ -9,6 +9,7 @@
 //!   `lockstep check` says so.
 //! - What only an application's expressions depend on **follows the database** ([`FOLLOWED_SETTINGS`]): the read model shows what an
 //!   ordinary session of that database sees, so a value that was set for our own role alone is replaced by the database's.
+//! - `default_transaction_read_only` is obeyed ([`read_only_by_default`](crate::read_only_by_default)): who sets it means us, too.
 //! - Everything else is left alone: plans, memory, logging, where tables are stored, and `search_path`, by which the names in the
 //!   queries are found.
 //!
@@ -58,7 +59,6 @@ pub const PINNED_SETTINGS: &[Pinned] = &[
     pinned("gin_fuzzy_search_limit", "0"),
     // How transactions begin.
     pinned("default_transaction_isolation", "read committed"),
-    pinned("default_transaction_read_only", "off"),
     pinned("default_transaction_deferrable", "off"),
     // Nothing of ours waits for a standby: what must not be lost is durable here, and the slot knows what is not yet.
     pinned("synchronous_commit", "local"),

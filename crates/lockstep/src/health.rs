@@ -103,7 +103,11 @@ impl Health {
             At::Starting => Verdict { obstacles: vec!["starting".to_owned()], trouble: None },
             At::Reading => Verdict::default(),
             At::SettingUp(reason) => {
-                Verdict { obstacles: vec!["setting up again".to_owned()], trouble: Some(format!("setting up again: {reason}")) }
+                let first = reason.lines().next().unwrap_or_default();
+                Verdict {
+                    obstacles: vec![format!("setting up again: {first}")],
+                    trouble: Some(format!("setting up again: {reason}")),
+                }
             }
             At::Running { groups, capture, broken, postponed } => {
                 let mut verdict = of_stream(&capture.borrow(), stream_down);
@@ -122,7 +126,8 @@ impl Health {
 
     /// Says each change of it once in the log, and notes it where `lockstep status` looks. Never returns.
     pub(crate) async fn follow(&self, config: &Config) {
-        let mut noted: Option<String> = None;
+        // What has been said, and what has been noted: the target may not take it.
+        let (mut told, mut noted): (Option<String>, Option<String>) = (None, None);
         loop {
             tokio::time::sleep(INTERVAL).await;
             let trouble = self.verdict().trouble;
@@ -135,14 +140,16 @@ impl Health {
                 metrics::gauge!("lockstep_stalled").set(f64::from(u8::from(trouble.is_some())));
             }
             // While it is set up the set-up says what there is to say.
-            if !runs || trouble == noted {
+            if !runs {
                 continue;
             }
             match &trouble {
+                _ if trouble == told => {}
                 Some(trouble) => tracing::error!(trouble, "read models are not kept up to date"),
                 None => tracing::info!("read models are kept up to date again"),
             }
-            if note_trouble(config, trouble.as_deref()).await {
+            told.clone_from(&trouble);
+            if trouble != noted && note_trouble(config, trouble.as_deref()).await {
                 noted = trouble;
             }
         }
@@ -182,8 +189,9 @@ fn of_group(status: &GroupStatus) -> Verdict {
     }
     let name = &status.name;
     if let Some(failing) = status.failing.as_ref().filter(|failing| failing.since.elapsed() >= PATIENCE) {
-        verdict.obstacles.push(format!("the batches of group {name} fail"));
-        verdict.trouble = Some(format!("the batches of group {name} fail: {}", failing.reason));
+        let fail = format!("the batches of group {name} fail: {}", failing.reason);
+        verdict.obstacles.push(fail.clone());
+        verdict.trouble = Some(fail);
     }
     let settled = expected.clone().all(|projection| projection.state == ProjectionState::Live);
     if settled && status.current_as_of.is_some_and(|at| at.elapsed() >= SILENCE_MAX) {

@@ -97,7 +97,10 @@ async fn lease_has_run_out(target: &Session) -> anyhow::Result<bool> {
     if !leases_are_known(target).await? {
         return Ok(false);
     }
-    let row = target.query_opt("SELECT lease_until < clock_timestamp() FROM lockstep.installation", &[]).await?;
+    // Where nobody may write, nobody renews a lease, and who took it over could not write either.
+    let run_out = "SELECT lease_until < clock_timestamp() AND current_setting('default_transaction_read_only') = 'off'
+                   FROM lockstep.installation";
+    let row = target.query_opt(run_out, &[]).await?;
     Ok(row.and_then(|row| row.get::<_, Option<bool>>(0)).unwrap_or(false))
 }
 
@@ -160,6 +163,7 @@ pub(crate) async fn kept_during<T>(config: &Config, work: impl Future<Output = a
 /// Renews the lease until another instance has taken over, or the session is gone; returns what happened.
 pub(crate) async fn keep(target: &Session, leader_epoch: i64, lease: Duration) -> String {
     let seconds = lease.as_secs_f64();
+    let mut told = String::new();
     loop {
         let renewed = target
             .execute(
@@ -169,12 +173,19 @@ pub(crate) async fn keep(target: &Session, leader_epoch: i64, lease: Duration) -
             )
             .await;
         match renewed {
-            Ok(1) => {}
+            Ok(1) => told.clear(),
             Ok(_) => return "another instance has taken over".to_owned(),
             Err(error) if target.is_closed() => {
                 return format!("the session that holds the writer's lock ended: {}", lockstep_connect::describe(&error));
             }
-            Err(error) => tracing::warn!(error = %lockstep_connect::describe(&error), "renewing the lease"),
+            // One line for each change of state.
+            Err(error) => {
+                let error = lockstep_connect::describe(&error);
+                if error != told {
+                    tracing::warn!(error, "renewing the lease");
+                    told = error;
+                }
+            }
         }
         tokio::time::sleep(lease / 4).await;
     }

@@ -198,6 +198,10 @@ pub enum Depth {
 pub async fn run(config: &Config, depth: Depth) -> Preflight {
     let mut preflight = Preflight { two_databases: config.target.is_some(), ..Preflight::default() };
     let Some(source) = servers::source(config, depth, &mut preflight).await else { return preflight };
+    // Types are found by temporary views; slot, publication and the mark of whose they are may have to be written, too.
+    if !settings::writable("source", &source, &mut preflight).await {
+        return preflight;
+    }
     queries::plan_all(config, &source, &mut preflight).await;
     preflight.track();
     match lockstep_capture::signatures(&source, &config.publication, &preflight.tracked, preflight.major).await {

@@ -3,6 +3,8 @@
 use lockstep_capture::CaptureError;
 use lockstep_connect::{ConnectError, ErrorClass, classify, describe, public_message};
 
+use tokio_postgres::error::SqlState;
+
 use crate::quarantine::{is_about_data, is_clash};
 
 /// Which database an error came from.
@@ -33,6 +35,14 @@ pub enum BatchError {
         side: Side,
         /// Why.
         error: ConnectError,
+    },
+    /// Sessions may not write: somebody has put a brake on.
+    #[error("{side}: {reason}")]
+    ReadOnly {
+        /// Where.
+        side: Side,
+        /// By what.
+        reason: String,
     },
     /// A statement failed.
     #[error("{side}: {}", describe(error))]
@@ -128,7 +138,8 @@ impl BatchError {
             Self::DuplicateKey { projection, .. } | Self::TooManyFail { projection, .. } => Remedy::Fault(*projection),
             // Even a definite refusal of a connection (a password changed): serve what is there and keep trying until it is mended.
             Self::Connect { .. } if !self.is_of_another_server() => Remedy::Retry,
-            Self::Capture(CaptureError::TimedOut(_) | CaptureError::Replication(_) | CaptureError::Sql(_)) => Remedy::Retry,
+            Self::ReadOnly { .. }
+            | Self::Capture(CaptureError::TimedOut(_) | CaptureError::Replication(_) | CaptureError::Sql(_)) => Remedy::Retry,
             // Of another server: the stream comes from the one that was there before, and both have to be of one again.
             Self::Connect { .. } | Self::Capture(CaptureError::Ended(_)) | Self::Fenced | Self::Refused(_) => Remedy::Stop,
         }
@@ -142,6 +153,12 @@ impl BatchError {
     /// Whether a limit was met (SQLSTATE class 53): one that has been raised for the role since holds in new sessions only.
     pub(crate) fn is_about_resources(&self) -> bool {
         matches!(self, Self::Sql { error, .. } if error.code().is_some_and(|code| code.code().starts_with("53")))
+    }
+
+    /// Whether a statement was refused because its transaction may not write (25006, `read_only_sql_transaction`). A session keeps the
+    /// setting with which it began, so that only a new one can tell when that is over.
+    pub(crate) fn is_refused_as_read_only(&self) -> bool {
+        matches!(self, Self::Sql { error, .. } if error.code() == Some(&SqlState::READ_ONLY_SQL_TRANSACTION))
     }
 
     /// SQLSTATE, message and hint for the record of a fault.
@@ -165,9 +182,12 @@ impl BatchError {
                 self.to_string(),
                 Some("run the query to see why; lockstep quarantine list shows the keys that failed before".to_owned()),
             ),
-            Self::Connect { .. } | Self::Trace { .. } | Self::Capture(_) | Self::Fenced | Self::Refused(_) => {
-                (None, self.to_string(), None)
-            }
+            Self::Connect { .. }
+            | Self::ReadOnly { .. }
+            | Self::Trace { .. }
+            | Self::Capture(_)
+            | Self::Fenced
+            | Self::Refused(_) => (None, self.to_string(), None),
         }
     }
 

@@ -1,6 +1,6 @@
 //! The sessions of a group: one where source and target are one database, two otherwise.
 
-use lockstep_connect::{Session, Settings};
+use lockstep_connect::{Session, Settings, read_only_by_default};
 use tokio_postgres::Client;
 
 use crate::error::{BatchError, Side};
@@ -45,13 +45,13 @@ impl Sessions {
                 Self::Two { source, target }
             }
         };
+        let sql_error = |error| BatchError::Sql { side: Side::Target, error, projection: None };
+        if let Some(found) = read_only_by_default(sessions.target()).await.map_err(sql_error)? {
+            return Err(BatchError::ReadOnly { side: Side::Target, reason: found.message });
+        }
         // A batch is visible as soon as it is committed and durable a moment later, when the WAL writer gets to it. That costs
         // the application's disk no extra flush, and nothing can be lost: the slot is confirmed only up to what is durable.
-        sessions.target().batch_execute("SET synchronous_commit = off").await.map_err(|error| BatchError::Sql {
-            side: Side::Target,
-            error,
-            projection: None,
-        })?;
+        sessions.target().batch_execute("SET synchronous_commit = off").await.map_err(sql_error)?;
         Ok(sessions)
     }
 

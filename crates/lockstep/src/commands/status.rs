@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use lockstep_capture::{slot_state, unidentified_in};
-use lockstep_connect::Session;
+use lockstep_connect::{Session, read_only_by_default};
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -122,6 +122,10 @@ pub async fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
 
 /// Why read models are not kept up to date, if they are not.
 pub(super) async fn trouble(target: &Session) -> anyhow::Result<Option<String>> {
+    // Then nobody can have noted it.
+    if let Some(read_only) = read_only_by_default(target).await? {
+        return Ok(Some(format!("{}. {}", read_only.message, read_only.remedy)));
+    }
     let known = "SELECT to_regprocedure('lockstep.trouble(text, timestamptz)') IS NOT NULL";
     if !target.query_one(known, &[]).await?.get::<_, bool>(0) {
         return Ok(None);

@@ -7,7 +7,9 @@ use lockstep_refresh::analysis::may_read;
 use lockstep_wal::{ReplicationConnection, SystemIdentity};
 
 use super::concerned::relation_subject;
-use super::{By, Depth, Planned, Preflight, Remedy, Severity, Side, encodings, limits, neighbours, privileges, slot, standing};
+use super::{
+    By, Depth, Planned, Preflight, Remedy, Severity, Side, encodings, limits, neighbours, privileges, settings, slot, standing,
+};
 use crate::config::Config;
 use crate::standby_names;
 
@@ -310,6 +312,9 @@ pub(super) async fn target(config: &Config, source: &Session, preflight: &mut Pr
     };
     let looked = async {
         encodings::look(source, session, preflight).await?;
+        if config.target.is_some() {
+            settings::writable("target", session, preflight).await;
+        }
         let registered = target_facts(config, session, preflight).await?;
         super::types::check(config, source, session, preflight).await?;
         Ok::<_, tokio_postgres::Error>(registered)

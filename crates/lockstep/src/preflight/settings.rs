@@ -1,6 +1,6 @@
 //! Settings by which what Lockstep computes may differ from what other sessions see.
 
-use lockstep_connect::{Session, describe};
+use lockstep_connect::{Session, describe, read_only_by_default};
 use lockstep_plan::quote;
 
 use super::Preflight;
@@ -58,6 +58,16 @@ pub(super) async fn check(session: &Session, preflight: &mut Preflight) {
             format!("ALTER ROLE … RESET {name}, or ALTER DATABASE … SET {name} = … for all"),
         );
     }
+}
+
+/// Tells of a database in which nothing may be written, by somebody's wish. Whether something may be.
+pub(super) async fn writable(side: &str, session: &Session, preflight: &mut Preflight) -> bool {
+    match read_only_by_default(session).await {
+        Ok(None) => return true,
+        Ok(Some(found)) => preflight.error(side, found.message, found.remedy),
+        Err(error) => preflight.error(side, describe(&error), "make the server's settings readable"),
+    }
+    false
 }
 
 /// Whether two values of a setting mean the same for what is printed.

@@ -124,17 +124,36 @@ async fn relation(client: &Client, row: &Row) -> Result<Relation, AnalysisError>
             format!("ALTER TABLE {label} SET LOGGED"),
         ));
     }
+    let identity = identity(client, oid, row.get(5)).await?;
+    if identity == Identity::None {
+        refuse_unidentified(client, oid).await?;
+    }
     Ok(Relation {
         oid,
         kind,
         columns: columns(client, oid).await?,
-        identity: identity(client, oid, row.get(5)).await?,
+        identity,
         located_by: Vec::new(),
         indexes: indexes(client, oid).await?,
         children: Vec::new(),
         schema,
         name,
     })
+}
+
+/// With the statement that mends it: a table that is published already cannot be written until then.
+async fn refuse_unidentified(client: &Client, oid: u32) -> Result<(), AnalysisError> {
+    let found = lockstep_capture::unidentified(client, &[oid]).await?;
+    let Some(found) = found.first() else { return Ok(()) };
+    let hint = if found.remedy.ends_with("FULL") {
+        format!("{}; (then its projections are recomputed as a whole), or give it a primary key", found.remedy)
+    } else {
+        format!("{};", found.remedy)
+    };
+    Err(AnalysisError::definite(
+        format!("{} {}: publishing it makes the application's UPDATE and DELETE on it fail", found.table, found.reason),
+        hint,
+    ))
 }
 
 async fn columns(client: &Client, oid: u32) -> Result<Vec<Column>, AnalysisError> {

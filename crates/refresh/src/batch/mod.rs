@@ -145,8 +145,9 @@ impl BatchRun<'_> {
     async fn open_snapshot(&mut self) -> Result<SourceSnapshot, BatchError> {
         let sql_error = |side| move |error| BatchError::Sql { side, error, projection: None };
         let source = self.sessions.source();
-        let mode = if self.sessions.is_one() { "READ WRITE" } else { "READ ONLY" };
-        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ, {mode}");
+        // One that writes does not ask for it: where the default is not to write, that is meant.
+        let mode = if self.sessions.is_one() { "" } else { ", READ ONLY" };
+        let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ{mode}");
         // The functions run after the snapshot of the statement has been taken, so every commit that it sees is before L.
         let statement = self
             .prepared

@@ -163,13 +163,16 @@ impl Group {
             match error.remedy(untried) {
                 Remedy::Retry => {
                     // One line for each change of state: what has been said goes on.
-                    if self.note_failure(&error) {
+                    let is_new = self.note_failure(&error);
+                    // The next session says by what.
+                    if is_new && !error.is_refused_as_read_only() {
                         tracing::warn!(group = self.settings.name, error = %error, retry_in = ?pause, "batch failed; trying again");
                     } else {
                         tracing::debug!(group = self.settings.name, error = %error, retry_in = ?pause, "trying again");
                     }
                     if connected.as_ref().is_none_or(|connection| connection.sessions.closed() || connection.nudge.is_closed())
                         || error.is_about_resources()
+                        || error.is_refused_as_read_only()
                     {
                         // Batches that the target had committed and not yet made durable may be gone with it.
                         if connected.take().is_some() {
