@@ -9,7 +9,7 @@ use croner::Cron;
 use jiff::Zoned;
 use lockstep_backstop::{Claim, View, verify};
 use lockstep_connect::Session;
-use lockstep_plan::sql::RowKey;
+use lockstep_plan::RowKey;
 use lockstep_plan::{Maintenance, indexes_for, quote};
 use lockstep_refresh::{GroupCommand, SuspectKind, Suspects};
 use tokio::sync::oneshot;

@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use lockstep_connect::{LockTurns, Session};
+use lockstep_plan::emit::replica_identity;
 use lockstep_plan::quote;
-use lockstep_plan::sql::replica_identity;
 use tokio_postgres::error::SqlState;
 
 /// How long a table's readers are waited for; what has none then gets one at the next set-up.

@@ -1,50 +1,34 @@
-//! From a SELECT and catalog facts to a maintenance plan.
+//! From a SELECT and catalog facts to a maintenance plan, stage by stage. Each stage imports those before it, and the model.
 //!
 //! ```text
-//!   facts::Query ─► syntax ─► normalise ─► resolve ──────────► reach ─────────► branch ────► planner ─► Plan
-//!                  (parse)   (WITH, views,  (occurrences,      (root, lookups,  (restricted            │
-//!                             UNION, full    equalities)        links)           queries, traces)     sql
-//!                             joins)                                                             (statements)
-//!                                 └───────────────┴── Obstacle ──┴──────────────► whole
+//!   model ◄── what the stages hand to each other: facts, plan, traces, accumulators, row keys, obstacles
+//!
+//!   syntax ─► normalise ─► resolve ──────► strategy ──────────────────────────► Plan ─► emit
+//!   (parse,   (WITH, views, (occurrences,  (root and paths, branches, grouping,         (SQL; imports
+//!    print,    full joins,   equalities,    accumulators, decomposition,                 the model alone)
+//!    walk)     ties)         the time)      chains, decision)
+//!                 └──────────────┴── Obstacle ──┴──────────► whole
 //! ```
 //!
 //! Pure: no I/O, no clock, and it cannot fail at run time. What the planner does not understand is never guessed at; it becomes a
 //! *whole* projection with the reason, so every SELECT works.
 
-mod accumulate;
-mod aggregate;
-mod branch;
-pub mod chain;
-mod decompose;
-pub mod facts;
-mod grouped;
-mod indexes;
-mod locking;
-mod named;
-pub mod names;
+pub mod emit;
+mod model;
 mod normalise;
-mod obstacle;
-mod order;
-mod plan;
-mod planner;
-pub mod quote;
-mod reach;
 mod resolve;
-pub mod sql;
+mod strategy;
 mod syntax;
 #[cfg(test)]
 mod tests;
-mod trace;
-mod unnamed;
 
-pub use accumulate::{Accumulators, Input, Sum, Values, accumulate};
-pub use decompose::{Decomposition, decompose};
-pub use indexes::{check_indexes, index_names, indexes_for};
-pub use locking::{locking_clauses, place_of_table};
-pub use named::tables_named;
-pub use order::{Settled, Tie, settle};
-pub use plan::{
-    Branch, Clock, GroupForm, GroupedPlan, LinkTrace, Maintenance, Plan, PlanError, RelationRole, Role, Root, Trace, WholePlan,
-};
-pub use planner::{at_time, plan, plan_whole};
-pub use unnamed::unnamed_columns;
+pub use emit::{check_indexes, index_names, indexes_for};
+pub use model::accumulators::{Accumulators, Input, Sum, Values};
+pub use model::plan::{Branch, Clock, GroupForm, GroupedPlan, Maintenance, Plan, PlanError, Root, WholePlan};
+pub use model::row_key::RowKey;
+pub use model::state::StateTable;
+pub use model::trace::{LinkTrace, RelationRole, Role, Trace};
+pub use model::{facts, names, quote};
+pub use normalise::{Settled, Tie, settle};
+pub use strategy::{Decomposition, accumulate, at_time, chains, decompose, plan, plan_whole};
+pub use syntax::{locking_clauses, place_of_table, tables_named, unnamed_columns};

@@ -1,8 +1,9 @@
 //! Decisions of the planner, one line each: a query in, the roles out.
 
-use crate::facts::{Column, Function, FunctionKind, Identity, OutputColumn, Query, Relation, RelationKind, View, Volatility};
-use crate::sql::RowKey;
-use crate::{GroupForm, Maintenance, Plan, PlanError, RelationRole, Trace, plan};
+use crate::model::facts::{
+    Column, Function, FunctionKind, Identity, OutputColumn, Query, Relation, RelationKind, View, Volatility,
+};
+use crate::{GroupForm, Maintenance, Plan, PlanError, RelationRole, RowKey, Trace, plan};
 
 fn relation(oid: u32, name: &str, identity: Identity, columns: &[(&str, &str, bool)]) -> Relation {
     Relation {

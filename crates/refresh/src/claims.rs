@@ -1,7 +1,8 @@
 //! What the tables of a projection claim to hold, for verification; and what is done about rows that do not.
 
-use lockstep_plan::sql::{self, HiddenClaim, Places, RowKey};
+use lockstep_plan::emit::{HiddenClaim, Places};
 use lockstep_plan::{Maintenance, Plan, Trace, at_time, quote};
+use lockstep_plan::{RowKey, emit};
 use tokio::sync::oneshot;
 
 use crate::projection::{Projection, Tracing};
@@ -152,7 +153,7 @@ pub(crate) fn claims(projection: &Projection, on_target: bool, time: &str) -> Ve
             // Replacing the time means parsing, which is dear where it is not needed.
             let asks_for_time = plan.definition_at.is_some();
             let query = if asks_for_time { at_time(&branch.query, time) } else { branch.query.clone() };
-            let claim = sql::contribution_claim(state, &query, &places);
+            let claim = emit::contribution_claim(state, &query, &places);
             let key = if state.many_per_key { state.columns.clone() } else { state.key.clone() };
             let without = (state.key.clone(), quarantined);
             all.push(hidden(&state.name, claim, hidden_on_target, key, SuspectKind::Root(number), without));
@@ -162,7 +163,7 @@ pub(crate) fn claims(projection: &Projection, on_target: bool, time: &str) -> Ve
             if projection.tracing == Tracing::GivenUp {
                 continue;
             }
-            let claim = sql::link_claim(link, &places);
+            let claim = emit::link_claim(link, &places);
             let key = link.state.key.clone();
             let nothing = (Vec::new(), Vec::new());
             all.push(hidden(&link.state.name, claim, hidden_on_target, key, SuspectKind::Link(number, index), nothing));
@@ -171,7 +172,7 @@ pub(crate) fn claims(projection: &Projection, on_target: bool, time: &str) -> Ve
     if let Maintenance::Grouped(grouped) = &plan.maintenance
         && let Some(accumulators) = &grouped.accumulators
     {
-        for claim in sql::accumulator_claims(grouped, accumulators, &places) {
+        for claim in emit::accumulator_claims(grouped, accumulators, &places) {
             let key = claim.columns[..claim.identity].to_vec();
             all.push(hidden("accumulators", claim, true, key, SuspectKind::Accumulator, (Vec::new(), Vec::new())));
         }

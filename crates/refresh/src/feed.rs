@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use lockstep_connect::{Text, TextRef};
-use lockstep_plan::sql::RowKey;
+use lockstep_plan::RowKey;
 use lockstep_wal::Lsn;
 use serde_json::{Map, Value};
 use tokio_postgres::{Client, Row};

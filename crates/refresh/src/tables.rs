@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lockstep_connect::LockTurns;
-use lockstep_plan::{Maintenance, Plan, quote, sql};
+use lockstep_plan::{Maintenance, Plan, emit, quote};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
@@ -84,17 +84,17 @@ pub async fn register(
     if transaction.query_opt("SELECT FROM pg_namespace WHERE nspname = $1", &[&schema]).await?.is_none() {
         transaction.batch_execute(&format!("CREATE SCHEMA {}", quote::identifier(schema))).await?;
     }
-    let mut statements = sql::create_table(plan, schema);
-    statements.push(sql::add_comment(plan, schema));
+    let mut statements = emit::create_table(plan, schema);
+    statements.push(emit::add_comment(plan, schema));
     let mut state_tables = Vec::new();
     for state in plan.state_tables() {
-        statements.extend(sql::create_state_table(state, "lockstep"));
+        statements.extend(emit::create_state_table(state, "lockstep"));
         state_tables.push(state.name.clone());
     }
     if let Maintenance::Grouped(grouped) = &plan.maintenance
         && let Some(accumulators) = &grouped.accumulators
     {
-        statements.extend(sql::accumulator_indexes(grouped, accumulators, "lockstep"));
+        statements.extend(emit::accumulator_indexes(grouped, accumulators, "lockstep"));
     }
     for statement in &statements {
         transaction.batch_execute(statement).await?;

@@ -5,7 +5,7 @@
 
 use bytes::{BufMut as _, BytesMut};
 use futures_util::{SinkExt as _, TryStreamExt as _, pin_mut};
-use lockstep_plan::sql::Places;
+use lockstep_plan::emit::Places;
 use lockstep_plan::{Maintenance, quote};
 use tokio_postgres::types::{FromSql, ToSql, Type};
 use tokio_postgres::{Client, Statement};

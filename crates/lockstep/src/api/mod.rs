@@ -26,7 +26,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
-use lockstep_plan::chain::{stand_for_projections, tables_of_stand_ins};
+use lockstep_plan::chains::{stand_for_projections, tables_of_stand_ins};
 use lockstep_read::{Model, Pool, Pools, ReadError, Reader};
 use tower_http::compression::CompressionLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use lockstep_plan::sql::{self, Fresh, Link, Places, TracedKeys};
+use lockstep_plan::emit;
+use lockstep_plan::emit::{Fresh, Link, Places, TracedKeys};
 use lockstep_plan::{Branch, GroupForm, Maintenance, Plan, Role, Tie, Trace, WholePlan};
 use serde::Serialize;
 
@@ -201,7 +202,7 @@ fn statements(planned: &Planned) -> Vec<StatementView> {
     }
     match &plan.maintenance {
         Maintenance::Row(row) => {
-            let merge = sql::row_merge(plan, row, &places, TracedKeys::Bound, &Fresh::Query);
+            let merge = emit::row_merge(plan, row, &places, TracedKeys::Bound, &Fresh::Query);
             add("refresh: the rows of bound root keys".to_owned(), merge.in_place);
         }
         Maintenance::Grouped(grouped) => {
@@ -210,11 +211,18 @@ fn statements(planned: &Planned) -> Vec<StatementView> {
                 let (what, sql) = match &grouped.accumulators {
                     Some(accumulators) => (
                         "contributions, and with them the accumulators,",
-                        sql::contribution_merge_accumulating(branch, state, grouped, accumulators, &places, &Fresh::Query),
+                        emit::contribution_merge_accumulating(branch, state, grouped, accumulators, &places, &Fresh::Query),
                     ),
                     None => (
                         "contributions",
-                        sql::contribution_merge(branch, state, &grouped.group_columns, &places, TracedKeys::Bound, &Fresh::Query),
+                        emit::contribution_merge(
+                            branch,
+                            state,
+                            &grouped.group_columns,
+                            &places,
+                            TracedKeys::Bound,
+                            &Fresh::Query,
+                        ),
                     ),
                 };
                 let root = format!("{}.{}", branch.root.schema, branch.root.name);
@@ -223,11 +231,11 @@ fn statements(planned: &Planned) -> Vec<StatementView> {
             let from = if grouped.accumulators.is_some() { "accumulators" } else { "contributions" };
             add(
                 format!("refresh: the bound groups, from their {from}"),
-                sql::group_merge(plan, grouped, &places, TracedKeys::Bound).in_place,
+                emit::group_merge(plan, grouped, &places, TracedKeys::Bound).in_place,
             );
         }
         Maintenance::Whole(_) => {
-            add("refresh: everything".to_owned(), sql::whole_merge(plan, &places, &Fresh::Query).in_place);
+            add("refresh: everything".to_owned(), emit::whole_merge(plan, &places, &Fresh::Query).in_place);
         }
     }
     all

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use lockstep_connect::{ErrorClass, Session};
-use lockstep_plan::chain::{StoodFor, stand_for_projections};
+use lockstep_plan::RowKey;
+use lockstep_plan::chains::{StoodFor, stand_for_projections};
 use lockstep_plan::facts::{Column, Identity, LOCATOR, Query, Relation, RelationKind, TypeFacts};
-use lockstep_plan::sql::RowKey;
 use lockstep_plan::{GroupForm, Maintenance, Plan, decompose};
 use lockstep_refresh::analysis::{self, Analysed, AnalysisError, Definition, StandIn};
 

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use lockstep_capture::{Interest, RunningTransactions};
 use lockstep_connect::ServerIdentity;
+use lockstep_plan::emit::Places;
 use lockstep_plan::facts::RelationKind;
-use lockstep_plan::sql::Places;
 use lockstep_plan::{RelationRole, Role};
 use lockstep_refresh::{Endpoints, GroupSettings, Projection, RefreshOptions, Registered};
 

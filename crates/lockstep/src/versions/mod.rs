@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use lockstep_connect::Session;
-use lockstep_plan::chain::with_suffixed_projections;
+use lockstep_plan::chains::with_suffixed_projections;
 use lockstep_plan::indexes_for;
 use lockstep_refresh::{GroupStatus, OnError, ProjectionState};
 use serde::{Deserialize, Serialize};

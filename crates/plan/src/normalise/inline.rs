@@ -3,8 +3,8 @@
 use pg_query::NodeEnum;
 use pg_query::protobuf::{Alias, CommonTableExpr, Node, RangeSubselect, RangeVar, SelectStmt};
 
-use crate::facts::View;
-use crate::obstacle::{Obstacle, Outcome};
+use crate::model::facts::View;
+use crate::model::obstacle::{Obstacle, Outcome};
 use crate::syntax::{self, clauses, for_each_subquery, wrap};
 
 /// Views of views nest; a cycle is impossible, a bomb is not.

@@ -3,14 +3,15 @@
 //! * `inline`: WITH queries and views become subqueries in FROM. PostgreSQL flattens those again where it can, so the text that runs is
 //!   as fast, and the planner sees one kind of nesting only.
 //! * `outer`: a full join becomes two branches, one for the rows that each side owns.
+//! * `order`: what is not determined is made so.
 //! * `union`: UNION and UNION ALL become a list of branches.
 
 mod inline;
+mod order;
 mod outer;
-mod tables;
 mod union;
 
 pub(crate) use inline::inline;
+pub use order::{Settled, Tie, settle};
 pub(crate) use outer::split_full_joins;
-pub(crate) use tables::for_each_table;
 pub(crate) use union::{Combination, arms};

@@ -14,7 +14,7 @@
 use pg_query::NodeEnum;
 use pg_query::protobuf::{JoinExpr, JoinType, Node, SelectStmt, SubLink, SubLinkType};
 
-use crate::obstacle::{Obstacle, Outcome};
+use crate::model::obstacle::{Obstacle, Outcome};
 use crate::syntax::{self, wrap};
 
 /// More full joins than this in one FROM clause are not worth their branches.

@@ -2,7 +2,7 @@
 
 use pg_query::protobuf::{SelectStmt, SetOperation};
 
-use crate::obstacle::{Obstacle, Outcome};
+use crate::model::obstacle::{Obstacle, Outcome};
 use crate::syntax::is_set_operation;
 
 /// How a query's branches make its result.

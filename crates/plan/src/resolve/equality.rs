@@ -5,45 +5,10 @@ use std::collections::BTreeSet;
 use pg_query::NodeEnum;
 use pg_query::protobuf::{AExprKind, BoolExprType, Node, SelectStmt};
 
-use super::expression::{contains_clock, see_through, strip_cast};
-use super::{Context, Name, Resolver, Side, Source};
-use crate::obstacle::Outcome;
-use crate::syntax::{any, children, conjuncts, name_parts, print_expression, string_of, target_expression};
-
-/// `side = value`, in a place where rows of the occurrence that do not satisfy it do not matter.
-#[derive(Debug, Clone)]
-pub(crate) struct Equality {
-    pub(crate) occurrence: usize,
-    /// An expression over the occurrence's columns alone.
-    pub(crate) side: Node,
-    /// `side`, printed.
-    pub(crate) side_sql: String,
-    /// The column that `side` is, where it is one, a cast to text apart.
-    pub(crate) column: Option<String>,
-    /// The type that the column is cast to in the comparison (`(x.code)::text = …`), if any.
-    pub(crate) cast: Option<String>,
-    /// The other side, printed.
-    pub(crate) value: String,
-    /// The plain column that the other side is, where it is one.
-    pub(crate) value_column: Option<(usize, String)>,
-    /// The occurrences that the other side refers to.
-    pub(crate) depends_on: BTreeSet<usize>,
-    /// Whether it stands outside the opaque subquery that the occurrence is in, and says something about a column of that.
-    pub(crate) from_outside: bool,
-    /// Whether it comes from `value IN (SELECT side …)`.
-    pub(crate) membership: bool,
-    /// For NOT IN and its like, where NULL and false differ: what else can change the answer.
-    pub(crate) nulls: Nulls,
-}
-
-/// What else than equal values can change the answer of `value IN (SELECT side …)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Nulls {
-    /// `value` may be NULL: then the answer is false or NULL, as the subquery is empty or not.
-    pub(crate) in_value: bool,
-    /// `side` may be NULL: a member that is NULL turns every "false" into NULL.
-    pub(crate) in_side: bool,
-}
+use super::scope::{Context, Equality, Name, Nulls, Resolver, Side, Source, contains_subquery, see_through};
+use super::time::contains_clock;
+use crate::model::obstacle::Outcome;
+use crate::syntax::{children, conjuncts, name_parts, print_expression, string_of, target_expression};
 
 impl Resolver<'_> {
     /// Collects from a condition's conjuncts what they say about the constrained occurrences.
@@ -266,6 +231,14 @@ fn holds_row(node: &Node) -> bool {
     }
 }
 
-pub(super) fn contains_subquery(node: &Node) -> Outcome<bool> {
-    Ok(any(node, &|node| matches!(&node.node, Some(NodeEnum::SubLink(_))))?)
+/// Takes off a cast to text, which PostgreSQL adds around varchar columns in comparisons and which loses nothing.
+fn strip_cast(node: &Node) -> (&Node, Option<String>) {
+    if let Some(NodeEnum::TypeCast(cast)) = &node.node
+        && let (Some(argument), Some(type_name)) = (&cast.arg, &cast.type_name)
+        && name_parts(&type_name.names).last() == Some(&"text")
+        && type_name.array_bounds.is_empty()
+    {
+        return (argument, Some("text".to_owned()));
+    }
+    (node, None)
 }

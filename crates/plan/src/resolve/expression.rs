@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use pg_query::NodeEnum;
 use pg_query::protobuf::{BoolExprType, ColumnRef, Node, SubLink, SubLinkType};
 
-use super::{Context, Derived, Name, Place, Resolver, Source};
-use crate::obstacle::{Obstacle, Outcome};
-use crate::syntax::{any, children, name_parts, string_of, wrap};
+use super::opaque::separating_outputs;
+use super::scope::{Context, Name, Place, Resolver, Source};
+use crate::model::obstacle::{Obstacle, Outcome};
+use crate::syntax::{children, name_parts, string_of, wrap};
 
 impl Resolver<'_> {
     /// Qualifies the references of an expression and enters its subqueries.
@@ -108,7 +109,7 @@ impl Resolver<'_> {
             && is_equality
             && let Some(test) = test
         {
-            let separating = super::opaque::separating_outputs(select, self.functions)?;
+            let separating = separating_outputs(select, self.functions)?;
             self.membership(&test, select, &separating, &side, context)?;
         }
         Ok(())
@@ -134,44 +135,4 @@ fn collect_references(node: &mut Node, names: &BTreeMap<String, Name>, found: &m
         }
     }
     children(node)?.into_iter().try_for_each(|child| collect_references(child, names, found))
-}
-
-/// The expression with the columns of subqueries replaced by what they stand for; `None` if one cannot be.
-pub(super) fn see_through(node: &Node, names: &BTreeMap<String, Name>, derived: &[Derived]) -> Option<Node> {
-    if let Some(NodeEnum::ColumnRef(reference)) = &node.node {
-        let [alias, column] = reference.fields.as_slice() else { return None };
-        return match names.get(string_of(alias)?)? {
-            Name::Occurrence(_) => Some(node.clone()),
-            Name::Derived(index) => {
-                let column = string_of(column)?;
-                let (_, seen) = derived[*index].columns.iter().find(|(name, _)| name == column)?;
-                seen.clone()
-            }
-        };
-    }
-    let mut copy = node.clone();
-    for child in children(&mut copy).ok()? {
-        *child = see_through(child, names, derived)?;
-    }
-    Some(copy)
-}
-
-/// Takes off a cast to text, which PostgreSQL adds around varchar columns in comparisons and which loses nothing.
-pub(crate) fn strip_cast(node: &Node) -> (&Node, Option<String>) {
-    if let Some(NodeEnum::TypeCast(cast)) = &node.node
-        && let (Some(argument), Some(type_name)) = (&cast.arg, &cast.type_name)
-        && name_parts(&type_name.names).last() == Some(&"text")
-        && type_name.array_bounds.is_empty()
-    {
-        return (argument, Some("text".to_owned()));
-    }
-    (node, None)
-}
-
-/// Functions whose result is the transaction's or statement's time.
-pub(super) const TIME_FUNCTIONS: [&str; 3] = ["now", "transaction_timestamp", "statement_timestamp"];
-
-/// Whether an expression asks for the time.
-pub(crate) fn contains_clock(node: &Node) -> Outcome<bool> {
-    Ok(any(node, &|node| super::clock::asks(node).is_some())?)
 }

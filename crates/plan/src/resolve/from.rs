@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use pg_query::NodeEnum;
 use pg_query::protobuf::{Alias, JoinExpr, JoinType, Node, RangeFunction, RangeSubselect, RangeVar, SelectStmt};
 
-use super::{Context, Derived, Name, Occurrence, Place, Resolver, Rows, Side, Source, opaque};
-use crate::facts::{Relation, RelationKind};
-use crate::obstacle::{Obstacle, Outcome};
-use crate::quote;
+use super::opaque;
+use super::scope::{Context, Derived, Name, Occurrence, Place, Resolver, Rows, Side, Source, see_through};
+use crate::model::facts::{Relation, RelationKind};
+use crate::model::obstacle::{Obstacle, Outcome};
+use crate::model::quote;
 use crate::syntax::{self, string_of};
 
 impl Resolver<'_> {
@@ -69,7 +70,7 @@ impl Resolver<'_> {
             };
             let Some(call) = list.items.first_mut() else { continue };
             self.expression(call, Context::Value)?;
-            let seen = super::expression::see_through(call, &self.names, &self.derived);
+            let seen = see_through(call, &self.names, &self.derived);
             depends_on.extend(self.references(seen.as_ref().unwrap_or(call))?);
         }
         let Some(alias) = &mut function.alias else {
@@ -100,7 +101,7 @@ impl Resolver<'_> {
             .into_iter()
             .zip(columns)
             .map(|(name, (_, seen))| {
-                let seen = seen.and_then(|node| super::expression::see_through(&node, &self.names, &self.derived));
+                let seen = seen.and_then(|node| see_through(&node, &self.names, &self.derived));
                 (name, seen)
             })
             .collect();
@@ -115,7 +116,7 @@ impl Resolver<'_> {
     fn rows(&self, select: &SelectStmt) -> Outcome<Rows> {
         Ok(match opaque::rows(select, self.functions)? {
             Rows::PerGroup(groups) => {
-                let through = |node: &Node| super::expression::see_through(node, &self.names, &self.derived);
+                let through = |node: &Node| see_through(node, &self.names, &self.derived);
                 groups.iter().map(through).collect::<Option<_>>().map_or(Rows::Many, Rows::PerGroup)
             }
             rows => rows,

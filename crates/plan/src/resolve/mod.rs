@@ -10,87 +10,21 @@ mod equality;
 mod expression;
 mod from;
 mod opaque;
+mod scope;
+mod time;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pg_query::protobuf::{Node, RangeFunction, SelectStmt};
+use pg_query::protobuf::{Node, SelectStmt};
 
-use crate::facts::{Function, Relation};
-use crate::obstacle::{Obstacle, Outcome};
+use scope::{Context, Resolver, Side};
+
+use crate::model::facts::{Function, Relation};
+use crate::model::obstacle::{Obstacle, Outcome};
 use crate::syntax::{self, Tally, clauses};
 
-pub(crate) use clock::{ClockComparison, fix_time};
-pub(crate) use equality::{Equality, Nulls};
-pub(crate) use expression::contains_clock;
-pub(crate) use opaque::Rows;
-
-/// A query whose names are resolved.
-pub(crate) struct Resolved {
-    pub(crate) select: SelectStmt,
-    pub(crate) occurrences: Vec<Occurrence>,
-    pub(crate) derived: Vec<Derived>,
-    pub(crate) equalities: Vec<Equality>,
-    pub(crate) clocks: Vec<ClockComparison>,
-    names: BTreeMap<String, Name>,
-}
-
-/// What an alias stands for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Name {
-    Occurrence(usize),
-    Derived(usize),
-}
-
-/// A table or a function in FROM.
-#[derive(Debug, Clone)]
-pub(crate) struct Occurrence {
-    /// Its name, unique in the query.
-    pub(crate) alias: String,
-    pub(crate) source: Source,
-    /// Whether an outer join can replace its row by NULLs.
-    pub(crate) nullable: bool,
-    pub(crate) place: Place,
-    /// Whether it can contribute nothing, standing under `ON false`.
-    pub(crate) inert: bool,
-    /// Where it stands in the query's text, as the parser counts.
-    pub(crate) location: i32,
-    /// Conditions on its columns alone that every row which matters satisfies.
-    pub(crate) filters: Vec<Node>,
-}
-
-/// What an occurrence reads.
-#[derive(Debug, Clone)]
-pub(crate) enum Source {
-    /// Index into the facts' relations.
-    Table(usize),
-    /// A function, and the occurrences that its arguments depend on.
-    Function(Box<RangeFunction>, BTreeSet<usize>),
-}
-
-/// Where an occurrence stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Place {
-    /// In FROM, or in transparent subqueries there: each row of the result has (at most) one row of it.
-    Row,
-    /// In an opaque subquery in FROM; the index is the outermost such subquery's.
-    Inside(usize),
-    /// In a subquery of an expression.
-    Subquery,
-}
-
-/// A subquery in FROM.
-#[derive(Debug, Clone)]
-pub(crate) struct Derived {
-    /// Its name, unique in the query.
-    pub(crate) alias: String,
-    /// Its columns; an expression where one can see through.
-    columns: Vec<(String, Option<Node>)>,
-    /// How many rows it has for one combination of other rows; `None` for a transparent one, whose tables speak for themselves.
-    pub(crate) rows: Option<Rows>,
-    pub(crate) place: Place,
-    /// Whether `alias.*` is used as a value, so that no column can be added.
-    pub(crate) used_as_row: bool,
-}
+pub(crate) use scope::{ClockComparison, Equality, Nulls, Place, Resolved, Rows, Source};
+pub(crate) use time::{contains_clock, fix_time};
 
 /// Resolves a SELECT without WITH and set operations at its top.
 pub(crate) fn resolve(mut select: SelectStmt, relations: &[Relation], functions: &[Function]) -> Outcome<Resolved> {
@@ -116,50 +50,6 @@ pub(crate) fn resolve(mut select: SelectStmt, relations: &[Relation], functions:
     }
     let Resolver { occurrences, derived, equalities, clocks, names, .. } = resolver;
     Ok(Resolved { select, occurrences, derived, equalities, clocks, names })
-}
-
-struct Resolver<'a> {
-    relations: &'a [Relation],
-    functions: &'a [Function],
-    occurrences: Vec<Occurrence>,
-    derived: Vec<Derived>,
-    equalities: Vec<Equality>,
-    clocks: Vec<ClockComparison>,
-    /// Whether the expression at hand is the bound of a comparison, where the time is allowed.
-    inside_bound: bool,
-    names: BTreeMap<String, Name>,
-    /// The FROM items visible at each level of nesting, innermost last: the alias as written, and what it stands for.
-    scopes: Vec<Vec<(String, Name)>>,
-    /// The occurrences that may be NULL where an expression is evaluated now, for each level of nesting.
-    extended: Vec<BTreeSet<usize>>,
-    met: Tally,
-    /// References that were not in the query: USING written out.
-    added_references: usize,
-}
-
-/// The occurrences of a FROM item.
-#[derive(Default)]
-struct Side {
-    all: BTreeSet<usize>,
-    /// Those that an outer join inside the item can replace by NULLs.
-    nullable: BTreeSet<usize>,
-}
-
-impl Side {
-    fn plus(mut self, other: &Self) -> Self {
-        self.all.extend(&other.all);
-        self.nullable.extend(&other.nullable);
-        self
-    }
-}
-
-/// Whether a NULL answer of a condition counts as "no" all the way up.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Context {
-    /// Under ANDs and ORs of a WHERE: NULL and false are the same.
-    Filter,
-    /// Anywhere else: NULL and false differ.
-    Value,
 }
 
 impl Resolver<'_> {
@@ -223,24 +113,5 @@ impl Resolver<'_> {
             Some(_) | None => {}
         }
         syntax::children(node)?.into_iter().try_for_each(|child| self.count_only(child))
-    }
-
-    fn is_nullable_now(&self, occurrence: usize) -> bool {
-        self.extended.iter().any(|level| level.contains(&occurrence))
-    }
-}
-
-impl Resolved {
-    /// The facts of an occurrence's table.
-    pub(crate) fn table(&self, occurrence: usize) -> Option<usize> {
-        match &self.occurrences[occurrence].source {
-            Source::Table(relation) => Some(*relation),
-            Source::Function(..) => None,
-        }
-    }
-
-    /// The expression over tables' columns that an output expression stands for, or `None` if one cannot see through.
-    pub(crate) fn seen_through(&self, node: &Node) -> Option<Node> {
-        expression::see_through(node, &self.names, &self.derived)
     }
 }

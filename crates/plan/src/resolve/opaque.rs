@@ -5,21 +5,10 @@ use std::collections::BTreeSet;
 use pg_query::NodeEnum;
 use pg_query::protobuf::{Node, SelectStmt};
 
-use crate::aggregate;
-use crate::facts::Function;
-use crate::obstacle::Outcome;
+use super::scope::Rows;
+use crate::model::facts::Function;
+use crate::model::obstacle::Outcome;
 use crate::syntax::{self, children, print_expression, target_expression};
-
-/// How many rows an opaque subquery has for one combination of the rows around it.
-#[derive(Debug, Clone)]
-pub(crate) enum Rows {
-    /// No or one.
-    AtMostOne,
-    /// One for each combination of these expressions.
-    PerGroup(Vec<Node>),
-    /// Any number.
-    Many,
-}
 
 /// Whether a row of the subquery is more than one combination of its tables' rows.
 pub(super) fn is_opaque(select: &SelectStmt, functions: &[Function]) -> Outcome<bool> {
@@ -28,9 +17,9 @@ pub(super) fn is_opaque(select: &SelectStmt, functions: &[Function]) -> Outcome<
         || !select.distinct_clause.is_empty()
         || select.limit_count.is_some()
         || select.limit_offset.is_some()
-        || aggregate::is_aggregate(select, functions)?
-        || aggregate::has_window(select)?
-        || aggregate::returns_set(select, functions)?)
+        || syntax::is_aggregate(select, functions)?
+        || syntax::has_window(select)?
+        || syntax::returns_set(select, functions)?)
 }
 
 /// Which output expressions separate the rows of a subquery of IN: a member equal to `x` comes from rows where the expression is `x`.
@@ -109,21 +98,21 @@ fn separating(select: &SelectStmt, functions: &[Function]) -> Outcome<Separating
             Some(earlier) => earlier.intersection(&texts).cloned().collect(),
         });
     };
-    if aggregate::is_aggregate(select, functions)? {
+    if syntax::is_aggregate(select, functions)? {
         narrow(plain_groups(select)?);
     }
-    if aggregate::has_window(select)? {
-        narrow(aggregate::common_partition(select)?.iter().map(print_expression).collect::<Result<_, _>>()?);
+    if syntax::has_window(select)? {
+        narrow(syntax::common_partition(select)?.iter().map(print_expression).collect::<Result<_, _>>()?);
     }
     if select.distinct_clause.iter().any(|node| node.node.is_some()) {
         narrow(select.distinct_clause.iter().map(print_expression).collect::<Result<_, _>>()?);
     }
     // A set-returning function in the select list makes rows of one row: what stands beside it can be seen through.
-    if aggregate::returns_set(select, functions)? {
+    if syntax::returns_set(select, functions)? {
         let single = select.target_list.iter().filter_map(target_expression);
         let mut texts = BTreeSet::new();
         for value in single {
-            if !aggregate::contains_set(&mut value.clone(), functions)? {
+            if !syntax::contains_set(&mut value.clone(), functions)? {
                 texts.insert(print_expression(value)?);
             }
         }
@@ -141,14 +130,14 @@ fn plain_groups(select: &SelectStmt) -> Outcome<BTreeSet<String>> {
 
 /// How many rows an opaque subquery has.
 pub(super) fn rows(select: &SelectStmt, functions: &[Function]) -> Outcome<Rows> {
-    if syntax::is_set_operation(select) || aggregate::returns_set(select, functions)? {
+    if syntax::is_set_operation(select) || syntax::returns_set(select, functions)? {
         return Ok(Rows::Many);
     }
     let with_ties = select.limit_option == pg_query::protobuf::LimitOption::WithTies as i32;
     if select.limit_count.as_deref().is_some_and(is_one) && !with_ties {
         return Ok(Rows::AtMostOne);
     }
-    if aggregate::is_aggregate(select, functions)? {
+    if syntax::is_aggregate(select, functions)? {
         if select.group_clause.is_empty() {
             return Ok(Rows::AtMostOne);
         }

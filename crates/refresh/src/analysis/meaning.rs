@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use lockstep_plan::chain;
+use lockstep_plan::chains;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
@@ -170,7 +170,7 @@ async fn in_transaction(client: &Client, sql: &str, stand_ins: &[StandIn]) -> Re
     let sql = if projections.is_empty() {
         sql.to_owned()
     } else {
-        chain::stand_ins_of_tables(sql, &projections).map_err(|error| AnalysisError::definite(error, ""))?
+        chains::stand_ins_of_tables(sql, &projections).map_err(|error| AnalysisError::definite(error, ""))?
     };
     client.execute(&format!("CREATE TEMPORARY VIEW {VIEW} AS {sql}"), &[]).await?;
     let view: u32 = client.query_one("SELECT $1::text::regclass::oid", &[&format!("pg_temp.{VIEW}")]).await?.get(0);

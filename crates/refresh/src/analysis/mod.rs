@@ -12,7 +12,7 @@ mod types;
 
 use lockstep_connect::{ErrorClass, classify, describe};
 use lockstep_plan::facts::{OutputColumn, Query, Relation};
-use lockstep_plan::{Tie, chain, quote};
+use lockstep_plan::{Tie, chains, quote};
 use tokio_postgres::Client;
 use tokio_postgres::error::ErrorPosition;
 
@@ -119,14 +119,14 @@ async fn make_stand_ins(client: &Client, stand_ins: &[StandIn]) -> Result<(), An
             .iter()
             .map(|column| format!("{} {}", quote::identifier(&column.name), column.type_name))
             .collect();
-        let name = quote::identifier(&chain::stand_in(&stand_in.projection));
+        let name = quote::identifier(&chains::stand_in(&stand_in.projection));
         client.batch_execute(&format!("CREATE TEMPORARY TABLE {name} ({})", columns.join(", "))).await?;
     }
     Ok(())
 }
 
-fn tables(stand_ins: &[StandIn]) -> Vec<chain::ProjectionTable> {
-    let table = |stand_in: &StandIn| chain::ProjectionTable {
+fn tables(stand_ins: &[StandIn]) -> Vec<chains::ProjectionTable> {
+    let table = |stand_in: &StandIn| chains::ProjectionTable {
         projection: stand_in.projection.clone(),
         schema: stand_in.relation.schema.clone(),
     };
@@ -193,7 +193,7 @@ async fn analyse_in_transaction(client: &Client, definition: &Definition, stand_
     let sql = if tables.is_empty() {
         canonical
     } else {
-        chain::tables_of_stand_ins(&canonical, &tables).map_err(|error| AnalysisError::definite(error, "simplify the query"))?
+        chains::tables_of_stand_ins(&canonical, &tables).map_err(|error| AnalysisError::definite(error, "simplify the query"))?
     };
     Ok(Query {
         projection: definition.name.clone(),
@@ -272,7 +272,7 @@ async fn types_in_transaction(
     let sql = if tables.is_empty() {
         sql.to_owned()
     } else {
-        chain::stand_ins_of_tables(sql, &tables).map_err(|error| AnalysisError::definite(error, ""))?
+        chains::stand_ins_of_tables(sql, &tables).map_err(|error| AnalysisError::definite(error, ""))?
     };
     client.execute(&format!("CREATE TEMPORARY VIEW {VIEW} AS {sql}"), &[]).await?;
     let view: u32 = client.query_one("SELECT $1::text::regclass::oid", &[&format!("pg_temp.{VIEW}")]).await?.get(0);
@@ -299,7 +299,7 @@ pub async fn duplicate_key(
     query: &str,
     key: &[String],
 ) -> Result<Option<(i64, Vec<(String, Option<String>)>)>, tokio_postgres::Error> {
-    let row = client.query_opt(&lockstep_plan::sql::defining_query_duplicates(query, key), &[]).await?;
+    let row = client.query_opt(&lockstep_plan::emit::defining_query_duplicates(query, key), &[]).await?;
     Ok(row.map(|row| {
         let values = key.iter().enumerate().map(|(n, column)| (column.clone(), row.get(n + 1))).collect();
         (row.get(0), values)

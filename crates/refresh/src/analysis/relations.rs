@@ -3,7 +3,7 @@
 use lockstep_plan::facts::{Column, Identity, Relation, RelationKind, View};
 use tokio_postgres::{Client, Row};
 
-use lockstep_plan::chain;
+use lockstep_plan::chains;
 
 use super::{AnalysisError, StandIn};
 
@@ -36,7 +36,7 @@ pub(super) async fn read(client: &Client, view: u32, stand_ins: &[StandIn]) -> R
     let mut relations = Vec::with_capacity(rows.len());
     for row in rows {
         let is_temporary = row.get::<_, &str>(4) == "t";
-        let stands = |stand_in: &&StandIn| is_temporary && chain::stand_in(&stand_in.projection) == row.get::<_, &str>(2);
+        let stands = |stand_in: &&StandIn| is_temporary && chains::stand_in(&stand_in.projection) == row.get::<_, &str>(2);
         if let Some(stand_in) = stand_ins.iter().find(stands) {
             relations.push(stand_in.relation.clone());
             continue;

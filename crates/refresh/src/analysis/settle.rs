@@ -1,6 +1,6 @@
 //! Orders made total: PostgreSQL says whether the query that has them is one with the same columns.
 
-use lockstep_plan::chain;
+use lockstep_plan::chains;
 use tokio_postgres::Client;
 
 use super::{Analysed, AnalysisError, StandIn, output_columns, tables};
@@ -39,13 +39,13 @@ async fn canonical(
     let tables = tables(stand_ins);
     let failed = |error: String| AnalysisError::definite(error, "simplify the query");
     let over_stand_ins =
-        if tables.is_empty() { sql.to_owned() } else { chain::stand_ins_of_tables(sql, &tables).map_err(failed)? };
+        if tables.is_empty() { sql.to_owned() } else { chains::stand_ins_of_tables(sql, &tables).map_err(failed)? };
     client.execute(&format!("CREATE TEMPORARY VIEW {VIEW} AS {over_stand_ins}"), &[]).await?;
     let view: u32 = client.query_one("SELECT $1::text::regclass::oid", &[&format!("pg_temp.{VIEW}")]).await?.get(0);
     if output_columns(client, view).await? != analysed.query.columns {
         return Ok(None);
     }
     let printed: String = client.query_one("SELECT pg_get_viewdef($1::oid)", &[&view]).await?.get(0);
-    let printed = if tables.is_empty() { printed } else { chain::tables_of_stand_ins(&printed, &tables).map_err(failed)? };
+    let printed = if tables.is_empty() { printed } else { chains::tables_of_stand_ins(&printed, &tables).map_err(failed)? };
     Ok(Some(printed))
 }

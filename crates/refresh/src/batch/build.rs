@@ -3,7 +3,7 @@
 use lockstep_capture::KeySet;
 use lockstep_connect::TextRef;
 use lockstep_plan::Root;
-use lockstep_plan::sql::next_root_keys;
+use lockstep_plan::emit::next_root_keys;
 use tokio_postgres::types::ToSql;
 
 use super::BatchRun;

@@ -7,7 +7,8 @@
 use std::collections::HashSet;
 
 use lockstep_connect::Text;
-use lockstep_plan::sql::{Guard, RefusingIndex, RowKey};
+use lockstep_plan::RowKey;
+use lockstep_plan::emit::{Guard, RefusingIndex};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 

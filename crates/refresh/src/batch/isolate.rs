@@ -4,7 +4,7 @@
 //! some row's data, and as long as keys are in quarantine.
 
 use lockstep_connect::{Text, is_about_encoding};
-use lockstep_plan::{Maintenance, sql};
+use lockstep_plan::{Maintenance, emit};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -135,15 +135,15 @@ impl BatchRun<'_> {
         }
         let mut counts = Counts::default();
         let places =
-            lockstep_plan::sql::Places { schema: self.projections[index].schema.clone(), state_schema: "lockstep".to_owned() };
+            lockstep_plan::emit::Places { schema: self.projections[index].schema.clone(), state_schema: "lockstep".to_owned() };
         for (number, branch) in branches.iter().enumerate() {
             let part = Part::Branch(number);
             // First what is kept: its root may be gone. Then all roots.
-            let kept = sql::kept_keys(&self.projections[index].plan, branch, &places);
+            let kept = emit::kept_keys(&self.projections[index].plan, branch, &places);
             counts = counts.plus(self.isolate_all(index, part, Side::Target, &kept).await?);
             let of_projection = self.projections[index].plan.reads_projections_only();
             let side = if of_projection { Side::Target } else { Side::Source };
-            counts = counts.plus(self.isolate_all(index, part, side, &sql::root_keys(&branch.root)).await?);
+            counts = counts.plus(self.isolate_all(index, part, side, &emit::root_keys(&branch.root)).await?);
         }
         if matches!(self.sql[index], Statements::Grouped { .. }) {
             self.fill_accumulators(index).await?;

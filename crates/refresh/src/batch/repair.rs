@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use lockstep_capture::{DirtyKeys, KeySet};
 use lockstep_connect::Text;
-use lockstep_plan::sql::{self, Places};
+use lockstep_plan::emit;
+use lockstep_plan::emit::Places;
 use lockstep_plan::{Maintenance, Trace};
 use tokio_postgres::types::ToSql;
 
@@ -78,7 +79,7 @@ impl BatchRun<'_> {
         let projection = &self.projections[index];
         let places = Places { schema: projection.schema.clone(), state_schema: "lockstep".to_owned() };
         let statement = match &projection.plan.maintenance {
-            Maintenance::Grouped(grouped) => sql::group_duplicates(&projection.plan, grouped, &places),
+            Maintenance::Grouped(grouped) => emit::group_duplicates(&projection.plan, grouped, &places),
             Maintenance::Row(_) | Maintenance::Whole(_) => None,
         };
         let (Some(statement), Some(first)) = (statement, groups.first()) else { return Ok(0) };

@@ -2,7 +2,7 @@
 
 use lockstep_capture::{Batch, DirtyKeys, KeySet};
 use lockstep_connect::{Text, TextRef, is_about_encoding};
-use lockstep_plan::sql::Link;
+use lockstep_plan::emit::Link;
 use lockstep_plan::{Branch, Clock, RelationRole, Trace};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;

@@ -2,7 +2,7 @@
 
 use lockstep_capture::{DirtyKeys, KeySet};
 use lockstep_connect::TextRef;
-use lockstep_plan::sql::Merge;
+use lockstep_plan::emit::Merge;
 use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
@@ -53,7 +53,7 @@ impl BatchRun<'_> {
             (Some(branch), None) => (&branch.query, None),
             (None, _) => (&projection.plan.query, None),
         };
-        let sql = stage.source_query(root.map(lockstep_plan::sql::dirty_cte).as_deref(), query);
+        let sql = stage.source_query(root.map(lockstep_plan::emit::dirty_cte).as_deref(), query);
         let source = self.sessions.source();
         let statement = self.prepared.on_source(source, &sql).await.map_err(|error| BatchError::Sql {
             side: Side::Source,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use lockstep_plan::sql::Places;
+use lockstep_plan::emit::Places;
 
 use crate::claims::Suspects;
 use crate::observer::BatchObserver;

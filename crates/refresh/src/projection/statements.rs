@@ -1,6 +1,7 @@
 //! A projection's maintenance statements.
 
-use lockstep_plan::sql::{self, Fresh, Guard, Link, Merge, Places, TracedKeys};
+use lockstep_plan::emit;
+use lockstep_plan::emit::{Fresh, Guard, Link, Merge, Places, TracedKeys};
 use lockstep_plan::{Branch, GroupedPlan, Maintenance, Trace};
 
 use super::Projection;
@@ -90,17 +91,17 @@ impl Projection {
             stage.map_or(Fresh::Query, |stage| Fresh::Staged(stage.typed_source()))
         };
         let stage = format!("pg_temp.lockstep_guard_{}", self.node);
-        let guard = sql::guard(&self.plan, places, &stage, &fresh(0)).map(Box::new);
+        let guard = emit::guard(&self.plan, places, &stage, &fresh(0)).map(Box::new);
         match &self.plan.maintenance {
             Maintenance::Row(row) => Statements::Row {
                 links: links(row, places),
-                bound: sql::row_merge(&self.plan, row, places, TracedKeys::Bound, &fresh(0)),
-                everything: sql::row_merge(&self.plan, row, places, TracedKeys::Everything, &fresh(0)),
-                removal: sql::row_merge(&self.plan, row, places, TracedKeys::Bound, &Fresh::Nothing),
+                bound: emit::row_merge(&self.plan, row, places, TracedKeys::Bound, &fresh(0)),
+                everything: emit::row_merge(&self.plan, row, places, TracedKeys::Everything, &fresh(0)),
+                removal: emit::row_merge(&self.plan, row, places, TracedKeys::Bound, &Fresh::Nothing),
                 guard,
             },
             Maintenance::Grouped(grouped) => self.grouped_statements(grouped, places, &fresh, guard),
-            Maintenance::Whole(_) => Statements::Whole { everything: sql::whole_merge(&self.plan, places, &fresh(0)), guard },
+            Maintenance::Whole(_) => Statements::Whole { everything: emit::whole_merge(&self.plan, places, &fresh(0)), guard },
         }
     }
 
@@ -113,12 +114,12 @@ impl Projection {
     ) -> Statements {
         let contributions = |branch: &Branch, keys, fresh: &Fresh| {
             branch.contributions.as_ref().map_or_else(String::new, |state| {
-                sql::contribution_merge(branch, state, &grouped.group_columns, places, keys, fresh)
+                emit::contribution_merge(branch, state, &grouped.group_columns, places, keys, fresh)
             })
         };
         let live = |branch: &Branch, fresh: &Fresh| match (&grouped.accumulators, &branch.contributions) {
             (Some(accumulators), Some(state)) => {
-                sql::contribution_merge_accumulating(branch, state, grouped, accumulators, places, fresh)
+                emit::contribution_merge_accumulating(branch, state, grouped, accumulators, places, fresh)
             }
             _ => contributions(branch, TracedKeys::Bound, fresh),
         };
@@ -132,13 +133,13 @@ impl Projection {
         };
         let fill = grouped.accumulators.as_ref();
         Statements::Grouped {
-            fill: fill.map(|found| sql::fill_accumulators(grouped, found, places)).unwrap_or_default(),
+            fill: fill.map(|found| emit::fill_accumulators(grouped, found, places)).unwrap_or_default(),
             branches: grouped.branches.iter().enumerate().map(branch).collect(),
-            groups: sql::group_merge(&self.plan, grouped, places, TracedKeys::Bound),
-            all_groups: sql::group_merge(&self.plan, grouped, places, TracedKeys::Everything),
-            removal: sql::group_removal(&self.plan, grouped, places),
-            leftovers: sql::group_leftovers(&self.plan, grouped, places),
-            group_keys: sql::group_keys(&self.plan, grouped, places),
+            groups: emit::group_merge(&self.plan, grouped, places, TracedKeys::Bound),
+            all_groups: emit::group_merge(&self.plan, grouped, places, TracedKeys::Everything),
+            removal: emit::group_removal(&self.plan, grouped, places),
+            leftovers: emit::group_leftovers(&self.plan, grouped, places),
+            group_keys: emit::group_keys(&self.plan, grouped, places),
             guard,
         }
     }

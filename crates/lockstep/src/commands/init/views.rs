@@ -1,6 +1,6 @@
 //! The materialized views that are there: what they are, what they read, who reads them.
 
-use lockstep_plan::chain::with_other_table;
+use lockstep_plan::chains::with_other_table;
 use lockstep_plan::indexes_for;
 use tokio_postgres::Client;
 

@@ -1,0 +1,14 @@
+//! How contributions are named.
+
+/// The alias of the contributions in the group query.
+pub(crate) const CONTRIBUTION_ALIAS: &str = "c";
+
+/// The column of group expression `index`, counted from 0.
+pub(crate) fn group_column(index: usize) -> String {
+    format!("g{}", index + 1)
+}
+
+/// The column of aggregate argument `index`, counted from 0.
+pub(crate) fn argument_column(index: usize) -> String {
+    format!("a{}", index + 1)
+}

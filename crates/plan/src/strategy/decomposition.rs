@@ -1,0 +1,284 @@
+//! Taking a query apart into inner projections and an outer query over their tables.
+//!
+//! What cannot be maintained row by row often stands over something that can, and that is small: a window over monthly sums, a ratio of
+//! two totals, the first ten of a grouping. The inner part is then a projection of its own, hidden, and the outer query is recomputed
+//! over its table, when it has changed.
+//!
+//! The rule: `Q = O(I…)` for blocks I that a strategy maintains; O is recomputed when a batch wrote a row of some I, and only then.
+
+use pg_query::NodeEnum;
+use pg_query::protobuf::{Alias, Node, RangeVar, SelectStmt};
+
+use super::chains::stand_in;
+use crate::model::contributions::{CONTRIBUTION_ALIAS, argument_column, group_column};
+use crate::model::facts::{Function, Query};
+use crate::model::obstacle::{Obstacle, Outcome};
+use crate::normalise;
+use crate::syntax::{
+    self, children, clauses, column_reference, for_each_subquery, for_each_table, print_expression, print_select_pretty,
+    string_of, with_large_stack, wrap,
+};
+
+/// A query taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decomposition {
+    /// The inner projections: name and query. None reads another.
+    pub inner: Vec<(String, String)>,
+    /// The outer query, over their stand-ins.
+    pub outer: String,
+}
+
+/// Takes a query apart, if it can be.
+pub fn decompose(query: &Query) -> Option<Decomposition> {
+    with_large_stack(|| take_apart(query).ok()).ok().flatten()
+}
+
+fn take_apart(query: &Query) -> Outcome<Decomposition> {
+    let mut select = syntax::parse_select(&query.sql)?;
+    normalise::inline(&mut select, &query.views)?;
+    let mut parts = Parts { query, inner: Vec::new() };
+    let named = |select: &mut SelectStmt| {
+        for (target, column) in select.target_list.iter_mut().zip(&query.columns) {
+            if let Some(NodeEnum::ResTarget(target)) = target.node.as_mut() {
+                target.name.clone_from(&column.name);
+            }
+        }
+    };
+    if syntax::is_set_operation(&select) {
+        parts.arms(&mut select)?;
+    } else {
+        named(&mut select);
+        if is_more_than_aggregation(&select, &query.functions)? {
+            select = parts.over_aggregation(select)?;
+        } else {
+            parts.subqueries_in_from(&mut select)?;
+        }
+    }
+    let mut table_left = false;
+    for_each_table(&mut select, &mut |table| {
+        table_left |= !table.schemaname.is_empty();
+        Ok(())
+    })?;
+    if table_left || parts.inner.is_empty() {
+        return Err(Obstacle::new("it reads tables beside what could be a projection"));
+    }
+    Ok(Decomposition { inner: parts.inner, outer: print_select_pretty(&select)? })
+}
+
+/// Whether something is done to the groups that an aggregation alone does not: windows, LIMIT, DISTINCT, leaving out a grouping column.
+fn is_more_than_aggregation(select: &SelectStmt, functions: &[Function]) -> Outcome<bool> {
+    if !syntax::is_aggregate(select, functions)? {
+        return Ok(false);
+    }
+    let outputs: Vec<String> =
+        select.target_list.iter().filter_map(syntax::target_expression).map(print_expression).collect::<Result<_, _>>()?;
+    let groups: Vec<String> = select.group_clause.iter().map(print_expression).collect::<Result<_, _>>()?;
+    Ok(syntax::has_window(select)?
+        || select.limit_count.is_some()
+        || select.limit_offset.is_some()
+        || !select.distinct_clause.is_empty()
+        || !groups.iter().all(|group| outputs.contains(group)))
+}
+
+struct Parts<'a> {
+    query: &'a Query,
+    inner: Vec<(String, String)>,
+}
+
+impl Parts<'_> {
+    /// The stand-in's name for an inner query; equal queries are one.
+    fn add(&mut self, select: &SelectStmt) -> Outcome<String> {
+        let sql = print_select_pretty(select)?;
+        if let Some((name, _)) = self.inner.iter().find(|(_, found)| *found == sql) {
+            return Ok(name.clone());
+        }
+        let name = format!("{}__part{}", self.query.projection, self.inner.len() + 1);
+        self.inner.push((name.clone(), sql));
+        Ok(name)
+    }
+
+    /// Every branch of a UNION becomes an inner projection.
+    fn arms(&mut self, select: &mut SelectStmt) -> Outcome<()> {
+        if syntax::is_set_operation(select) {
+            for side in [&mut select.larg, &mut select.rarg].into_iter().flatten() {
+                self.arms(side)?;
+            }
+            return Ok(());
+        }
+        for (target, column) in select.target_list.iter_mut().zip(&self.query.columns) {
+            if let Some(NodeEnum::ResTarget(target)) = target.node.as_mut() {
+                target.name.clone_from(&column.name);
+            }
+        }
+        let name = self.add(select)?;
+        let targets = self.query.columns.iter().map(|column| syntax::target("", column_reference("part", &column.name)));
+        *select = over(&name, "part", targets.collect());
+        Ok(())
+    }
+
+    /// Subqueries in FROM become inner projections, at this level and in subqueries of expressions.
+    fn subqueries_in_from(&mut self, select: &mut SelectStmt) -> Outcome<()> {
+        for item in &mut select.from_clause {
+            self.item(item)?;
+        }
+        let mut failed = None;
+        for clause in clauses(select) {
+            for_each_subquery(clause, &mut |inner| {
+                if failed.is_none() {
+                    failed = self.subqueries_in_from(inner).err();
+                }
+                Ok(())
+            })?;
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn item(&mut self, item: &mut Node) -> Outcome<()> {
+        match item.node.as_mut() {
+            Some(NodeEnum::JoinExpr(join)) => {
+                for side in [&mut join.larg, &mut join.rarg].into_iter().flatten() {
+                    self.item(side)?;
+                }
+                Ok(())
+            }
+            Some(NodeEnum::RangeSubselect(subselect)) if !subselect.lateral => {
+                let Some(NodeEnum::SelectStmt(select)) = subselect.subquery.as_mut().and_then(|node| node.node.as_mut()) else {
+                    return Ok(());
+                };
+                if !select.values_lists.is_empty() {
+                    return Ok(());
+                }
+                let Some(alias) = subselect.alias.clone() else { return Ok(()) };
+                name_columns(select, &alias);
+                let name = self.add(select)?;
+                *item = table(&name, &alias.aliasname);
+                Ok(())
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// `SELECT f(g, agg(a)) … GROUP BY g` becomes `SELECT f(c.g1, c.a1) FROM (SELECT g AS g1, agg(a) AS a1 … GROUP BY g) c`.
+    fn over_aggregation(&mut self, select: SelectStmt) -> Outcome<SelectStmt> {
+        let mut outer = SelectStmt {
+            target_list: select.target_list.clone(),
+            distinct_clause: select.distinct_clause.clone(),
+            window_clause: select.window_clause.clone(),
+            sort_clause: select.sort_clause.clone(),
+            limit_count: select.limit_count.clone(),
+            limit_offset: select.limit_offset.clone(),
+            limit_option: select.limit_option,
+            ..over("", "", Vec::new())
+        };
+        let mut columns = Columns { groups: Vec::new(), calls: Vec::new(), functions: &self.query.functions };
+        for group in &select.group_clause {
+            if matches!(&group.node, Some(NodeEnum::GroupingSet(_) | NodeEnum::AConst(_))) {
+                return Err(Obstacle::new("it groups by sets or by a constant"));
+            }
+            columns.groups.push(print_expression(group)?);
+        }
+        for clause in clauses(&mut outer) {
+            *clause = columns.over(std::mem::take(clause))?;
+        }
+        let groups = select.group_clause.iter().cloned().enumerate().map(|(n, group)| syntax::target(&group_column(n), group));
+        let calls = columns.calls.iter().enumerate();
+        let calls: Vec<Node> = calls
+            .map(|(n, text)| Ok(syntax::target(&argument_column(n), syntax::parse_expression(text)?)))
+            .collect::<Outcome<_>>()?;
+        let inner = SelectStmt {
+            target_list: groups.chain(calls).collect(),
+            distinct_clause: Vec::new(),
+            window_clause: Vec::new(),
+            sort_clause: Vec::new(),
+            limit_count: None,
+            limit_offset: None,
+            limit_option: pg_query::protobuf::LimitOption::Default as i32,
+            ..select
+        };
+        let name = self.add(&inner)?;
+        outer.from_clause = vec![table(&name, CONTRIBUTION_ALIAS)];
+        Ok(outer)
+    }
+}
+
+/// Replaces grouping expressions and aggregates by columns.
+struct Columns<'a> {
+    groups: Vec<String>,
+    calls: Vec<String>,
+    functions: &'a [Function],
+}
+
+impl Columns<'_> {
+    fn over(&mut self, mut node: Node) -> Outcome<Node> {
+        if node.node.is_none() {
+            return Ok(node);
+        }
+        let is_expression = !matches!(
+            &node.node,
+            Some(
+                NodeEnum::ResTarget(_)
+                    | NodeEnum::SortBy(_)
+                    | NodeEnum::WindowDef(_)
+                    | NodeEnum::CaseWhen(_)
+                    | NodeEnum::NamedArgExpr(_)
+                    | NodeEnum::List(_)
+            )
+        );
+        if is_expression {
+            let printed = print_expression(&node)?;
+            if let Some(group) = self.groups.iter().position(|text| *text == printed) {
+                return Ok(column_reference(CONTRIBUTION_ALIAS, &group_column(group)));
+            }
+            if syntax::is_aggregate_call(&node, self.functions) {
+                let call = self.calls.iter().position(|text| *text == printed).unwrap_or_else(|| {
+                    self.calls.push(printed);
+                    self.calls.len() - 1
+                });
+                return Ok(column_reference(CONTRIBUTION_ALIAS, &argument_column(call)));
+            }
+            if matches!(&node.node, Some(NodeEnum::ColumnRef(_) | NodeEnum::SubLink(_))) {
+                return Err(Obstacle::new("it has something beside groups and aggregates"));
+            }
+        }
+        for child in children(&mut node)? {
+            *child = self.over(std::mem::take(child))?;
+        }
+        Ok(node)
+    }
+}
+
+/// Gives a subquery's columns the names that its alias gives them.
+fn name_columns(select: &mut SelectStmt, alias: &Alias) {
+    let mut first = select;
+    while syntax::is_set_operation(first) {
+        match first.larg.as_deref_mut() {
+            Some(left) => first = left,
+            None => return,
+        }
+    }
+    for (target, name) in first.target_list.iter_mut().zip(&alias.colnames) {
+        if let Some(NodeEnum::ResTarget(target)) = target.node.as_mut() {
+            string_of(name).unwrap_or_default().clone_into(&mut target.name);
+        }
+    }
+}
+
+fn table(projection: &str, alias: &str) -> Node {
+    wrap(NodeEnum::RangeVar(RangeVar {
+        relname: stand_in(projection),
+        inh: true,
+        relpersistence: "p".to_owned(),
+        alias: Some(Alias { aliasname: alias.to_owned(), colnames: Vec::new() }),
+        ..RangeVar::default()
+    }))
+}
+
+fn over(projection: &str, alias: &str, target_list: Vec<Node>) -> SelectStmt {
+    SelectStmt {
+        target_list,
+        from_clause: vec![table(projection, alias)],
+        limit_option: pg_query::protobuf::LimitOption::Default as i32,
+        op: pg_query::protobuf::SetOperation::SetopNone as i32,
+        ..SelectStmt::default()
+    }
+}

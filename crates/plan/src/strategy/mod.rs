@@ -1,0 +1,17 @@
+//! How each construct is maintained, one a file; `decision` asks them in order.
+
+mod accumulators;
+mod aggregation;
+mod branches;
+pub mod chains;
+mod decision;
+mod decomposition;
+mod distinct;
+mod grouping;
+mod paths;
+mod traces;
+mod windows;
+
+pub use accumulators::accumulate;
+pub use decision::{at_time, plan, plan_whole};
+pub use decomposition::{Decomposition, decompose};

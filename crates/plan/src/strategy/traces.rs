@@ -1,0 +1,211 @@
+//! Traces: from the dirty keys of a relation to the root keys they concern.
+//!
+//! The rule: with P the path from the root to X, `trace(x) = π[R.key] σ[v = s] P` for the values s by which x is found, where v is the
+//! path's side of the equality. For a lookup s is x's identity, which does not change. For a link s is what x had and what it has:
+//! `trace(old s) ∪ trace(new s)`. A trace may name too many roots, never too few.
+
+use std::collections::BTreeSet;
+
+use super::paths::{Hop, HopKind, Paths};
+use crate::model::facts::Relation;
+use crate::model::obstacle::{Obstacle, Outcome};
+use crate::model::quote;
+use crate::model::state::StateTable;
+use crate::model::trace::{LinkTrace, Trace, restricted, unnest};
+use crate::resolve::{Resolved, Source};
+use crate::syntax::{self, print_expression, wrap};
+
+/// Makes traces for the hops of one branch.
+pub(crate) struct Tracer<'a> {
+    pub(crate) resolved: &'a Resolved,
+    pub(crate) paths: &'a Paths,
+    pub(crate) relations: &'a [Relation],
+}
+
+impl Tracer<'_> {
+    fn relation(&self, occurrence: usize) -> Option<&Relation> {
+        self.resolved.table(occurrence).map(|index| &self.relations[index])
+    }
+
+    /// The trace of a hop. `state_name` names the table that keeps old values, if one is needed.
+    pub(crate) fn trace(&self, hop: &Hop, state_name: &str) -> Outcome<Trace> {
+        let depends_on: BTreeSet<usize> =
+            hop.equalities.iter().flat_map(|equality| equality.depends_on.iter().copied()).collect();
+        let values: Vec<String> = hop.equalities.iter().map(|equality| equality.value.clone()).collect();
+        let select = format!("SELECT DISTINCT {}\nFROM {}", self.root_keys(), self.path(&depends_on)?);
+        let Some(relation) = self.relation(hop.occurrence) else {
+            return Err(Obstacle::new("a function has no trace"));
+        };
+        let nulls = hop.nulls();
+        if hop.kind != HopKind::Link {
+            let identity = relation.identity_columns();
+            let dirty: Vec<String> = hop
+                .equalities
+                .iter()
+                .map(|equality| {
+                    let column = equality.column.as_deref().unwrap_or_default();
+                    let position = identity.iter().position(|name| name == column).unwrap_or_default();
+                    let type_name = relation.column(column).map_or("text", |column| &column.type_name);
+                    let typed = format!("d.d{}::{type_name}", position + 1);
+                    equality.cast.as_ref().map_or(typed.clone(), |cast| format!("({typed})::{cast}"))
+                })
+                .collect();
+            let sql = restricted(
+                &select,
+                &values,
+                &format!("SELECT {} FROM {}", dirty.join(", "), unnest(identity.len())),
+                nulls.in_value,
+                None,
+            );
+            return Ok(Trace::Keys(sql));
+        }
+        Ok(Trace::Link(Box::new(self.link(hop, relation, select, values, state_name))))
+    }
+
+    fn link(&self, hop: &Hop, relation: &Relation, select: String, values: Vec<String>, state_name: &str) -> LinkTrace {
+        let alias = quote::identifier(&self.resolved.occurrences[hop.occurrence].alias);
+        let identity = relation.identity_columns();
+        let key: Vec<String> = (1..=identity.len()).map(|n| format!("k{n}")).collect();
+        let link_columns: Vec<String> = (1..=hop.equalities.len()).map(|n| format!("l{n}")).collect();
+        let keys = identity.iter().map(|column| relation.identity_value(&alias, column));
+        let sides = hop.equalities.iter().map(|equality| equality.side_sql.clone());
+        let expressions: Vec<String> = keys.chain(sides).collect();
+        let filters = &self.resolved.occurrences[hop.occurrence].filters;
+        let state = StateTable {
+            name: state_name.to_owned(),
+            purpose: format!("what each row of {} was joined by", relation.label()),
+            columns: key.iter().chain(&link_columns).cloned().collect(),
+            types: Vec::new(),
+            domains: Vec::new(),
+            key,
+            located_by: Vec::new(),
+            many_per_key: false,
+            definition: format!(
+                "SELECT {}\nFROM {} AS {alias}",
+                expressions
+                    .iter()
+                    .zip((1..=identity.len()).map(|n| format!("k{n}")).chain(link_columns.iter().cloned()))
+                    .map(|(expression, name)| format!("{expression} AS {name}"))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                quote::qualified(&relation.schema, &relation.name)
+            ),
+        };
+        let key_types = identity.iter().map(|column| relation.identity_type(column)).collect();
+        LinkTrace {
+            state,
+            alias,
+            table: quote::qualified(&relation.schema, &relation.name),
+            key_columns: identity.len(),
+            key_types,
+            expressions,
+            filter: filters.iter().filter_map(|filter| print_expression(filter).ok()).collect(),
+            select,
+            values,
+            null_value: hop.nulls().in_value,
+            null_side: hop.nulls().in_side,
+        }
+    }
+
+    fn root_keys(&self) -> String {
+        let alias = quote::identifier(&self.resolved.occurrences[self.paths.root].alias);
+        let Some(relation) = self.relation(self.paths.root) else { return String::new() };
+        let key = |(n, column): (usize, &String)| format!("{}::text AS k{}", relation.identity_value(&alias, column), n + 1);
+        relation.identity_columns().iter().enumerate().map(key).collect::<Vec<_>>().join(", ")
+    }
+
+    /// A FROM clause with the root and what leads from it to some occurrences.
+    pub(crate) fn path(&self, occurrences: &BTreeSet<usize>) -> Outcome<String> {
+        let mut from = self.item(self.paths.root)?;
+        for hop in self.paths.leading_to(occurrences, self.resolved) {
+            let item = self.item(hop.occurrence)?;
+            if hop.kind == HopKind::Call {
+                from.push_str(&format!("\nCROSS JOIN {item}"));
+                continue;
+            }
+            let conditions: Vec<String> = hop
+                .equalities
+                .iter()
+                .map(|equality| format!("{} = {}", equality.side_sql, parenthesised(&equality.value)))
+                .collect();
+            from.push_str(&format!("\nJOIN {item} ON {}", conditions.join(" AND ")));
+        }
+        Ok(from)
+    }
+
+    fn item(&self, occurrence: usize) -> Outcome<String> {
+        let found = &self.resolved.occurrences[occurrence];
+        match &found.source {
+            Source::Table(relation) => {
+                let relation = &self.relations[*relation];
+                Ok(format!("{} AS {}", quote::qualified(&relation.schema, &relation.name), quote::identifier(&found.alias)))
+            }
+            Source::Function(function, _) => {
+                let mut function = (**function).clone();
+                function.lateral = true;
+                Ok(syntax::print_from_item(&wrap(pg_query::NodeEnum::RangeFunction(function)))?)
+            }
+        }
+    }
+
+    /// The indexes that a hop needs on the source and the source lacks, as statements to run there: one to find the roots that a value
+    /// concerns, one for a link to find the rows that have a value.
+    pub(crate) fn missing_indexes(&self, hop: &Hop) -> Vec<String> {
+        let mut missing = Vec::new();
+        let referring = hop.equalities.iter().flat_map(|equality| equality.depends_on.iter().copied()).next();
+        let columns: Option<Vec<String>> =
+            hop.equalities.iter().map(|equality| equality.value_column.as_ref().map(|(_, column)| column.clone())).collect();
+        if let (Some(referring), Some(columns)) = (referring, columns) {
+            missing.extend(self.missing_index(referring, &columns));
+        }
+        if hop.kind != HopKind::Lookup {
+            let sides: Vec<String> = hop
+                .equalities
+                .iter()
+                .map(|equality| equality.column.clone().unwrap_or_else(|| equality.side_sql.clone()))
+                .collect();
+            if hop.equalities.iter().all(|equality| equality.column.is_some()) {
+                missing.extend(self.missing_index(hop.occurrence, &sides));
+            } else if let Some(relation) = self.relation(hop.occurrence) {
+                missing.extend(self.missing_expression_index(relation, hop));
+            }
+        }
+        missing
+    }
+
+    pub(crate) fn missing_index(&self, occurrence: usize, wanted: &[String]) -> Option<String> {
+        let relation = self.relation(occurrence)?;
+        let covers = |index: &Vec<String>| index.first().is_some_and(|first| wanted.contains(first));
+        if relation.indexes.iter().any(covers) {
+            return None;
+        }
+        let table = quote::qualified(&relation.schema, &relation.name);
+        Some(format!("CREATE INDEX CONCURRENTLY ON {table} ({});", quote::list(wanted)))
+    }
+
+    fn missing_expression_index(&self, relation: &Relation, hop: &Hop) -> Option<String> {
+        let alias = &self.resolved.occurrences[hop.occurrence].alias;
+        let bare: Vec<String> = hop
+            .equalities
+            .iter()
+            .map(|equality| {
+                Some(format!("({})", syntax::print_expression(&syntax::without_alias(&equality.side, alias).ok()?).ok()?))
+            })
+            .collect::<Option<_>>()?;
+        let plain = |text: &str| text.chars().filter(|c| !matches!(c, '(' | ')' | ' ' | '"')).collect::<String>();
+        let covers =
+            |index: &Vec<String>| index.first().is_some_and(|first| bare.iter().any(|wanted| plain(wanted) == plain(first)));
+        if relation.indexes.iter().any(covers) {
+            return None;
+        }
+        Some(format!(
+            "CREATE INDEX CONCURRENTLY ON {} ({});",
+            quote::qualified(&relation.schema, &relation.name),
+            bare.join(", ")
+        ))
+    }
+}
+
+fn parenthesised(value: &str) -> String {
+    format!("({value})")
+}
