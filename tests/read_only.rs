@@ -66,13 +66,11 @@ async fn obeys(session: &Session, setup: &Setup, program: &Program, address: Soc
     for statement in brake.on.split(';').chain(["SELECT pg_reload_conf()"]) {
         session.batch_execute(statement).await?;
     }
-    // This session writes all the same.
+    // Sessions take a reload up one by one: it is told when the projector's have. This session writes all the same.
+    ready(address, 503, brake.told).await?;
     session
         .batch_execute("SET default_transaction_read_only = off; UPDATE shop.orders SET status = 'unseen' WHERE id <= 3")
         .await?;
-    ready(address, 503, brake.told).await?;
-    let written: i64 = session.query_one("SELECT count(*) FROM read_model.order_row WHERE status = 'unseen'", &[]).await?.get(0);
-    assert_eq!(written, 0, "it is obeyed");
     for command in ["check", "status"] {
         let (status, output, errors) = program.run(&[command])?;
         let said = format!("{output}{errors}");
@@ -80,6 +78,8 @@ async fn obeys(session: &Session, setup: &Setup, program: &Program, address: Soc
     }
     let (status, _, errors) = program.run(&["wait", "--timeout", "100ms"])?;
     assert!(status == 3 && errors.contains(brake.told), "{status} {errors}");
+    let written: i64 = session.query_one("SELECT count(*) FROM read_model.order_row WHERE status = 'unseen'", &[]).await?.get(0);
+    assert_eq!(written, 0, "it is obeyed");
     for statement in [brake.off, "SELECT pg_reload_conf()"] {
         session.batch_execute(statement).await?;
     }
