@@ -15,44 +15,31 @@
 
 mod capture;
 mod dirty;
+mod error;
 mod identity;
 mod keys;
 mod loss;
 mod publication;
 mod repeats;
 mod running;
+mod shared;
 mod slot;
 mod snapshot;
 mod standby;
 mod stream;
 mod tracked;
 
-pub use capture::{Capture, CaptureStatus, Limits, StreamEnd};
+pub use capture::{Capture, Limits};
 pub use dirty::{Batch, DirtyKeys, DirtySet};
+pub use error::CaptureError;
 pub use identity::{Unidentified, unidentified, unidentified_in};
 pub use keys::KeySet;
 pub use loss::{KEEP_FOR, KeepSettings, Loss, keep_settings, keep_statements, loss, sufficient_size};
 pub use publication::{Coverage, Lack, coverage, publication_statements};
 pub use running::{Blocker, RunningTransactions, blockers};
+pub use shared::{CaptureStatus, StreamEnd};
 pub use slot::{SlotState, slot_state};
 pub use snapshot::Snapshot;
 pub use standby::chooses_us;
 pub use stream::StreamSettings;
 pub use tracked::{Interest, Signature, Tracked, signatures};
-
-/// An error of the SQL that sets capture up.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    /// The replication connection's error.
-    #[error(transparent)]
-    Replication(#[from] lockstep_wal::ReplicationError),
-    /// An error of an ordinary SQL session.
-    #[error("{}", lockstep_connect::describe(.0))]
-    Sql(#[from] tokio_postgres::Error),
-    /// The wait for a condition took longer than its bound.
-    #[error("{0}")]
-    TimedOut(String),
-    /// Capture has ended and will not come back by itself.
-    #[error("the replication stream ended: {0}")]
-    Ended(String),
-}

@@ -11,10 +11,10 @@ use lockstep_connect::{ErrorClass, ServerIdentity, Settings};
 use lockstep_wal::pgoutput::{self, Message, Tuple, Value};
 use lockstep_wal::{Frame, Lsn, ReplicationConnection, ReplicationError, ReplicationStream};
 
-use crate::capture::{CaptureStatus, Followed, Shared, StreamEnd};
 use crate::dirty::{Commit, DirtyKeys, DirtyRelations};
 use crate::keys::KeySet;
 use crate::repeats::Repeats;
+use crate::shared::{CaptureStatus, Followed, Shared, StreamEnd};
 use crate::standby::{ADVANCE_BYTES, ADVANCE_EVERY, advance};
 use crate::tracked::Tracked;
 use tokio::sync::watch;

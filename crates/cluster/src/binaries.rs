@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::cluster::ClusterError;
+use crate::error::ClusterError;
 
 /// The majors that Lockstep supports.
 const MAJORS: std::ops::RangeInclusive<u32> = 14..=18;

@@ -5,7 +5,9 @@
 
 mod binaries;
 mod cluster;
+mod error;
 mod unprivileged;
 
 pub use binaries::Binaries;
-pub use cluster::{Cluster, ClusterError, ClusterOptions};
+pub use cluster::{Cluster, ClusterOptions};
+pub use error::ClusterError;

@@ -3,7 +3,7 @@
 //! The rules are those of `conninfo_parse` and `conninfo_uri_parse_options` (PostgreSQL's `fe-connect.c`). No error repeats what may be a
 //! password.
 
-use crate::settings::SettingsError;
+use crate::settings_error::SettingsError;
 
 /// Keywords and values in the order in which they stand; a later one wins.
 pub(crate) type Pairs = Vec<(String, String)>;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use tokio_postgres::error::{Error, SqlState};
 
-use crate::settings::SettingsError;
+use crate::settings_error::SettingsError;
 
 /// What to do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use crate::conninfo;
 use crate::service;
-use crate::settings::{Environment, SettingsError};
+use crate::settings_error::SettingsError;
+
+/// Reads an environment variable; tests pass a map.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// What a keyword is to us.
 enum Use {

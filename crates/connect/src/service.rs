@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use crate::conninfo::Pairs;
-use crate::settings::SettingsError;
+use crate::settings_error::SettingsError;
 
 /// Where to look, in this order. A file that is named must be there.
 pub(crate) fn files(named: Option<PathBuf>, of_user: Option<PathBuf>, system: Option<PathBuf>) -> Vec<PathBuf> {

@@ -12,11 +12,12 @@ use tokio_postgres::config::{ChannelBinding as BindingMode, SslMode, SslNegotiat
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_postgres::{AsyncMessage, Client, Connection, Notification, SimpleQueryMessage};
 
+use crate::endpoint::{Endpoint, ServerIdentity};
 use crate::error::{ConnectError, ErrorClass, classify, refused_by_pooler};
 use crate::establish::{LoggedIn, Login, establish};
 use crate::hosts::Candidate;
 use crate::pinned::{ReadBack, startup_options};
-use crate::settings::{Binding, Endpoint, ServerIdentity, Settings};
+use crate::settings::{Binding, Settings};
 use crate::text::SQL_ASCII;
 use crate::transport::{Stream, Transport};
 

@@ -10,68 +10,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::conninfo;
-use crate::hosts::{Attributes, Host};
-use crate::parameters::{Parameters, Variables};
+use crate::endpoint::{Endpoint, ServerIdentity};
+use crate::host::{Attributes, Host};
+use crate::parameters::{Environment, Parameters, Variables};
 use crate::passfile::{self, Wanted};
 use crate::pinned::startup_options;
+use crate::settings_error::SettingsError;
 use crate::tls::{TlsMode, TlsSettings};
-
-/// Reads an environment variable; tests pass a map.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// A connection attempt that hangs is given up after this many seconds, unless the string or `PGCONNECT_TIMEOUT` says otherwise.
 const CONNECT_TIMEOUT_SECONDS: u64 = 10;
 
 /// Directories where Debian's and upstream's servers put their Unix socket. libpq looks passwords for them up as "localhost".
 const SOCKET_DIRECTORIES: [&str; 2] = ["/var/run/postgresql", "/tmp"];
-
-/// String, environment or a file do not make connection settings.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct SettingsError {
-    /// What is wrong, without the password.
-    pub message: String,
-    /// What to do about it, where that is known.
-    pub help: Option<String>,
-}
-
-impl SettingsError {
-    pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), help: None }
-    }
-
-    #[must_use]
-    pub(crate) fn help(self, help: impl Into<String>) -> Self {
-        Self { help: Some(help.into()), ..self }
-    }
-}
-
-/// Where a server listens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Endpoint {
-    /// A host name or address and a port.
-    Tcp(String, u16),
-    /// The socket file of a Unix-domain socket.
-    Unix(PathBuf),
-}
-
-impl std::fmt::Display for Endpoint {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Tcp(host, port) => write!(formatter, "{host}:{port}"),
-            Self::Unix(path) => write!(formatter, "{}", path.display()),
-        }
-    }
-}
-
-/// A server and the history that it is on: what sessions of two kinds, or of two moments, must have in common.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerIdentity {
-    /// Identifies the cluster through its life.
-    pub system_identifier: String,
-    /// Grows with every failover or point-in-time recovery.
-    pub timeline: u32,
-}
 
 /// How settings are made.
 #[derive(Clone)]

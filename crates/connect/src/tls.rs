@@ -10,7 +10,7 @@ use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
 use crate::certificates::{AnyHost, Unchecked};
 use crate::parameters::{Parameters, Variables};
-use crate::settings::SettingsError;
+use crate::settings_error::SettingsError;
 
 /// libpq's `sslmode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,8 @@ use tokio::net::{TcpStream, UnixStream};
 
 use crate::certificates::server_end_point;
 use crate::error::ConnectError;
-use crate::hosts::{Address, Candidate};
+use crate::host::Address;
+use crate::hosts::Candidate;
 use crate::settings::{Keepalive, Settings};
 use crate::tls::TlsMode;
 

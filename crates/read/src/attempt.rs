@@ -7,15 +7,16 @@ use lockstep_plan::quote;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
+use crate::answer::{Answer, Request};
 use crate::condition::Operator;
 use crate::cursor;
 use crate::error::{ReadError, SourceFault};
-use crate::pool::Borrowed;
+use crate::pool::{Borrowed, Pool, Slots};
 use crate::query::Query;
-use crate::reader::{Answer, Reader, Request};
 use crate::select::{Statement, Statements, statements};
 use crate::settings::{Model, ReadSettings, Source};
 use crate::table::Table;
+use crate::totals::Totals;
 use crate::version::{Version, tag, version, view_version};
 
 /// One source asked.
@@ -50,7 +51,24 @@ enum Trouble {
     Ended(tokio_postgres::Error),
 }
 
-impl Reader {
+/// What can be asked.
+pub(crate) struct Sources {
+    pub(crate) target: Pool,
+    pub(crate) source: Option<Pool>,
+    /// Those that may compute over source tables at the same time, and how long the others wait.
+    pub(crate) costly: Slots,
+    pub(crate) costly_wait: Duration,
+    pub(crate) totals: Totals,
+}
+
+impl Sources {
+    pub(crate) fn pool_of(&self, model: &Model, source: Source) -> &Pool {
+        match (source, &self.source) {
+            (Source::Tables, Some(pool)) if !model.on_target => pool,
+            (Source::Projection | Source::View | Source::Tables, _) => &self.target,
+        }
+    }
+
     /// Asks the attempt's source.
     pub(crate) async fn ask(&self, attempt: Attempt<'_>) -> Result<Answer, Obstacle> {
         let Attempt { model, table, settings, request, source, .. } = attempt;

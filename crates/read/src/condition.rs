@@ -187,6 +187,10 @@ pub fn values(inner: &str) -> Option<Vec<String>> {
     (!quoted).then_some(values)
 }
 
+pub(crate) fn where_clause(conditions: &[String]) -> String {
+    if conditions.is_empty() { String::new() } else { format!("\nWHERE {}", conditions.join("\n  AND ")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

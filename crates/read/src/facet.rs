@@ -1,6 +1,6 @@
 //! Facets: the values of a column with their counts, filtered like the list itself.
 
-use crate::select::where_clause;
+use crate::condition::where_clause;
 use crate::table::Column;
 
 /// Values that are told; the rest is left out.

@@ -9,6 +9,7 @@
 //! Names in the SQL come from PostgreSQL's catalogue, never from a request; every value of a request is bound as text and cast to its
 //! column's type by PostgreSQL, so that what a value means is decided in one place.
 
+mod answer;
 mod attempt;
 mod condition;
 mod cursor;
@@ -27,11 +28,12 @@ mod table;
 mod totals;
 mod version;
 
+pub use answer::{Answer, Facets, Request};
 pub use condition::{Condition, Operator, values};
 pub use error::{ReadError, SourceFault};
 pub use pool::Pool;
 pub use query::{Facet, Highlight, Order, OrderBy, Query, Similar, TextSearch, Total, Window};
-pub use reader::{Answer, Facets, Pools, Reader, Request};
+pub use reader::{Pools, Reader};
 pub use settings::{Miss, Model, ReadSettings, Source};
 pub use suggest::Suggestion;
 pub use table::{Column, JsonKind, Table};

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use crate::answer::Answer;
 use crate::error::SourceFault;
-use crate::reader::Answer;
 use crate::settings::{Model, Source};
 
 pub(crate) fn answer(model: &Model, answer: &Answer) {

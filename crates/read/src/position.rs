@@ -70,7 +70,7 @@ impl Reader {
 
     /// Whether the projection is set aside, as far as that can be found out.
     async fn is_set_aside(&self, model: &Model) -> bool {
-        let Ok(session) = self.target.get().await.map(Borrowed::new) else { return false };
+        let Ok(session) = self.sources.target.get().await.map(Borrowed::new) else { return false };
         let Ok(found) = version(session.session(), model).await else { return false };
         session.give_back();
         found.is_faulted
@@ -78,7 +78,9 @@ impl Reader {
 
     /// Whether the projection contains a position already.
     async fn contains(&self, model: &Model, lsn: Lsn) -> bool {
-        look(self.target.clone(), model.name.clone(), None, Duration::ZERO).await.is_ok_and(|contained| contained >= Some(lsn))
+        look(self.sources.target.clone(), model.name.clone(), None, Duration::ZERO)
+            .await
+            .is_ok_and(|contained| contained >= Some(lsn))
     }
 }
 

@@ -8,12 +8,12 @@ use lockstep_plan::quote;
 use lockstep_wal::Lsn;
 use tokio::sync::Semaphore;
 
-use crate::attempt::{Attempt, Obstacle, run};
+use crate::answer::{Answer, Request};
+use crate::attempt::{Attempt, Obstacle, Sources, run};
 use crate::error::{ReadError, SourceFault};
 use crate::lane::Lanes;
 use crate::noted;
-use crate::pool::{Borrowed, Pool, Slots};
-use crate::query::Query;
+use crate::pool::{Borrowed, Pool};
 use crate::settings::{Miss, Model, ReadSettings, Source};
 use crate::suggest::{self, Suggestion};
 use crate::table::{self, Table};
@@ -22,47 +22,6 @@ use crate::version::{Version, tag, version};
 
 /// How long what the catalogue said is believed.
 const CATALOGUE_FOR: Duration = Duration::from_secs(5);
-
-/// A request.
-#[derive(Debug, Clone)]
-pub struct Request {
-    /// The projection.
-    pub projection: String,
-    /// What of it.
-    pub query: Query,
-    /// The version that the client has.
-    pub known: Option<String>,
-    /// Everything that distinguishes this question from others; equal ones may be answered together.
-    pub identity: String,
-    /// The source that it insists on.
-    pub forced: Option<Source>,
-    /// What decides whether it takes part in a rollout.
-    pub sticky_key: String,
-    /// The position that the answer must contain.
-    pub min_lsn: Option<Lsn>,
-}
-
-/// A facet's name and its JSON.
-pub type Facets = Vec<(String, String)>;
-
-/// An answer.
-#[derive(Debug, Clone, Default)]
-pub struct Answer {
-    /// Where the rows come from; `None` if the client has them already.
-    pub source: Option<Source>,
-    /// Each row as JSON.
-    pub rows: Vec<String>,
-    /// The cursor of the next page, if there is one.
-    pub next: Option<String>,
-    /// How many rows there are, if it was asked for.
-    pub total: Option<i64>,
-    /// The facets that were asked for.
-    pub facets: Facets,
-    /// The version; without a tag unless the source is the projection.
-    pub version: Version,
-    /// Whether the client has this version.
-    pub not_modified: bool,
-}
 
 /// Projection, identity of the request, sources to be tried, and whether it must contain a position: such an answer is never put together
 /// from what is older.
@@ -80,16 +39,12 @@ pub struct Pools {
 
 /// Reads projections.
 pub struct Reader {
-    pub(crate) target: Pool,
-    source: Option<Pool>,
+    pub(crate) sources: Sources,
     pub(crate) waits: Pool,
-    pub(crate) costly: Slots,
-    pub(crate) costly_wait: Duration,
     in_force: RwLock<Arc<InForce>>,
     tables: Mutex<HashMap<String, (Instant, Arc<Table>)>>,
     lanes: Lanes<Question, Result<Arc<Answer>, ReadError>>,
     pub(crate) looks: Lanes<String, Result<Option<Lsn>, SourceFault>>,
-    pub(crate) totals: Totals,
 }
 
 /// What a reload replaces.
@@ -115,16 +70,18 @@ impl Reader {
             text_config: "english".to_owned(),
         };
         Self {
-            target,
-            source,
+            sources: Sources {
+                target,
+                source,
+                costly: Arc::new(Semaphore::new(costly_max)),
+                costly_wait,
+                totals: Totals::default(),
+            },
             waits,
-            costly: Arc::new(Semaphore::new(costly_max)),
-            costly_wait,
             in_force: RwLock::new(Arc::new(InForce { settings, models: Vec::new() })),
             tables: Mutex::default(),
             lanes: Lanes::default(),
             looks: Lanes::default(),
-            totals: Totals::default(),
         }
     }
 
@@ -150,7 +107,7 @@ impl Reader {
 
     /// The share of sessions in use, 0 to 1.
     pub fn usage(&self) -> f64 {
-        self.source.as_ref().map_or(0.0, Pool::usage).max(self.target.usage())
+        self.sources.source.as_ref().map_or(0.0, Pool::usage).max(self.sources.target.usage())
     }
 
     fn model(&self, name: &str) -> Result<Model, ReadError> {
@@ -182,7 +139,7 @@ impl Reader {
     }
 
     async fn looked_up(&self, model: &Model) -> Option<Table> {
-        if let Ok(session) = self.target.get().await.map(Borrowed::new) {
+        if let Ok(session) = self.sources.target.get().await.map(Borrowed::new) {
             for name in [model.name.clone(), format!("mv_{}", model.name)] {
                 match table::look_up(session.session(), &model.schema, &name, &model.key).await {
                     Ok(Some(table)) => {
@@ -195,17 +152,10 @@ impl Reader {
             }
             session.give_back();
         }
-        let session = Borrowed::new(self.pool_of(model, Source::Tables).get().await.ok()?);
+        let session = Borrowed::new(self.sources.pool_of(model, Source::Tables).get().await.ok()?);
         let table = table::describe(session.session(), model.sql.trim(), &model.key).await.ok()?;
         session.give_back();
         Some(table)
-    }
-
-    pub(crate) fn pool_of(&self, model: &Model, source: Source) -> &Pool {
-        match (source, &self.source) {
-            (Source::Tables, Some(pool)) if !model.on_target => pool,
-            (Source::Projection | Source::View | Source::Tables, _) => &self.target,
-        }
     }
 
     /// Answers a request; equal ones that wait are answered together.
@@ -256,7 +206,7 @@ impl Reader {
 
     /// Where a projection is; `None` if it cannot answer.
     async fn version_of(&self, model: &Model, settings: &ReadSettings, identity: &str) -> Option<Version> {
-        let session = Borrowed::new(self.target.get().await.ok()?);
+        let session = Borrowed::new(self.sources.target.get().await.ok()?);
         let found = version(session.session(), model).await.ok()?;
         session.give_back();
         if !found.is_built || found.is_stale(settings) {
@@ -300,7 +250,7 @@ impl Reader {
             let left = u32::try_from(tried.len() + put_last.len() + 1).unwrap_or(u32::MAX);
             let share = deadline.saturating_duration_since(Instant::now()) / left;
             let attempt = Attempt { model, table: &table, settings, request, source, whatever, share };
-            let asked = tokio::time::timeout(share, Box::pin(self.ask(attempt))).await;
+            let asked = tokio::time::timeout(share, Box::pin(self.sources.ask(attempt))).await;
             match asked.unwrap_or(Err(Obstacle::Source(SourceFault::TimedOut))) {
                 Ok(answer) => {
                     noted::query(model, source, began.elapsed());
@@ -356,7 +306,7 @@ impl Reader {
         for source in [Source::Projection, Source::View] {
             let name = if source == Source::View { format!("mv_{}", model.name) } else { model.name.clone() };
             let statement = suggest::sql(&table, &quote::qualified(&model.schema, &name), column, input, condition, limit);
-            let Ok(session) = self.target.get().await else { continue };
+            let Ok(session) = self.sources.target.get().await else { continue };
             let session = Borrowed::new(session);
             match run(session.session(), &statement).await {
                 Ok(rows) => {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use lockstep_plan::quote;
 
-use crate::condition::{Condition, Operator};
+use crate::condition::{Condition, Operator, where_clause};
 use crate::cursor;
 use crate::error::ReadError;
 use crate::facet;
@@ -355,10 +355,6 @@ impl Maker<'_> {
 
 fn by_column(column: &Column, descending: bool) -> Sorted {
     Sorted { expression: column.value(), type_name: column.type_name.clone(), not_null: column.not_null, descending }
-}
-
-pub(crate) fn where_clause(conditions: &[String]) -> String {
-    if conditions.is_empty() { String::new() } else { format!("\nWHERE {}", conditions.join("\n  AND ")) }
 }
 
 #[cfg(test)]

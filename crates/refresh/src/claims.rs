@@ -1,117 +1,38 @@
-//! What the tables of a projection claim to hold, for verification; and what is done about rows that do not.
+//! What the tables of a projection claim to hold, for verification.
 
-use lockstep_plan::emit::{HiddenClaim, Places};
-use lockstep_plan::{Maintenance, Plan, Trace, at_time, quote};
-use lockstep_plan::{RowKey, emit};
-use tokio::sync::oneshot;
-
+use crate::observer::{LiveClaim, LiveProjection};
 use crate::projection::{Projection, Tracing};
 use crate::quarantine::{Key, Part};
+use crate::suspects::SuspectKind;
+use lockstep_plan::emit::{HiddenClaim, Places};
+use lockstep_plan::facts::{OutputColumn, RelationKind};
+use lockstep_plan::{Maintenance, Plan, Trace, at_time, quote};
+use lockstep_plan::{RowKey, emit};
 
-/// How a row that differs is refreshed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SuspectKind {
-    /// As the rows, or the contributions, of a root key of this branch.
-    Root(usize),
-    /// As a group.
-    Group,
-    /// With all groups.
-    AllGroups,
-    /// As a row of a relation that this link follows: branch and role.
-    Link(usize, usize),
-    /// By making the accumulators anew.
-    Accumulator,
-    /// With everything.
-    Everything,
-}
-
-/// A table and the query that it must equal at a batch's snapshot.
-#[derive(Debug, Clone)]
-pub struct LiveClaim {
-    /// `rows`, or the name of a hidden table.
-    pub part: String,
-    /// A FROM item: the table.
-    pub table: String,
-    /// The query.
-    pub definition: String,
-    /// Whether the query runs on the target.
-    pub on_target: bool,
-    /// All columns.
-    pub columns: Vec<String>,
-    /// The columns that identify a row; all, if nothing does.
-    pub key: Vec<String>,
-    /// The columns that say what is to be refreshed if a row differs.
-    pub suspect_columns: Vec<String>,
-    /// How.
-    pub suspect: SuspectKind,
-    /// Keys in quarantine, of these columns: their rows may differ.
-    pub without: (Vec<String>, Vec<Key>),
-    /// Why it cannot be compared now.
-    pub obstacle: Option<String>,
-}
-
-/// Rows that differ from their definition, to be refreshed.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Suspects {
-    pub(crate) everything: bool,
-    pub(crate) all_groups: bool,
-    pub(crate) accumulators: bool,
-    pub(crate) roots: Vec<(usize, Key)>,
-    pub(crate) groups: Vec<Key>,
-    pub(crate) links: Vec<(usize, usize, Key)>,
-}
-
-/// More suspects than this are not named: everything is refreshed.
-const SUSPECTS_MAX: usize = 100_000;
-
-impl Suspects {
-    /// All of a projection.
-    pub fn everything() -> Self {
-        Self { everything: true, ..Self::default() }
-    }
-
-    /// Whether there is nothing to refresh.
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-
-    /// Adds what a row that differs asks for.
-    pub fn add(&mut self, kind: SuspectKind, key: Key) {
-        if self.roots.len() + self.groups.len() + self.links.len() > SUSPECTS_MAX {
-            self.everything = true;
-        }
-        match kind {
-            // A key that cannot be: somebody wrote it by hand.
-            SuspectKind::Root(_) | SuspectKind::Link(..) if key.iter().any(Option::is_none) => self.everything = true,
-            SuspectKind::Root(branch) => self.roots.push((branch, key)),
-            SuspectKind::Group => self.groups.push(key),
-            SuspectKind::AllGroups => self.all_groups = true,
-            SuspectKind::Link(branch, role) => self.links.push((branch, role, key)),
-            SuspectKind::Accumulator => self.accumulators = true,
-            SuspectKind::Everything => self.everything = true,
+impl Projection {
+    /// As it is seen from outside in a batch at this time.
+    pub(crate) fn live_view(&self, time: &str, with_claims: bool) -> LiveProjection {
+        let columns: Vec<OutputColumn> = self.plan.columns.clone();
+        let on_target = self.plan.relations.iter().any(|relation| relation.kind == RelationKind::Projection)
+            && self.plan.definition == self.plan.query;
+        LiveProjection {
+            name: self.name().to_owned(),
+            query: self.plan.definition.clone(),
+            query_at: self.plan.definition_at(time),
+            columns,
+            on_target,
+            schema: self.schema.clone(),
+            time_zone: self.time_zone.clone(),
+            depends_on_time: self.due_at.is_some(),
+            quarantined: self.quarantine.len(),
+            claims: if with_claims { claims(self, on_target, time) } else { Vec::new() },
+            part_of: self.part_of.clone(),
         }
     }
-
-    pub(crate) fn absorb(&mut self, other: Self) {
-        self.everything |= other.everything;
-        self.all_groups |= other.all_groups;
-        self.accumulators |= other.accumulators;
-        self.roots.extend(other.roots);
-        self.groups.extend(other.groups);
-        self.links.extend(other.links);
-    }
-}
-
-/// Suspects on their way into a batch.
-#[derive(Debug, Default)]
-pub(crate) struct Repair {
-    pub(crate) suspects: Suspects,
-    /// Told how many rows the repair changed without a change in the source to explain it.
-    pub(crate) replies: Vec<oneshot::Sender<i64>>,
 }
 
 /// The claims of a live projection, at a batch's time.
-pub(crate) fn claims(projection: &Projection, on_target: bool, time: &str) -> Vec<LiveClaim> {
+fn claims(projection: &Projection, on_target: bool, time: &str) -> Vec<LiveClaim> {
     let plan = &projection.plan;
     let places = Places { schema: projection.schema.clone(), state_schema: "lockstep".to_owned() };
     let (suspect, suspect_columns) = rows_refreshed(plan);

@@ -4,7 +4,33 @@ use futures_util::future::BoxFuture;
 use lockstep_plan::facts::OutputColumn;
 use tokio_postgres::Client;
 
-use crate::claims::LiveClaim;
+use crate::quarantine::Key;
+use crate::suspects::SuspectKind;
+
+/// A table and the query that it must equal at a batch's snapshot.
+#[derive(Debug, Clone)]
+pub struct LiveClaim {
+    /// `rows`, or the name of a hidden table.
+    pub part: String,
+    /// A FROM item: the table.
+    pub table: String,
+    /// The query.
+    pub definition: String,
+    /// Whether the query runs on the target.
+    pub on_target: bool,
+    /// All columns.
+    pub columns: Vec<String>,
+    /// The columns that identify a row; all, if nothing does.
+    pub key: Vec<String>,
+    /// The columns that say what is to be refreshed if a row differs.
+    pub suspect_columns: Vec<String>,
+    /// How.
+    pub suspect: SuspectKind,
+    /// Keys in quarantine, of these columns: their rows may differ.
+    pub without: (Vec<String>, Vec<Key>),
+    /// Why it cannot be compared now.
+    pub obstacle: Option<String>,
+}
 
 /// A projection that is live in the batch.
 #[derive(Debug, Clone)]

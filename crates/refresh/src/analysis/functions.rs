@@ -3,7 +3,7 @@
 use lockstep_plan::facts::{Function, FunctionKind, Volatility};
 use tokio_postgres::Client;
 
-use super::AnalysisError;
+use super::error::AnalysisError;
 use super::relations::READS;
 
 /// Fields of the rule's expression nodes that hold a function's oid: function calls, operators, aggregates, window functions.

@@ -4,7 +4,7 @@ use lockstep_connect::ErrorClass;
 use lockstep_plan::facts::View;
 use lockstep_plan::{locking_clauses, place_of_table, quote};
 
-use super::AnalysisError;
+use super::error::AnalysisError;
 
 /// Refuses `FOR UPDATE` and its like in a query's text and in the views that it reads. A function that locks rows is VOLATILE, which is
 /// refused elsewhere: PostgreSQL lets no other one do it (`CommandIsReadOnly` in its utility.c).

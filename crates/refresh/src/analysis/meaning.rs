@@ -11,7 +11,8 @@ use lockstep_plan::chains;
 use serde::{Deserialize, Serialize};
 use tokio_postgres::Client;
 
-use super::{AnalysisError, EMPTY_SEARCH_PATH, StandIn, VIEW, make_stand_ins, tables};
+use super::definition::{EMPTY_SEARCH_PATH, StandIn, VIEW, make_stand_ins, tables};
+use super::error::AnalysisError;
 
 /// The first version whose database default collation has a version of its own (`server_version_num` / 10000).
 const DATABASE_COLLATION_FROM: u32 = 15;

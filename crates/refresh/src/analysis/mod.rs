@@ -3,6 +3,9 @@
 //! PostgreSQL resolves the names: the query becomes a temporary view inside a transaction that is rolled back, and
 //! `pg_get_viewdef`, `pg_depend` and the stored rule tell the rest. Nothing is parsed here.
 
+mod columns;
+mod definition;
+mod error;
 mod functions;
 mod locks;
 mod meaning;
@@ -10,128 +13,16 @@ mod relations;
 mod settle;
 mod types;
 
-use lockstep_connect::{ErrorClass, classify, describe};
-use lockstep_plan::facts::{OutputColumn, Query, Relation};
-use lockstep_plan::{Tie, chains, quote};
+use lockstep_plan::facts::Query;
+use lockstep_plan::{chains, quote};
 use tokio_postgres::Client;
-use tokio_postgres::error::ErrorPosition;
 
+use columns::output_columns;
+pub use definition::{Analysed, Definition, StandIn};
+use definition::{EMPTY_SEARCH_PATH, VIEW, make_stand_ins, tables};
+pub use error::AnalysisError;
 pub use meaning::{Dependencies, Dependency, Meaning, dependencies, meanings};
 pub use types::{is_hashable, type_facts};
-
-/// The temporary view's name.
-const VIEW: &str = "lockstep_analysis";
-
-/// For the rest of the transaction.
-const EMPTY_SEARCH_PATH: &str = "SET LOCAL search_path = ''";
-
-/// A defining query cannot be analysed.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct AnalysisError {
-    /// What is wrong, PostgreSQL's words where it found it.
-    pub message: String,
-    /// Where in the query, counted in characters from 0.
-    pub position: Option<usize>,
-    /// What to do.
-    pub hint: Option<String>,
-    /// PostgreSQL's code.
-    pub sqlstate: Option<String>,
-    /// Whether trying again may help (the connection broke).
-    pub class: ErrorClass,
-}
-
-impl AnalysisError {
-    pub(crate) fn definite(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { message: message.into(), position: None, hint: Some(hint.into()), sqlstate: None, class: ErrorClass::Definite }
-    }
-
-    /// An error of the view's creation, its position moved from our statement into the user's text.
-    fn in_query(error: &tokio_postgres::Error, prefix_characters: usize) -> Self {
-        let mut analysis = Self::from_sql(error);
-        if let Some(db) = error.as_db_error() {
-            analysis.position = match db.position() {
-                Some(ErrorPosition::Original(at)) => (*at as usize).checked_sub(prefix_characters + 1),
-                Some(ErrorPosition::Internal { .. }) | None => None,
-            };
-        }
-        analysis
-    }
-
-    fn from_sql(error: &tokio_postgres::Error) -> Self {
-        let db = error.as_db_error();
-        Self {
-            message: db.map_or_else(|| describe(error), |db| db.message().to_owned()),
-            position: None,
-            hint: db.and_then(|db| db.hint()).map(str::to_owned),
-            sqlstate: db.map(|db| db.code().code().to_owned()),
-            class: classify(error),
-        }
-    }
-}
-
-impl From<tokio_postgres::Error> for AnalysisError {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self::from_sql(&error)
-    }
-}
-
-/// A projection's definition as configured.
-#[derive(Debug, Clone)]
-pub struct Definition {
-    /// The projection's name.
-    pub name: String,
-    /// The SELECT.
-    pub sql: String,
-    /// The declared key.
-    pub key: Option<Vec<String>>,
-    /// The time zone that the query is computed in.
-    pub time_zone: String,
-    /// Whether it is a part of a query whose orders are total already.
-    pub settled: bool,
-}
-
-/// A query as it is maintained.
-#[derive(Debug, Clone)]
-pub struct Analysed {
-    /// The query; its orders are total where that is possible.
-    pub query: Query,
-    /// The query as it was written, as PostgreSQL prints it: views by their names.
-    pub written: String,
-    /// Where that made a difference, or would.
-    pub ties: Vec<Tie>,
-}
-
-/// A projection that others read. While they are analysed a temporary table stands for its table.
-#[derive(Debug, Clone)]
-pub struct StandIn {
-    /// Its name.
-    pub projection: String,
-    /// Its table as the planner sees it.
-    pub relation: Relation,
-}
-
-async fn make_stand_ins(client: &Client, stand_ins: &[StandIn]) -> Result<(), AnalysisError> {
-    for stand_in in stand_ins {
-        let columns: Vec<String> = stand_in
-            .relation
-            .columns
-            .iter()
-            .map(|column| format!("{} {}", quote::identifier(&column.name), column.type_name))
-            .collect();
-        let name = quote::identifier(&chains::stand_in(&stand_in.projection));
-        client.batch_execute(&format!("CREATE TEMPORARY TABLE {name} ({})", columns.join(", "))).await?;
-    }
-    Ok(())
-}
-
-fn tables(stand_ins: &[StandIn]) -> Vec<chains::ProjectionTable> {
-    let table = |stand_in: &StandIn| chains::ProjectionTable {
-        projection: stand_in.projection.clone(),
-        schema: stand_in.relation.schema.clone(),
-    };
-    stand_ins.iter().map(table).collect()
-}
 
 /// Whether the server knows a time zone by that name.
 ///
@@ -210,36 +101,6 @@ async fn analyse_in_transaction(client: &Client, definition: &Definition, stand_
 fn without_trailing_semicolon(sql: &str) -> &str {
     // Leading space stays: error positions count from the start of the user's text.
     sql.trim_end().trim_end_matches(';').trim_end()
-}
-
-async fn output_columns(client: &Client, view: u32) -> Result<Vec<OutputColumn>, AnalysisError> {
-    let rows = client
-        .query(
-            "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod),
-                    CASE WHEN a.attcollation NOT IN (0, t.typcollation)
-                         THEN quote_ident(n.nspname) || '.' || quote_ident(c.collname) END
-             FROM pg_attribute a
-             JOIN pg_type t ON t.oid = a.atttypid
-             LEFT JOIN pg_collation c ON c.oid = a.attcollation
-             LEFT JOIN pg_namespace n ON n.oid = c.collnamespace
-             WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
-             ORDER BY a.attnum",
-            &[&view],
-        )
-        .await?;
-    let mut columns = Vec::with_capacity(rows.len());
-    for row in rows {
-        let type_name: String = row.get(1);
-        columns.push(OutputColumn {
-            name: row.get(0),
-            hashable: types::hashes(client, &type_name).await?,
-            comparable: types::compares(client, &type_name).await?,
-            base_type: types::type_facts(client, &type_name).await?.base,
-            type_name,
-            collation: row.get(2),
-        });
-    }
-    Ok(columns)
 }
 
 /// The types of an internal query's result as `CREATE TABLE` wants them, domains and collations included (a result's own

@@ -5,7 +5,8 @@ use tokio_postgres::{Client, Row};
 
 use lockstep_plan::chains;
 
-use super::{AnalysisError, StandIn};
+use super::definition::StandIn;
+use super::error::AnalysisError;
 
 /// Everything that a view's rule refers to, through views of views. The oids stand in the stored rule's range table; `pg_depend`
 /// would not do, because it does not record system tables.

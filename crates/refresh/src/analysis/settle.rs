@@ -3,7 +3,9 @@
 use lockstep_plan::chains;
 use tokio_postgres::Client;
 
-use super::{Analysed, AnalysisError, StandIn, output_columns, tables};
+use super::columns::output_columns;
+use super::definition::{Analysed, StandIn, tables};
+use super::error::AnalysisError;
 
 /// The temporary view's name.
 const VIEW: &str = "lockstep_settled";

@@ -4,7 +4,7 @@
 use lockstep_plan::facts::TypeFacts;
 use tokio_postgres::Client;
 
-use super::AnalysisError;
+use super::error::AnalysisError;
 
 /// Whether values of a type can be hashed as a record's column.
 pub(super) async fn hashes(client: &Client, type_name: &str) -> Result<bool, AnalysisError> {

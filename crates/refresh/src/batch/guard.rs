@@ -13,8 +13,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
-use super::isolate::{AS_USUAL, BY_INDEX_ONLY, columns_of};
-use super::refresh::{Groups, Refreshed};
+use super::isolate::{AS_USUAL, BY_INDEX_ONLY};
+use super::refreshed::{Groups, Refreshed, Refusal, columns_of};
 use super::write::Counts;
 use crate::clash::{self, Clash, Resolution};
 use crate::error::{BatchError, Side};
@@ -42,12 +42,6 @@ JOIN pg_class AS c ON c.oid = i.indexrelid
 LEFT JOIN pg_constraint AS k ON k.conindid = i.indexrelid AND k.conrelid = i.indrelid AND k.conexclop IS NOT NULL
 WHERE i.indrelid = $1::text::regclass AND (i.indisunique OR i.indisexclusion) AND NOT i.indisprimary AND i.indisready
 ORDER BY c.relname";
-
-/// A key that is set aside, and why.
-pub(super) struct Refusal {
-    pub(super) key: Key,
-    pub(super) failure: Failure,
-}
 
 /// An index, and what PostgreSQL says when it refuses a row.
 struct Refusing {
@@ -249,11 +243,5 @@ impl<'a> BatchRun<'a> {
         let refused = std::mem::take(&mut done.refused);
         self.settle(index, keys, refused);
         Ok(done)
-    }
-}
-
-impl Refreshed {
-    pub(super) fn counted(counts: Counts) -> Self {
-        Self { counts, ..Self::default() }
     }
 }

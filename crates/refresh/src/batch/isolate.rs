@@ -3,13 +3,12 @@
 //! Each attempt has a savepoint on both sides, which costs two round trips. So it is done only in the batch after one that failed on
 //! some row's data, and as long as keys are in quarantine.
 
-use lockstep_connect::{Text, is_about_encoding};
+use lockstep_connect::is_about_encoding;
 use lockstep_plan::{Maintenance, emit};
-use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
-use super::refresh::{Groups, Refreshed};
+use super::refreshed::{Groups, Refreshed, columns_of, key_of_row, keys_of};
 use super::trace::Columns;
 use super::write::Counts;
 use crate::error::{BatchError, Side};
@@ -354,31 +353,4 @@ impl BatchRun<'_> {
             Side::Target => self.sessions.target(),
         }
     }
-}
-
-impl Refreshed {
-    fn add(&mut self, other: Self) {
-        self.counts = self.counts.plus(other.counts);
-        self.groups.extend(other.groups);
-    }
-}
-
-/// Keys as one array for each of `columns` columns.
-pub(super) fn columns_of(keys: impl IntoIterator<Item = Key>, columns: usize) -> Columns {
-    let mut arrays: Columns = vec![Vec::new(); columns];
-    for key in keys {
-        for (array, value) in arrays.iter_mut().zip(key) {
-            array.push(value);
-        }
-    }
-    arrays
-}
-
-pub(super) fn keys_of(columns: &[Vec<Option<Text>>]) -> Vec<Key> {
-    let rows = columns.first().map_or(0, Vec::len);
-    (0..rows).map(|row| columns.iter().map(|column| column[row].clone()).collect()).collect()
-}
-
-fn key_of_row(row: &Row) -> Key {
-    (0..row.len()).map(|column| row.get(column)).collect()
 }

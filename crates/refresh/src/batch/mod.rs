@@ -4,6 +4,7 @@ mod build;
 mod guard;
 mod isolate;
 mod refresh;
+mod refreshed;
 mod repair;
 mod trace;
 mod write;

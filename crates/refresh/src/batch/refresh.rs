@@ -10,29 +10,12 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
-use super::guard::Refusal;
+use super::refreshed::{Groups, Refreshed, Refusal, columns_of, keys_of};
 use super::trace::{Columns, Work, parameters};
 use super::write::Counts;
 use crate::error::BatchError;
 use crate::projection::{Phase, Statements, Tracing};
 use crate::quarantine::{Key, Part};
-
-/// Groups to recompute.
-pub(super) enum Groups {
-    /// These, one array of texts for each group column; after them, where rows are found by the root's key, the roots' keys.
-    Some(Columns),
-    All,
-}
-
-/// What refreshing some keys did.
-#[derive(Default)]
-pub(super) struct Refreshed {
-    pub(super) counts: Counts,
-    /// The groups whose contributions changed.
-    pub(super) groups: Vec<Row>,
-    /// Keys that an index of the read model refuses.
-    pub(super) refused: Vec<Refusal>,
-}
 
 impl BatchRun<'_> {
     pub(crate) async fn refresh_projection(&mut self, index: usize, batch: &Batch) -> Result<(), BatchError> {
@@ -253,7 +236,7 @@ impl BatchRun<'_> {
         let quarantine = &mut self.projections[index].quarantine;
         match groups {
             Groups::Some(columns) if group_columns > 0 && !quarantine.is_empty() => {
-                for key in super::isolate::keys_of(&columns[..group_columns.min(columns.len())]) {
+                for key in keys_of(&columns[..group_columns.min(columns.len())]) {
                     quarantine.refreshed(Part::Groups, key);
                 }
             }
@@ -326,6 +309,6 @@ impl Touched {
             return Some(Groups::All);
         }
         let columns = self.groups.iter().next().map(Vec::len)?;
-        Some(Groups::Some(super::isolate::columns_of(self.groups, columns)))
+        Some(Groups::Some(columns_of(self.groups, columns)))
     }
 }

@@ -10,14 +10,13 @@ use lockstep_plan::{Maintenance, Trace};
 use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
-use super::isolate::columns_of;
-use super::refresh::Groups;
+use super::refreshed::{Groups, columns_of};
 use super::trace::Work;
 use super::write::Counts;
-use crate::claims::Suspects;
 use crate::error::BatchError;
 use crate::projection::Statements;
 use crate::quarantine::Key;
+use crate::suspects::Suspects;
 
 impl BatchRun<'_> {
     /// Refreshes a projection's suspects. What the batch's own changes concern is left to them, so that what is counted here is drift: a

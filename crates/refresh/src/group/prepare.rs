@@ -6,7 +6,8 @@ use super::Group;
 use crate::error::{BatchError, Remedy, Side, Untried};
 use crate::projection::Tracing;
 use crate::sessions::Sessions;
-use crate::transfer::{Stage, stages_of};
+use crate::stages::stages_of;
+use crate::transfer::Stage;
 
 impl Group {
     /// Looks for links that an earlier run gave up, because reading them failed on some row: their tables are empty.

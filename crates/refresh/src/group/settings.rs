@@ -7,10 +7,10 @@ use tokio::sync::oneshot;
 
 use lockstep_plan::emit::Places;
 
-use crate::claims::Suspects;
 use crate::observer::BatchObserver;
 use crate::projection::Projection;
 use crate::sessions::Endpoints;
+use crate::suspects::Suspects;
 
 /// Whether batches wait for the fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

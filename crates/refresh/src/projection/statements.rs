@@ -4,7 +4,7 @@ use lockstep_plan::emit;
 use lockstep_plan::emit::{Fresh, Guard, Link, Merge, Places, TracedKeys};
 use lockstep_plan::{Branch, GroupedPlan, Maintenance, Trace};
 
-use super::Projection;
+use super::state::Projection;
 
 /// Its maintenance statements, made once.
 pub(crate) enum Statements {

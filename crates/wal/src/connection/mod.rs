@@ -14,7 +14,7 @@ use postgres_protocol::message::frontend;
 use crate::{Lsn, ReplicationError};
 pub use login::APPLICATION_NAME;
 pub use stream::{Frame, ReplicationStream};
-use wire::{Backend, Wire};
+use wire::{Backend, TextRow, Wire};
 
 /// What `IDENTIFY_SYSTEM` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,9 +45,6 @@ pub struct CreatedSlot {
 pub struct ReplicationConnection {
     wire: Wire,
 }
-
-/// A row of text columns.
-type TextRow = Vec<Option<String>>;
 
 impl ReplicationConnection {
     /// Connects with `replication=database` and logs in.

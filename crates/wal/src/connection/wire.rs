@@ -5,8 +5,10 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use lockstep_connect::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::TextRow;
 use crate::ReplicationError;
+
+/// A row of a command's answer, as text.
+pub(super) type TextRow = Vec<Option<String>>;
 
 /// A message longer than this is not one that a walsender sends (a row is limited to 1 GiB).
 const MESSAGE_BYTES_MAX: usize = 1 << 30;

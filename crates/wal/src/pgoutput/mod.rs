@@ -3,39 +3,14 @@
 //! Reference: PostgreSQL documentation, "Logical Replication Message Formats". The decoder trusts nothing: every length is
 //! checked against the bytes that are there, and bytes left over are an error, so that a misread never looks like a message.
 
+mod error;
 mod reader;
 #[cfg(test)]
 mod tests;
 
 use crate::Lsn;
+pub use error::DecodeError;
 use reader::Reader;
-
-/// The bytes are not a message of protocol version 1.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// The message ends before its contents do.
-    #[error("message '{tag}' is cut short")]
-    Truncated {
-        /// The message's tag.
-        tag: char,
-    },
-    /// The message goes on after its contents.
-    #[error("message '{tag}' has {bytes} bytes too many")]
-    TrailingBytes {
-        /// The message's tag.
-        tag: char,
-        /// How many.
-        bytes: usize,
-    },
-    /// A tag that the protocol does not define.
-    #[error("unknown {what} tag {tag:#04x}")]
-    UnknownTag {
-        /// Which tag: message, tuple or column.
-        what: &'static str,
-        /// The byte.
-        tag: u8,
-    },
-}
 
 /// One logical replication message.
 #[derive(Debug, Clone, PartialEq, Eq)]

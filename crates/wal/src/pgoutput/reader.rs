@@ -1,6 +1,6 @@
 //! A bounds-checked cursor over one message.
 
-use super::DecodeError;
+use super::error::DecodeError;
 
 pub(super) struct Reader<'a> {
     tag: char,
