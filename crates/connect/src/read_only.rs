@@ -13,9 +13,11 @@ pub struct ReadOnly {
     pub remedy: String,
 }
 
-/// The sources of a setting (`GucSource_Names`, PostgreSQL's `guc_tables.c`) that somebody has to undo.
+/// The sources of a setting (`GucSource_Names`, PostgreSQL's `guc_tables.c`) that somebody has to undo. `pg_settings`, which is filled
+/// whole, perhaps beyond the role's `temp_file_limit`, is asked only where the setting is on: the first condition needs no row.
 const QUERY: &str = "SELECT s.source, quote_ident(session_user), quote_ident(current_database())
-    FROM pg_catalog.pg_settings AS s WHERE s.name = 'default_transaction_read_only' AND s.setting = 'on'";
+    FROM pg_catalog.pg_settings AS s
+    WHERE pg_catalog.current_setting('default_transaction_read_only') = 'on' AND s.name = 'default_transaction_read_only'";
 
 /// Whether this session's transactions are read-only unless they ask otherwise, and by whom.
 ///
