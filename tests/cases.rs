@@ -10,6 +10,7 @@
 //! ```
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use lockstep::preflight::{self, Depth};
@@ -17,6 +18,7 @@ use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{cluster, connect};
 
 use crate::harness::{Projector, Setup, assert_equal, until};
+use crate::locks::Locks;
 
 /// One file.
 struct Case {
@@ -66,7 +68,8 @@ impl Case {
         session.batch_execute(&self.ddl).await.context("its DDL")?;
         let checked = preflight::run(&setup.config(), Depth::Start).await;
         anyhow::ensure!(checked.passed(), "{}", checked.errors(false).join("\n"));
-        let mut projector = Projector::start(setup, None, RefreshOptions::default()).await?;
+        let locks = Arc::new(Locks::default());
+        let mut projector = Projector::start(setup, Some(locks.clone()), RefreshOptions::default()).await?;
         projector.catch_up().await?;
         assert_equal(setup).await.context("after the build")?;
         for (number, step) in self.steps.iter().enumerate() {
@@ -76,7 +79,7 @@ impl Case {
             assert_equal(setup).await.with_context(at)?;
         }
         projector.stop().await?;
-        Ok(())
+        locks.none_beyond_reading()
     }
 }
 

@@ -13,6 +13,7 @@ use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Oracle, Workload, cluster, seed_from_environment};
 
 use crate::harness::{PATIENCE, Projector, Setup, assert_equal, shop};
+use crate::locks::{Locks, LocksAnd};
 use construct::Construct;
 use construct::How::{Incremental, Inner, Partly, Whole};
 use grouped::{ACCUMULATED, CHAINS, GROUPS};
@@ -46,7 +47,9 @@ async fn conforms(constructs: &[Construct], two_databases: bool) -> anyhow::Resu
     let oracle = Arc::new(Oracle::strict());
     let mut workload = Workload::start(&setup.source_url, 3, seed);
     workload.reach(20).await?;
-    let mut projector = Projector::start(&setup, Some(oracle.clone()), RefreshOptions::default()).await?;
+    let locks = Arc::new(Locks::default());
+    let both = Arc::new(LocksAnd(locks.clone(), oracle.clone()));
+    let mut projector = Projector::start(&setup, Some(both), RefreshOptions::default()).await?;
     let enough = || constructs.iter().all(|(name, ..)| oracle.of(name).compared >= COMPARISONS);
     let began = std::time::Instant::now();
     while workload.commits() < COMMITS || !enough() {
@@ -62,6 +65,7 @@ async fn conforms(constructs: &[Construct], two_databases: bool) -> anyhow::Resu
     let total = oracle.total();
     println!("{} comparisons, {} different", total.compared, total.different);
     assert_eq!(total.different, 0);
+    locks.none_beyond_reading()?;
     assert_equal(&setup).await
 }
 

@@ -60,6 +60,23 @@ impl BatchObserver for Locks {
     }
 }
 
+/// Both look at every batch.
+pub(crate) struct LocksAnd<O>(pub(crate) Arc<Locks>, pub(crate) Arc<O>);
+
+impl<O: BatchObserver> BatchObserver for LocksAnd<O> {
+    fn before_commit<'a>(&'a self, batch: BatchView<'a>) -> BoxFuture<'a, Result<(), String>> {
+        async move {
+            self.1.before_commit(batch).await?;
+            self.0.look(&batch).await
+        }
+        .boxed()
+    }
+
+    fn after_commit<'a>(&'a self, batch: BatchView<'a>) -> BoxFuture<'a, ()> {
+        self.1.after_commit(batch)
+    }
+}
+
 /// How the rows of schemas are stored, and who locked or deleted them; and how many were written since the statistics began.
 pub(crate) async fn stored(session: &Session, schemas: &str) -> anyhow::Result<Vec<String>> {
     let schemas: Vec<&str> = schemas.split(", ").collect();
