@@ -51,8 +51,8 @@ pub(super) struct Readers {
 /// Looks for them. Names in their queries come qualified: no search path decides what they mean.
 ///
 /// # Errors
-/// A query failed.
-pub(super) async fn views(client: &Client) -> Result<Vec<Offered>, tokio_postgres::Error> {
+/// A query failed, or an index is not to be read.
+pub(super) async fn views(client: &Client) -> anyhow::Result<Vec<Offered>> {
     client.batch_execute("BEGIN READ ONLY; SET LOCAL search_path = pg_catalog").await?;
     let rows = client
         .query(
@@ -99,7 +99,8 @@ pub(super) async fn views(client: &Client) -> Result<Vec<Offered>, tokio_postgre
         let name = free_name(view, &offered);
         let definitions: Vec<String> = row.get(5);
         // The name only serves to find the statements; the table's schema is on the search path when they run.
-        let indexes = indexes_for(&definitions.join(";\n"), view, "", &name, "").unwrap_or_default();
+        let indexes = indexes_for(&definitions.join(";\n"), view, "", &name, "")
+            .map_err(|error| anyhow::anyhow!("the indexes of {schema}.{view}: {error}"))?;
         offered.push(Offered {
             view: format!("{schema}.{view}"),
             schema: schema.to_owned(),
