@@ -147,7 +147,18 @@ async fn queries_that_lock_rows_are_refused_with_the_words_to_delete() -> anyhow
         .batch_execute(
             "CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT n, n FROM generate_series(1, 50) AS n;
              CREATE VIEW v AS SELECT id, n FROM t FOR UPDATE; CREATE VIEW over_v AS SELECT id FROM v;
-             CREATE FUNCTION locking(int) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM FROM t WHERE id = $1 FOR UPDATE; RETURN 1; END'",
+             CREATE FUNCTION locking(int) RETURNS int LANGUAGE plpgsql AS 'BEGIN PERFORM FROM t WHERE id = $1 FOR UPDATE; RETURN 1; END';
+             CREATE FUNCTION over_locking(int) RETURNS int LANGUAGE plpgsql STABLE AS 'BEGIN RETURN locking($1); END';
+             CREATE FUNCTION writes(int) RETURNS int BEGIN ATOMIC UPDATE t SET n = $1 WHERE id = $1 RETURNING n; END;
+             CREATE FUNCTION over_writes(int) RETURNS int LANGUAGE sql STABLE RETURN writes($1);
+             CREATE FUNCTION \"Twice over\"(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT over_locking ($1)';
+             CREATE FUNCTION notes(bigint, int) RETURNS bigint LANGUAGE sql AS 'INSERT INTO t VALUES (-$2, 0) RETURNING $1';
+             CREATE AGGREGATE noting (int) (SFUNC = notes, STYPE = bigint, INITCOND = '0');
+             CREATE DOMAIN locked AS int CHECK (over_locking(VALUE) = 1);
+             CREATE VIEW over_function AS SELECT id, over_locking(id) AS n FROM t;
+             CREATE FUNCTION lock() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN DELETE FROM t; RETURN NULL; END';
+             CREATE FUNCTION harmless(int) RETURNS int LANGUAGE sql AS 'SELECT $1 /* FOR UPDATE */ -- LOCK';
+             CREATE FUNCTION reads(int) RETURNS int LANGUAGE sql STABLE AS 'SELECT harmless($1) + count(locking.lock)::int FROM (SELECT 1 AS lock) AS locking'",
         )
         .await?;
     let before = stored(&session, "public").await?;
@@ -167,11 +178,25 @@ async fn queries_that_lock_rows_are_refused_with_the_words_to_delete() -> anyhow
         ("SELECT id FROM v", "which locks rows of the application (FOR UPDATE OF t)", "^"),
         ("SELECT id FROM over_v", "the view public.v, which locks rows", "help"),
         ("SELECT id, locking(id) AS l FROM t", "locking(), which is volatile", "help"),
+        ("SELECT id, over_locking(id) AS l FROM t", "calls public.locking(integer), which is volatile and locks or writes", "^"),
+        ("SELECT id, over_writes(id) AS l FROM t", "calls public.writes(integer), which is volatile and locks or writes", "^"),
+        (
+            "SELECT id, \"Twice over\"(id) AS l FROM t",
+            "calls public.locking(integer), which is volatile and locks or writes",
+            "^",
+        ),
+        ("SELECT noting(id) AS l FROM t", "calls public.notes(bigint,integer), which is volatile and locks or writes", "^"),
+        ("SELECT id::locked AS l FROM t", "calls public.locking(integer), which is volatile and locks or writes", "help"),
+        ("SELECT id, n FROM over_function", "calls public.locking(integer), which is volatile and locks or writes", "help"),
     ] {
         let program = Program::new(&Setup::new(&url, &[("p", sql, "")]))?;
         let (status, _, errors) = program.run(&["check"])?;
         assert!(status == 1 && errors.contains(words) && errors.contains(caret), "{sql}: {errors}");
     }
+    // Neither words that call nothing, nor a comment, nor a trigger's function.
+    let program = Program::new(&Setup::new(&url, &[("p", "SELECT id, reads(id) AS l FROM t", "")]))?;
+    let (status, _, errors) = program.run(&["check"])?;
+    assert_eq!(status, 0, "{errors}");
     assert_eq!(stored(&session, "public").await?, before);
     Ok(())
 }

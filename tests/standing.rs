@@ -123,13 +123,7 @@ async fn a_copy_whose_original_is_gone_is_adopted() -> anyhow::Result<()> {
     works(&program, &["run", "--once"])?;
     let dump = program.directory.path().join("dump.sql");
     let binaries = Binaries::find()?;
-    let tool = |name: &str, arguments: &[&str]| -> anyhow::Result<()> {
-        let beside = binaries.directory.join(name);
-        let mut command = std::process::Command::new(if beside.exists() { beside } else { name.into() });
-        let output = command.arg("-d").arg(setup.target_url()).args(arguments).output()?;
-        anyhow::ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
-    };
+    let tool = |name: &str, arguments: &[&str]| tool(&binaries, name, setup.target_url(), arguments);
     let file = dump.to_string_lossy().into_owned();
     tool("pg_dump", &["-f", &file])?;
     works(&program, &["run", "--once"])?;
@@ -151,6 +145,15 @@ async fn a_copy_whose_original_is_gone_is_adopted() -> anyhow::Result<()> {
         assert_equal(&setup).await.map_err(|error| error.context(round))?;
     }
     works(&program, &["run", "--once"])?;
+    Ok(())
+}
+
+/// A program of PostgreSQL's, connected to `url`.
+fn tool(binaries: &Binaries, name: &str, url: &str, arguments: &[&str]) -> anyhow::Result<()> {
+    let beside = binaries.directory.join(name);
+    let mut command = std::process::Command::new(if beside.exists() { beside } else { name.into() });
+    let output = command.arg("-d").arg(url).args(arguments).output()?;
+    anyhow::ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(())
 }
 
@@ -218,6 +221,60 @@ async fn a_copy_of_the_targets_cluster_beside_its_original_and_in_its_place() ->
     // And comes back: the slot is not its own any more.
     fails(&Program::new(&setup)?, &["run", "--once"], "this target is a copy of an installation")?;
     left_alone(&source).await?;
+    Ok(())
+}
+
+/// A volume's snapshot of a target that is being written to, started at once: its lease has hardly run out, nobody has the lock there, and
+/// its original has not been started since. It leaves the slot alone, also where nothing moves and statistics are not for everybody to
+/// read, and with a slot of its own it leaves the original's where it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_of_the_running_target_leaves_the_slot_alone() -> anyhow::Result<()> {
+    let shop = cluster()?;
+    let models = cluster_with(&["full_page_writes=on"])?;
+    let admin = connect(&shop.url("postgres")).await?;
+    admin.batch_execute(ITEMS).await?;
+    admin
+        .batch_execute(
+            "CREATE ROLE follower LOGIN REPLICATION; GRANT SELECT ON item TO follower;
+             CREATE PUBLICATION lockstep FOR TABLE item WITH (publish_via_partition_root = true)",
+        )
+        .await?;
+    let mut setup = Setup::new(&shop.url("postgres").replacen("postgres@", "follower@", 1), PROJECTION);
+    setup.target_url = Some(models.url("postgres"));
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    let original = connect(setup.target_url()).await?;
+    let before = slot_created(&original).await?;
+    let slot_pid = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'lockstep' AND active_pid IS NOT NULL";
+    let streams: i32 = admin.query_one(slot_pid, &[]).await?.get(0);
+
+    let backup = tempfile::tempdir()?;
+    let binaries = Binaries::find()?;
+    let data = backup.path().join("data");
+    tool(&binaries, "pg_basebackup", setup.target_url(), &["-c", "fast", "-D", &data.to_string_lossy()])?;
+    let options = ClusterOptions { template: Some(data), ..ClusterOptions::default() };
+    let beside = Cluster::start(&binaries, &options)?;
+    let mut of_copy = setup.clone();
+    of_copy.target_url = Some(beside.url("postgres"));
+    let program = Program::new(&of_copy)?;
+    for arguments in [&["run", "--once"] as &[&str], &["check"]] {
+        fails(&program, arguments, "this target is a copy of an installation")?;
+    }
+    fails(&program, &["adopt"], "the original is not gone")?;
+    let toml = of_copy.toml().replace("[metrics]", "slot = \"apart\"\n[metrics]");
+    let apart = Program::new(&of_copy)?;
+    apart.file("lockstep.toml", &toml)?;
+    works(&apart, &["run", "--once"])?;
+    assert_equal(&of_copy).await?;
+    assert!(works(&apart, &["teardown", "--yes"])?.contains("dropped slot apart"));
+    left_alone(&admin).await?;
+
+    admin.batch_execute("UPDATE item SET name = 'other ' || id WHERE id < 10").await?;
+    projector.catch_up().await?;
+    assert_equal(&setup).await?;
+    assert_eq!(slot_created(&original).await?, before, "the original goes on with the slot that it made");
+    assert_eq!(admin.query_one(slot_pid, &[]).await?.get::<_, i32>(0), streams, "nobody has ended its stream");
+    projector.stop().await?;
     Ok(())
 }
 

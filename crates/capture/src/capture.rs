@@ -36,7 +36,7 @@ pub struct Limits {
 #[derive(Clone)]
 pub struct Capture {
     shared: Arc<Shared>,
-    _task: Arc<AbortOnDrop>,
+    task: Arc<AbortOnDrop>,
 }
 
 struct AbortOnDrop(JoinHandle<()>);
@@ -84,7 +84,15 @@ impl Capture {
             let guard = guard;
             stream::run(settings, guard.0.clone()).await;
         });
-        Self { shared, _task: Arc::new(AbortOnDrop(task)) }
+        Self { shared, task: Arc::new(AbortOnDrop(task)) }
+    }
+
+    /// Ends the stream, whoever else still has a handle; returns when its connection is closed.
+    pub async fn stop(&self) {
+        self.task.0.abort();
+        let mut status = self.shared.status.subscribe();
+        // The sender lives as long as this handle does.
+        let _ = status.wait_for(|status| matches!(status, CaptureStatus::Ended(_))).await;
     }
 
     /// Works on a group's dirty set. Keep it short: the stream waits for the same lock.

@@ -116,7 +116,10 @@ async fn end_sessions(target: &Session, config: &Config) -> anyhow::Result<()> {
     names.extend(groups.iter().map(|group| format!("lockstep {group}").chars().take(63).collect()));
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid() AND application_name = ANY ($1)";
-    target.execute(end, &[&names]).await?;
+    if target.execute(end, &[&names]).await? == 0 {
+        // Whoever streams is no leader of this target: this may be a copy of another, which has a lock of its own.
+        return Ok(());
+    }
     let source = Session::open(&config.source, "lockstep standby").await.context("source")?;
     let end_stream = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1 AND active";
     source.execute(end_stream, &[&config.slot]).await?;

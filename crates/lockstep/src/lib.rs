@@ -36,6 +36,7 @@ mod refusal;
 mod reload;
 mod requests;
 mod setup;
+mod slot;
 mod standby_names;
 mod standing;
 pub mod supervisor;

@@ -14,12 +14,10 @@ use sha2::{Digest as _, Sha256};
 use crate::config::Config;
 use crate::followed::{mark_stale, missed, publish, record_signatures, relation_signatures};
 use crate::preflight::{Planned, Preflight};
+use crate::slot::drop_slot;
 use crate::types;
 use crate::versions::{Making, Source};
 use crate::{requests, standing};
-
-/// How long to wait for a predecessor to let go of the slot.
-const TAKE_OVER_MAX: Duration = Duration::from_secs(10);
 
 /// How often the transactions are named that a new slot waits for.
 const BLOCKERS_EVERY: Duration = Duration::from_secs(2);
@@ -406,25 +404,6 @@ async fn ensure_slot(config: &Config, source: &Session, target: &Session, new_sl
     record_slot(target, &created.consistent_lsn.to_string()).await
 }
 
-/// Drops our slot, waiting for the walsender of a predecessor to go.
-pub(crate) async fn drop_slot(source: &Session, slot: &str) -> anyhow::Result<()> {
-    let deadline = tokio::time::Instant::now() + TAKE_OVER_MAX;
-    loop {
-        match source.execute("SELECT pg_drop_replication_slot($1)", &[&slot]).await {
-            Ok(_) => return Ok(()),
-            Err(error) if error.code().is_some_and(|code| code.code() == "55006") && tokio::time::Instant::now() < deadline => {
-                // We hold the writer's lock, so whoever holds the slot is left over: a walsender that has not noticed its client's
-                // end, or one that still waits to create the slot.
-                source
-                    .execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = $1", &[&slot])
-                    .await?;
-                tokio::time::sleep(Duration::from_millis(100)).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 /// The new slot's position, and in the same transaction what follows from it: projections that were live have missed changes and
 /// must be refreshed in full, those in the making start again.
 async fn record_slot(target: &Session, consistent_lsn: &str) -> anyhow::Result<()> {
@@ -474,26 +453,5 @@ async fn report_blockers(source: &Session, target: &Session) -> anyhow::Error {
         if let Err(error) = told.await {
             return error.into();
         }
-    }
-}
-
-/// Ends the making of a slot that has not come to an end: its walsender waits for other transactions, and does not notice that nobody
-/// waits for it any more.
-pub(crate) async fn abandon_half_made_slot(config: &Config) {
-    let ended = async {
-        let source = Session::open(&config.source, "lockstep").await?;
-        source
-            .execute(
-                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots
-                 WHERE slot_name = $1 AND confirmed_flush_lsn IS NULL AND active_pid IS NOT NULL",
-                &[&config.slot],
-            )
-            .await?;
-        anyhow::Ok(())
-    };
-    match tokio::time::timeout(TAKE_OVER_MAX, ended).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "a slot may be left half made"),
-        Err(_) => tracing::warn!("the source does not answer: a slot may be left half made"),
     }
 }

@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::config::Config;
 use crate::standing::{Installation, Standing, forget, others_of_publication, standing};
-use crate::{Exit, lease, setup};
+use crate::{Exit, lease, slot};
 
 /// How long readers are waited for, for each thing that is dropped.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,8 +44,8 @@ pub async fn teardown(config: &Config, yes: bool, keep_tables: bool, json: bool)
         );
         return Ok(Exit::Failure);
     }
-    let _writer = lease::lock_out_others(config).await?;
-    let original = match standing(config, &source, &target).await? {
+    let writer = lease::lock_out_others(config).await?;
+    let original = match standing(config, &source, &writer).await? {
         Standing::Copy(reason) => Some(reason),
         Standing::New | Standing::Ours | Standing::Apart => None,
     };
@@ -126,7 +126,7 @@ async fn dependents(target: &Session) -> anyhow::Result<Vec<String>> {
 /// Drops slot and publication; true if the publication is gone, which others may own or use.
 async fn drop_on_source(config: &Config, source: &Session, target: &Session) -> anyhow::Result<bool> {
     if slot_state(source, &config.slot).await?.is_some() {
-        setup::drop_slot(source, &config.slot).await.context("dropping the slot")?;
+        slot::drop_slot(source, &config.slot).await.context("dropping the slot")?;
     }
     let id = Installation::load(target).await?.map(|installation| installation.id).unwrap_or_default();
     let shared = others_of_publication(source, &config.publication, &id).await?;

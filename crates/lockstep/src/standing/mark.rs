@@ -35,8 +35,17 @@ struct Found {
 
 /// The latest word about a slot.
 pub(crate) async fn of_slot(source: &Session, slot: &str) -> Result<Option<Mark>, tokio_postgres::Error> {
-    let of_it = read(source).await?.into_iter().map(|found| found.mark).filter(|mark| mark.slot == slot);
-    Ok(of_it.max_by_key(|mark| (mark.place.timeline, mark.epoch)))
+    Ok(latest(marks(source).await?, slot))
+}
+
+/// What is said about all slots.
+pub(super) async fn marks(source: &Session) -> Result<Vec<Mark>, tokio_postgres::Error> {
+    Ok(read(source).await?.into_iter().map(|found| found.mark).collect())
+}
+
+/// The latest word about a slot.
+pub(super) fn latest(marks: Vec<Mark>, slot: &str) -> Option<Mark> {
+    marks.into_iter().filter(|mark| mark.slot == slot).max_by_key(|mark| (mark.place.timeline, mark.epoch))
 }
 
 /// Whether an installation other than `installation` uses a publication.

@@ -8,7 +8,7 @@
 //! | what happened to the target | what it is |
 //! | --- | --- |
 //! | `CREATE DATABASE … TEMPLATE`, `pg_dump` and restore into another database, `pg_upgrade` | a copy: another place |
-//! | a base backup or a volume's copy that runs beside the original | a copy: the original streams, or has been started since |
+//! | a base backup or a volume's copy that runs beside the original | a copy: the original streams (standing/stream.rs), or has been started since |
 //! | a standby that was promoted, another host, another port | the same installation |
 //!
 //! A copy that is configured with another slot is an installation of its own. `lockstep adopt` makes a copy the installation.
@@ -16,15 +16,17 @@
 mod mark;
 mod place;
 mod source;
+mod stream;
 
 use anyhow::Context as _;
-use lockstep_capture::slot_state;
 use lockstep_connect::Session;
 
 use crate::config::Config;
 pub(crate) use mark::{Mark, forget, of_slot, others_of_publication, put};
+use mark::{latest, marks};
 pub(crate) use place::{Installation, Place};
 pub(crate) use source::behind;
+pub(crate) use stream::streamed_elsewhere;
 
 /// What a target is to the slot that is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +47,9 @@ pub(crate) enum Standing {
 /// A catalog cannot be read.
 pub(crate) async fn standing(config: &Config, source: &Session, target: &Session) -> anyhow::Result<Standing> {
     // First what the source says: a leader that starts meanwhile notes its epoch in the target before it does there.
-    let mark = of_slot(source, &config.slot).await?;
+    let marks = marks(source).await?;
     let Some(installation) = Installation::load(target).await? else { return Ok(Standing::New) };
+    let mark = latest(marks, &installation.slot);
     let here = Place::of(target).await?;
     let elsewhere = installation.place.as_ref().filter(|place| !place.is_same_database(&here));
     if let Some(original) = elsewhere {
@@ -55,22 +58,16 @@ pub(crate) async fn standing(config: &Config, source: &Session, target: &Session
         }
         return Ok(Standing::Copy(format!("it was made in {original}, and this is {here}")));
     }
-    if config.slot != installation.slot {
-        return Ok(Standing::Ours);
-    }
-    if let Some(reason) = mark.and_then(|mark| taken(&mark, &installation, &here)) {
-        return Ok(Standing::Copy(reason));
-    }
-    // A leader's lease is renewed every second. Whoever streams although it ran out long ago writes somewhere else.
-    if installation.lease_is_long_past
-        && let Some(pid) = slot_state(source, &config.slot).await?.and_then(|state| state.active_pid)
-    {
-        return Ok(Standing::Copy(format!(
-            "somebody streams from the slot (pid {pid} of the source) and has not written here for minutes; \
-             if that is left over: SELECT pg_terminate_backend({pid})"
-        )));
-    }
-    Ok(Standing::Ours)
+    let another_s = match mark.and_then(|mark| taken(&mark, &installation, &here)) {
+        Some(reason) => Some(reason),
+        None => streamed_elsewhere(source, &installation.slot, Some(target)).await?,
+    };
+    Ok(match another_s {
+        // What it has been copied with stays the original's.
+        Some(_) if config.slot != installation.slot => Standing::Apart,
+        Some(reason) => Standing::Copy(reason),
+        None => Standing::Ours,
+    })
 }
 
 /// Why a slot is not this installation's, by what the source has noted about it.

@@ -4,10 +4,6 @@ use lockstep_connect::Session;
 use lockstep_wal::Lsn;
 use serde::{Deserialize, Serialize};
 
-/// How long ago a lease must have run out before nobody can be writing here: longer than a walsender outlives its client
-/// (`wal_sender_timeout`, 60 s by default).
-const LONG_PAST: &str = "2 minutes";
-
 /// A database of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Place {
@@ -59,7 +55,6 @@ pub(crate) struct Installation {
     pub(crate) furthest: Option<Lsn>,
     /// Where it last wrote; `None` before that was recorded.
     pub(crate) place: Option<Place>,
-    pub(crate) lease_is_long_past: bool,
 }
 
 impl Installation {
@@ -69,12 +64,10 @@ impl Installation {
             return Ok(None);
         }
         // Columns that an earlier version lacks are absent from the object.
-        let query = format!(
-            "SELECT i.j, coalesce((i.j ->> 'lease_until')::timestamptz < clock_timestamp() - interval '{LONG_PAST}', false),
-                    (SELECT max((to_jsonb(c) ->> 'recorded_lsn')::pg_lsn)::text FROM lockstep.checkpoint AS c)
-             FROM (SELECT to_jsonb(installation) AS j FROM lockstep.installation) AS i"
-        );
-        let Some(row) = target.query_opt(&query, &[]).await? else { return Ok(None) };
+        let query =
+            "SELECT to_jsonb(i), (SELECT max((to_jsonb(c) ->> 'recorded_lsn')::pg_lsn)::text FROM lockstep.checkpoint AS c)
+                     FROM lockstep.installation AS i";
+        let Some(row) = target.query_opt(query, &[]).await? else { return Ok(None) };
         let object: serde_json::Value = row.get(0);
         let text = |name: &str| object[name].as_str().map(str::to_owned);
         let number = |name: &str| object[name].as_i64();
@@ -88,9 +81,8 @@ impl Installation {
             epoch: number("leader_epoch").unwrap_or_default(),
             source_system: text("system_identifier").unwrap_or_default(),
             source_timeline: number("timeline"),
-            furthest: row.get::<_, Option<&str>>(2).and_then(|text| text.parse().ok()),
+            furthest: row.get::<_, Option<&str>>(1).and_then(|text| text.parse().ok()),
             place,
-            lease_is_long_past: row.get(1),
         }))
     }
 }

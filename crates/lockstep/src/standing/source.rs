@@ -37,7 +37,6 @@ mod tests {
             source_timeline: timeline,
             furthest: furthest.map(Lsn),
             place: None,
-            lease_is_long_past: false,
         }
     }
 

@@ -23,7 +23,7 @@ use crate::health::{Health, note_trouble};
 use crate::observed::{Instance, Observed};
 use crate::preflight::{self, Depth, Preflight};
 use crate::reload::{self, Reload};
-use crate::{Exit, api, http, lease, setup, telemetry};
+use crate::{Exit, api, http, lease, slot, telemetry};
 use running::{Running, start};
 use setbacks::{AGAIN_AFTER, Setback, Setbacks};
 
@@ -254,7 +254,7 @@ impl Supervisor {
         let mut running = match started {
             Ok(running) => running,
             Err(end) => {
-                setup::abandon_half_made_slot(&self.config).await;
+                slot::abandon_half_made_slot(&self.config).await;
                 return end;
             }
         };

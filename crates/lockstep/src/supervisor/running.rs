@@ -298,7 +298,7 @@ impl Running {
         position.map(|position| (position, at.elapsed()))
     }
 
-    /// Lets every group finish its batch.
+    /// Lets every group finish its batch, and ends the stream.
     pub(super) async fn finish(mut self) {
         if let Some(monitor) = self.monitor.take() {
             monitor.abort();
@@ -307,6 +307,8 @@ impl Running {
         for member in self.members.iter_mut().filter(|member| !member.task.is_finished()) {
             member.stop_now().await;
         }
+        // Before the lock: whoever has it next must not find a stream that nobody wants any more.
+        self.capture.stop().await;
         lease::release(&self.target, self.leader_epoch).await;
     }
 }

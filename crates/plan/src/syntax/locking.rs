@@ -8,6 +8,7 @@ use pg_query::protobuf::Token;
 
 use super::tables::for_each_table;
 use super::text::{self, with_large_stack};
+use crate::model::quote;
 
 /// The locking clauses of a query, in bytes: from FOR to the last of its words.
 pub fn locking_clauses(sql: &str) -> Vec<Range<usize>> {
@@ -29,6 +30,22 @@ pub fn place_of_table(sql: &str, schema: &str, name: &str) -> Option<usize> {
         found
     };
     with_large_stack(find).ok().flatten()
+}
+
+/// Where a query calls a function of that name, in bytes.
+pub fn place_of_call(sql: &str, name: &str) -> Option<usize> {
+    let scanned = pg_query::scan(sql).ok()?;
+    let tokens: Vec<_> = scanned
+        .tokens
+        .iter()
+        .filter(|token| !matches!(token.token(), Token::SqlComment | Token::CComment))
+        .filter_map(|token| Some((token.token(), usize::try_from(token.start).ok()?..usize::try_from(token.end).ok()?)))
+        .collect();
+    let is_it = |text: &str| text.to_lowercase() == name || text == quote::identifier(name);
+    tokens
+        .windows(2)
+        .find(|pair| pair[1].0 == Token::Ascii40 && sql.get(pair[0].1.clone()).is_some_and(is_it))
+        .map(|pair| pair[0].1.start)
 }
 
 /// Whether there is a locking clause at all: `substring(a FOR key)` is none.

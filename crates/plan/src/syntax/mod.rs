@@ -12,7 +12,7 @@ mod windows;
 pub(crate) use calls::{
     aggregates_outer_rows, contains_aggregate, contains_set, is_aggregate, is_aggregate_call, reads_columns, returns_set,
 };
-pub use locking::{locking_clauses, place_of_table};
+pub use locking::{locking_clauses, place_of_call, place_of_table};
 pub use named::tables_named;
 pub(crate) use tables::for_each_table;
 pub(crate) use text::{

@@ -9,6 +9,7 @@ mod error;
 mod functions;
 mod locks;
 mod meaning;
+mod reached;
 mod relations;
 mod settle;
 mod types;
@@ -76,6 +77,7 @@ async fn analyse_in_transaction(client: &Client, definition: &Definition, stand_
     let views = relations::views(client, view).await?;
     locks::refuse(&definition.sql, &views)?;
     let functions = functions::read(client, view).await?;
+    locks::refuse_writers(client, view, &definition.sql, &functions).await?;
     let reads_clock = functions::reads_clock(client, view).await?;
     // With an empty search path every name outside pg_catalog prints qualified.
     let canonical: String =
