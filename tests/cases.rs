@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use lockstep::preflight::{self, Depth};
+use lockstep_preflight::{self as preflight, Depth};
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{cluster, connect};
 

@@ -7,8 +7,8 @@ mod rows;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lockstep::preflight::{self, Depth};
 use lockstep_plan::Maintenance;
+use lockstep_preflight::{self as preflight, Depth};
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Oracle, Workload, cluster, seed_from_environment};
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use lockstep::preflight::{self, Depth};
+use lockstep_preflight::{self as preflight, Depth};
 use lockstep_refresh::{BatchObserver, BatchView, RefreshOptions};
 use lockstep_testkit::{cluster_with, connect};
 

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use lockstep::Exit;
-use lockstep::config::Config;
-use lockstep::supervisor::{self, Hooks};
+use lockstep::run::{Addresses, run_until};
 use lockstep_backstop::{Subject, compare, compare_in_one_session};
+use lockstep_config::Config;
 use lockstep_connect::Session;
 use lockstep_refresh::{BatchObserver, RefreshOptions};
+use lockstep_supervise::Hooks;
 use lockstep_testkit::connect;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -114,17 +115,17 @@ impl Projector {
         let (stop, stopped) = watch::channel(false);
         let config = setup.config();
         let hooks = Hooks { observer, options, quiet: true, look_at_schema_every, ..Hooks::default() };
-        let task = tokio::spawn(async move { supervisor::run_until(&config, false, stopped, hooks).await });
+        let task = tokio::spawn(async move { run_until(&config, false, stopped, hooks, None).await });
         Ok(Self { stop, task, target: connect(setup.target_url()).await?, source: connect(&setup.source_url).await? })
     }
 
     /// The same, with the address of its read API.
     pub(crate) async fn start_with_api(setup: &Setup, options: RefreshOptions) -> anyhow::Result<(Self, std::net::SocketAddr)> {
         let (stop, stopped) = watch::channel(false);
-        let (published, mut addresses) = watch::channel(supervisor::Addresses::default());
+        let (published, mut addresses) = watch::channel(Addresses::default());
         let config = setup.config();
-        let hooks = Hooks { options, quiet: true, addresses: Some(published), ..Hooks::default() };
-        let task = tokio::spawn(async move { supervisor::run_until(&config, false, stopped, hooks).await });
+        let hooks = Hooks { options, quiet: true, ..Hooks::default() };
+        let task = tokio::spawn(async move { run_until(&config, false, stopped, hooks, Some(published)).await });
         let (target, source) = (connect(setup.target_url()).await?, connect(&setup.source_url).await?);
         let found =
             tokio::time::timeout(PATIENCE, addresses.wait_for(|found| found.api.is_some())).await??.api.context("no address")?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lockstep::preflight::{self, Depth};
+use lockstep_preflight::{self as preflight, Depth};
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Keys, Oracle, RandomQuery, cluster, random_statement, seed_from_environment};
 use rand::rngs::StdRng;

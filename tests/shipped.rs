@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lockstep::config::Config;
+use lockstep_config::Config;
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{cluster, connect};
 

@@ -1,6 +1,6 @@
 //! Queries with several right answers: what is maintained is one of them, the same everywhere and always.
 
-use lockstep::preflight::{self, Depth, Severity};
+use lockstep_preflight::{self as preflight, Depth, Severity};
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{cluster, connect};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use lockstep::preflight::{self, Depth};
+use lockstep_preflight::{self as preflight, Depth};
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Oracle, Workload, cluster, connect, seed_from_environment};
 

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use lockstep::preflight::{self, Depth};
 use lockstep_plan::Maintenance;
+use lockstep_preflight::{self as preflight, Depth};
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Oracle, cluster, connect};
 

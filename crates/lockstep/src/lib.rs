@@ -1,51 +1,16 @@
-//! The binary's parts: configuration, command line, preflight, supervisor, metrics, HTTP, demonstration.
+//! The program: its command line, its commands, the demonstration. What it does is in the crates below.
 //!
 //! ```text
-//!   config ──► preflight (analyse, plan, check) ──► setup (schema, publication, slot, tables) ──► supervisor
-//!                                                                                        ├─ capture (one stream)
-//!                                                                                        ├─ groups  (one task each)
-//!                                                                                        └─ monitor, HTTP, progress
+//!   cli.rs ──► config ──► commands/, one a file            (look, ask, tidy)
+//!                    └──► run.rs: preflight ──► serve (HTTP) + supervise (the projector)
 //! ```
-//!
-//! Only this crate knows TOML, HTTP and the command line.
 
-mod api;
-mod backstop;
-mod boundaries;
 pub mod cli;
 pub mod commands;
-pub mod config;
 pub mod demo;
-pub mod diagnostic;
-mod drift;
-mod followed;
-mod giving_way;
-mod health;
-mod http;
-mod identities;
-mod lease;
-mod listener;
-mod metadata;
-mod monitor;
-mod nearest;
-mod observed;
-mod page;
-pub mod preflight;
-mod progress;
-mod refusal;
-mod reload;
-mod requests;
-mod setup;
-mod slot;
-mod standby_names;
-mod standing;
-pub mod supervisor;
-pub mod telemetry;
-mod types;
-mod upkeep;
-mod verification;
-mod versions;
-mod watch;
+pub mod logging;
+pub mod run;
+mod signals;
 
 /// How the program ends. The numbers are a promise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{CommandFactory as _, Parser as _};
 use lockstep::cli::{Cli, Command, QuarantineAction};
 use lockstep::commands::within;
-use lockstep::config::Config;
-use lockstep::{Exit, commands, demo, supervisor, telemetry};
+use lockstep::{Exit, commands, demo, logging, run as running};
+use lockstep_config::Config;
 
 /// What is added to the time that a command waits, for the answers to its last questions.
 const ANSWERING_MAX: Duration = Duration::from_secs(2);
@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     }));
     // clap itself exits with 2 on wrong usage.
     let cli = Cli::parse();
-    if let Err(message) = telemetry::start_logging(&cli.log, cli.log_json) {
+    if let Err(message) = logging::start_logging(&cli.log, cli.log_json) {
         eprintln!("error: {message}");
         return ExitCode::from(Exit::Usage as u8);
     }
@@ -56,7 +56,7 @@ async fn run(cli: Cli) -> Exit {
     let config = match Config::load(&cli.config) {
         Ok(config) => config,
         Err(diagnostic) => {
-            eprintln!("{}", diagnostic.render(telemetry::colours()));
+            eprintln!("{}", diagnostic.render(logging::colours()));
             return Exit::Usage;
         }
     };
@@ -65,7 +65,7 @@ async fn run(cli: Cli) -> Exit {
         Command::Plan { name, sql, looking } => {
             within(&config, looking.patience, commands::plan(&config, name.as_deref(), sql, cli.json)).await
         }
-        Command::Run { once, prune } => supervisor::run(&Config { prune, ..config }, once).await,
+        Command::Run { once, prune } => running::run(&Config { prune, ..config }, once).await,
         Command::Serve { listen } => commands::serve(&config, listen).await,
         Command::Rebuild { name, timeout, patience } => commands::rebuild(&config, &name, timeout, patience, cli.json).await,
         Command::Status { looking } => within(&config, looking.patience, commands::status(&config, cli.json)).await,

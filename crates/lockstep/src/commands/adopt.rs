@@ -2,12 +2,14 @@
 
 use anyhow::{Context as _, bail};
 use lockstep_capture::slot_state;
+use lockstep_config::Config;
 use lockstep_connect::Session;
+use lockstep_preflight::standing::{self, Installation, Mark, Place, Standing, behind};
+use lockstep_supervise::{lock_out_others, migrate};
 use lockstep_wal::ReplicationConnection;
 
-use crate::config::Config;
-use crate::standing::{self, Installation, Mark, Place, Standing, behind};
-use crate::{Exit, lease, metadata};
+use super::common;
+use crate::Exit;
 
 /// Makes the target, a copy whose original is gone, the installation that the slot belongs to, and accepts a source that is behind what
 /// was followed. The next start compares and repairs everything.
@@ -16,7 +18,7 @@ use crate::{Exit, lease, metadata};
 /// A database cannot be reached, nothing is set up, somebody streams from the slot, or a projector runs.
 pub async fn adopt(config: &Config, json: bool) -> anyhow::Result<Exit> {
     let source = Session::open(&config.source, "lockstep adopt").await.context("source")?;
-    let target = super::installed_target(config, None).await?;
+    let target = common::installed_target(config, None).await?;
     let installation = Installation::load(&target).await?.context("nothing has been set up here: lockstep run")?;
     let mut accepted = Vec::new();
     if let Standing::Copy(reason) = standing::standing(config, &source, &target).await? {
@@ -35,17 +37,17 @@ pub async fn adopt(config: &Config, json: bool) -> anyhow::Result<Exit> {
     }
     if accepted.is_empty() {
         if json {
-            super::print_json(&serde_json::json!({ "accepted": accepted }))?;
+            common::print_json(&serde_json::json!({ "accepted": accepted }))?;
         } else {
             println!("there is nothing to adopt: the slot is this installation's, and the source is not behind it");
         }
         return Ok(Exit::Good);
     }
-    let writer = lease::lock_out_others(config).await?;
-    metadata::migrate(config.target_settings(), &writer).await.context("bringing lockstep's own schema up to date")?;
+    let writer = lock_out_others(config).await?;
+    migrate(config.target_settings(), &writer).await.context("bringing lockstep's own schema up to date")?;
     take(config, &source, &target, &installation).await?;
     if json {
-        super::print_json(&serde_json::json!({ "accepted": accepted }))?;
+        common::print_json(&serde_json::json!({ "accepted": accepted }))?;
     } else {
         for what in &accepted {
             println!("accepted: {what}");

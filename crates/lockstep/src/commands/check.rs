@@ -1,8 +1,10 @@
 //! `lockstep check`.
 
-use crate::config::Config;
-use crate::preflight::{self, Depth, Finding, Severity, Statement, each_once};
-use crate::{Exit, telemetry};
+use lockstep_config::Config;
+use lockstep_preflight::{self as preflight, Depth, Finding, Severity, Statement, each_once};
+
+use super::common;
+use crate::{Exit, logging};
 
 /// Shows every finding, or only the statements that they ask for; fails if one is an error.
 ///
@@ -12,7 +14,7 @@ pub async fn check(config: &Config, sql: bool, json: bool) -> anyhow::Result<Exi
     let preflight = preflight::run(config, Depth::Full).await;
     let exit = if preflight.passed() { Exit::Good } else { Exit::Failure };
     if json {
-        super::print_json(&preflight.findings)?;
+        common::print_json(&preflight.findings)?;
         return Ok(exit);
     }
     let told = each_once(&preflight.findings);
@@ -34,7 +36,7 @@ pub async fn check(config: &Config, sql: bool, json: bool) -> anyhow::Result<Exi
         }
     }
     for finding in told.iter().filter(|finding| finding.severity == Severity::Error) {
-        eprintln!("\n{}", finding.render(telemetry::colours()));
+        eprintln!("\n{}", finding.render(logging::colours()));
     }
     if preflight.passed() {
         println!("\nReady: lockstep run");

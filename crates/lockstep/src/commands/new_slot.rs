@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use lockstep_config::Config;
 use lockstep_connect::Session;
+use lockstep_preflight::standing;
+use lockstep_supervise::requests::{self, Request};
 use serde::Serialize;
 
+use super::common;
 use super::stall::Stall;
 use super::verify::Own;
 use crate::Exit;
-use crate::config::Config;
-use crate::requests::{self, Request};
-use crate::standing;
 
 /// How often the outcome is looked for.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -32,7 +33,7 @@ struct View {
 /// # Errors
 /// A server cannot be reached, nothing is set up, or the target is a copy of another installation's.
 pub async fn new_slot(config: &Config, patience: Duration, json: bool) -> anyhow::Result<Exit> {
-    let target = super::installed_target(config, None).await?;
+    let target = common::installed_target(config, None).await?;
     standing::insist(config, &target).await?;
     let request = requests::ask(&target, Request::NewSlot, None, &serde_json::json!({})).await?;
     let mut own = None;
@@ -49,7 +50,7 @@ pub async fn new_slot(config: &Config, patience: Duration, json: bool) -> anyhow
     }
     let view = view(&target).await?;
     if json {
-        super::print_json(&view)?;
+        common::print_json(&view)?;
     } else {
         println!(
             "slot {} is a new one from {} on; projections compared and repaired: {}",

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
+use lockstep_config::Config;
 use lockstep_connect::Session;
+use lockstep_supervise::requests::{self, Request};
 use serde::Serialize;
 
+use super::common;
 use crate::Exit;
-use crate::config::Config;
-use crate::requests::{self, Request};
 
 /// How often the outcome of a retry is looked for.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -30,7 +31,7 @@ struct KeyView {
 /// # Errors
 /// The target cannot be reached, nothing is set up, or there is no such projection.
 pub async fn quarantine_list(config: &Config, name: Option<&str>, json: bool) -> anyhow::Result<Exit> {
-    let target = super::installed_target(config, name).await?;
+    let target = common::installed_target(config, name).await?;
     show(&keys(&target, name).await?, json)?;
     Ok(Exit::Good)
 }
@@ -40,7 +41,7 @@ pub async fn quarantine_list(config: &Config, name: Option<&str>, json: bool) ->
 /// # Errors
 /// As [`quarantine_list`].
 pub async fn quarantine_retry(config: &Config, name: Option<&str>, timeout: Duration, json: bool) -> anyhow::Result<Exit> {
-    let target = super::installed_target(config, name).await?;
+    let target = common::installed_target(config, name).await?;
     let asked_at: String = target.query_one("SELECT clock_timestamp()::text", &[]).await?.get(0);
     target
         .execute(
@@ -102,13 +103,13 @@ async fn keys(target: &Session, name: Option<&str>) -> Result<Vec<KeyView>, toki
 
 fn show(keys: &[KeyView], json: bool) -> anyhow::Result<()> {
     if json {
-        return super::print_json(&keys);
+        return common::print_json(&keys);
     }
     if keys.is_empty() {
         println!("No key is in quarantine.");
         return Ok(());
     }
-    let mut table = super::table(&["PROJECTION", "KEY", "OF", "SQLSTATE", "FIRST", "LAST", "ATTEMPTS", "NEXT", "MESSAGE"]);
+    let mut table = common::table(&["PROJECTION", "KEY", "OF", "SQLSTATE", "FIRST", "LAST", "ATTEMPTS", "NEXT", "MESSAGE"]);
     for key in keys {
         let columns: Vec<&str> = key.key.iter().map(|column| column.as_deref().unwrap_or("NULL")).collect();
         table.add_row([

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use lockstep_config::Config;
 use lockstep_connect::Session;
+use lockstep_preflight::standing;
+use lockstep_supervise::requests::{self, Request};
 
+use super::common;
 use super::stall::Stall;
 use crate::Exit;
-use crate::config::Config;
-use crate::requests::{self, Request};
-use crate::standing;
 
 /// How often the swap is looked for.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -18,10 +19,10 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// # Errors
 /// The target cannot be reached, nothing is set up, or there is no such projection.
 pub async fn rebuild(config: &Config, name: &str, timeout: Duration, patience: Duration, json: bool) -> anyhow::Result<Exit> {
-    if let Some(exit) = super::unknown_projection(config, std::iter::once(name)) {
+    if let Some(exit) = common::unknown_projection(config, std::iter::once(name)) {
         return Ok(exit);
     }
-    let target = super::installed_target(config, Some(name)).await?;
+    let target = common::installed_target(config, Some(name)).await?;
     standing::insist(config, &target).await?;
     let built_at =
         "SELECT coalesce(built_at::text, '') FROM lockstep.projection WHERE name = $1 AND part_of IS NULL AND replaces IS NULL";
@@ -57,7 +58,7 @@ pub async fn rebuild(config: &Config, name: &str, timeout: Duration, patience: D
         tokio::time::sleep(INTERVAL).await;
     }
     if json {
-        super::print_json(&serde_json::json!({ "projection": name, "seconds": began.elapsed().as_secs_f64() }))?;
+        common::print_json(&serde_json::json!({ "projection": name, "seconds": began.elapsed().as_secs_f64() }))?;
     } else {
         println!("{name} was rebuilt in {:.1} s", began.elapsed().as_secs_f64());
     }

@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use lockstep_config::Config;
 use lockstep_connect::{ConnectError, Session, Settings};
+use lockstep_observe::Health;
+use lockstep_serve::{api, operators, start_metrics};
+use lockstep_supervise::Reload;
 use tokio::sync::watch;
 
-use crate::config::Config;
-use crate::reload::{Reload, count_hangups};
-use crate::supervisor::wait_for_signal;
-use crate::{Exit, api, http, telemetry};
+use crate::Exit;
+use crate::signals::{count_hangups, wait_for_signal};
 
 /// Where it listens, unless it is said.
 const DEFAULT_ADDRESS: ([u8; 4], u16) = ([127, 0, 0, 1], 8080);
@@ -33,11 +35,11 @@ pub async fn serve(config: &Config, listen: Option<SocketAddr>) -> anyhow::Resul
         eprintln!("error: {error}\n  help: {}", error.remedy());
         return Ok(Exit::Failure);
     }
-    let health = crate::health::Health::of_a_reader();
-    http::serve(config, telemetry::start_metrics(), health.clone(), None).await?;
+    let health = Health::of_a_reader();
+    operators::serve(config, start_metrics(), health.clone(), None).await?;
     let running = api::serve(config, api_config, address).await?;
     let (sender, wished) = watch::channel(0);
-    let mut reload = Reload::of_a_reader(wished, running);
+    let mut reload = Reload::of_a_reader(wished, Box::new(move |config| running.configure(config)));
     let hangups = tokio::spawn(count_hangups(sender));
     let looking = tokio::spawn(look_whether_it_is_there(settings, health));
     let mut config = config.clone();
@@ -53,7 +55,7 @@ pub async fn serve(config: &Config, listen: Option<SocketAddr>) -> anyhow::Resul
 }
 
 /// Tells readiness and log whether what is read can be reached. Never returns.
-async fn look_whether_it_is_there(settings: Settings, health: crate::health::Health) {
+async fn look_whether_it_is_there(settings: Settings, health: Health) {
     let mut kept: Option<Session> = None;
     let mut told = None;
     loop {

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
+use lockstep_config::Config;
 use lockstep_connect::Session;
 use tokio::time::Instant;
-
-use crate::config::Config;
 
 /// How often to look.
 const EVERY: Duration = Duration::from_millis(500);

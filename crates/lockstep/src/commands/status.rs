@@ -3,14 +3,15 @@
 use std::collections::HashMap;
 
 use lockstep_capture::{slot_state, unidentified_in};
+use lockstep_config::Config;
 use lockstep_connect::{Session, read_only_by_default};
+use lockstep_preflight::standby_names;
+use lockstep_supervise::NOT_CONFIGURED;
 use serde::Serialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::common;
 use crate::Exit;
-use crate::config::Config;
-use crate::setup::NOT_CONFIGURED;
-use crate::standby_names;
 
 #[derive(Serialize)]
 struct StatusView {
@@ -102,9 +103,9 @@ pub async fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
             .map(|table| format!("{} {}: updates and deletes of it fail\n  {};", table.table, table.reason, table.remedy))
             .collect(),
     };
-    let running = crate::requests::is_running(&target).await?;
+    let running = lockstep_supervise::requests::is_running(&target).await?;
     if json {
-        super::print_json(&view)?;
+        common::print_json(&view)?;
     } else {
         print(&view);
         if !running && view.trouble.is_none() {
@@ -219,7 +220,7 @@ fn print(view: &StatusView) {
     let number = |value: Option<f64>, unit: &str| value.map_or("-".to_owned(), |value| format!("{value:.1} {unit}"));
     let count = |value: Option<u64>| value.map_or("-".to_owned(), |value| value.to_string());
     let mut table =
-        super::table(&["GROUP", "STALENESS", "LAG", "POSITION", "SNAPSHOT", "BATCHES", "LAST BATCH", "FENCE", "DIRTY KEYS"]);
+        common::table(&["GROUP", "STALENESS", "LAG", "POSITION", "SNAPSHOT", "BATCHES", "LAST BATCH", "FENCE", "DIRTY KEYS"]);
     for group in &view.groups {
         table.add_row([
             group.name.clone(),
@@ -234,7 +235,7 @@ fn print(view: &StatusView) {
         ]);
     }
     println!("{table}\n");
-    let mut table = super::table(&["PROJECTION", "GROUP", "KIND", "STATE", "ROWS", "DIRTY KEYS", "QUARANTINED"]);
+    let mut table = common::table(&["PROJECTION", "GROUP", "KIND", "STATE", "ROWS", "DIRTY KEYS", "QUARANTINED"]);
     for projection in &view.projections {
         table.add_row([
             projection.name.clone(),

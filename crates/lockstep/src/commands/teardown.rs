@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use lockstep_capture::slot_state;
+use lockstep_config::Config;
 use lockstep_connect::{LockTurns, Session};
 use lockstep_plan::quote;
+use lockstep_preflight::standing::{Installation, Standing, forget, others_of_publication, standing};
 use lockstep_refresh::{drop_projection, load_registered};
+use lockstep_supervise::{drop_slot, lock_out_others};
 use tokio_postgres::error::SqlState;
 
-use crate::config::Config;
-use crate::standing::{Installation, Standing, forget, others_of_publication, standing};
-use crate::{Exit, lease, slot};
+use super::common;
+use crate::Exit;
 
 /// How long readers are waited for, for each thing that is dropped.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -44,7 +46,7 @@ pub async fn teardown(config: &Config, yes: bool, keep_tables: bool, json: bool)
         );
         return Ok(Exit::Failure);
     }
-    let writer = lease::lock_out_others(config).await?;
+    let writer = lock_out_others(config).await?;
     let original = match standing(config, &source, &writer).await? {
         Standing::Copy(reason) => Some(reason),
         Standing::New | Standing::Ours | Standing::Apart => None,
@@ -63,7 +65,7 @@ pub async fn teardown(config: &Config, yes: bool, keep_tables: bool, json: bool)
         drop_empty_schema(&target, &config.schema).await?;
     }
     if json {
-        super::print_json(
+        common::print_json(
             &serde_json::json!({ "slot": config.slot, "slot_dropped": original.is_none(), "publication": config.publication, "publication_dropped": publication_dropped, "projections": names, "kept_tables": keep_tables }),
         )?;
     } else {
@@ -126,7 +128,7 @@ async fn dependents(target: &Session) -> anyhow::Result<Vec<String>> {
 /// Drops slot and publication; true if the publication is gone, which others may own or use.
 async fn drop_on_source(config: &Config, source: &Session, target: &Session) -> anyhow::Result<bool> {
     if slot_state(source, &config.slot).await?.is_some() {
-        slot::drop_slot(source, &config.slot).await.context("dropping the slot")?;
+        drop_slot(source, &config.slot).await.context("dropping the slot")?;
     }
     let id = Installation::load(target).await?.map(|installation| installation.id).unwrap_or_default();
     let shared = others_of_publication(source, &config.publication, &id).await?;

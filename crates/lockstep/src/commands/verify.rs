@@ -3,17 +3,19 @@
 use std::time::Duration;
 
 use anyhow::bail;
+use lockstep_config::Config;
 use lockstep_connect::Session;
+use lockstep_supervise::Hooks;
+use lockstep_supervise::requests::{self, Request};
+use lockstep_supervise::{Wish, shown};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::common;
 use super::stall::Stall;
 use crate::Exit;
-use crate::config::Config;
-use crate::requests::{self, Request};
-use crate::supervisor::{self, Hooks};
-use crate::verification::{Wish, shown};
+use crate::run::run_until;
 
 /// How often the outcome is looked for.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -77,10 +79,10 @@ pub async fn repair(
 }
 
 async fn run(config: &Config, wish: Wish, patience: Duration, json: bool) -> anyhow::Result<Exit> {
-    if let Some(exit) = super::unknown_projection(config, wish.names.iter()) {
+    if let Some(exit) = common::unknown_projection(config, wish.names.iter()) {
         return Ok(exit);
     }
-    let target = super::installed_target(config, None).await?;
+    let target = common::installed_target(config, None).await?;
     let own = if requests::is_running(&target).await? { None } else { Some(Own::start(config)) };
     let result = carried_out(config, &target, &wish, own.as_ref(), patience, json).await;
     if let Some(own) = own {
@@ -94,7 +96,7 @@ async fn run(config: &Config, wish: Wish, patience: Duration, json: bool) -> any
         }
     };
     if json {
-        super::print_json(&views)?;
+        common::print_json(&views)?;
     } else {
         print(&views);
     }
@@ -157,7 +159,7 @@ impl Own {
         config.metrics = None;
         config.api = None;
         let hooks = Hooks { quiet: true, no_schedules: true, ..Hooks::default() };
-        let task = tokio::spawn(async move { supervisor::run_until(&config, false, stopped, hooks).await });
+        let task = tokio::spawn(async move { run_until(&config, false, stopped, hooks, None).await });
         Self { stop, task }
     }
 
@@ -263,7 +265,7 @@ async fn differences(target: &Session, verification: i64) -> Result<Vec<Differen
 }
 
 fn print(views: &[VerificationView]) {
-    let mut table = super::table(&["PROJECTION", "COMPARED", "DIFFERING", "HIDDEN", "REPAIRED", "SECONDS", "OUTCOME"]);
+    let mut table = common::table(&["PROJECTION", "COMPARED", "DIFFERING", "HIDDEN", "REPAIRED", "SECONDS", "OUTCOME"]);
     for view in views {
         table.add_row([
             view.projection.clone(),

@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use lockstep_config::Config;
 use lockstep_connect::{ErrorClass, Session, classify};
+use lockstep_supervise::requests;
 use lockstep_wal::Lsn;
 use tokio::time::Instant;
 use tokio_postgres::error::SqlState;
 
+use super::common;
 use crate::Exit;
-use crate::config::Config;
-use crate::requests;
 
 /// Pauses between two looks: the first, and the longest.
 const PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -75,12 +76,12 @@ pub async fn wait(config: &Config, lsn: Option<Lsn>, timeout: Duration, json: bo
         };
     }
     if json {
-        super::print_json(&serde_json::json!({
+        common::print_json(&serde_json::json!({
             "lsn": lsn.to_string(), "contained": contained && settled, "waited_ms": u64::try_from(began.elapsed().as_millis())?
         }))?;
     } else if !contained {
         let running = requests::is_running(&target).await.unwrap_or(true);
-        let trouble = super::trouble(&target).await.unwrap_or_default();
+        let trouble = super::status::trouble(&target).await.unwrap_or_default();
         let hint = match trouble {
             Some(trouble) => trouble,
             None if running => "lockstep status shows where they are".to_owned(),

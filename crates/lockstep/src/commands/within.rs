@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use lockstep_config::Config;
 use lockstep_connect::{Session, Settings};
 
 use crate::Exit;
-use crate::config::Config;
 
 /// How long to look for who stands in the way.
 const ASKING_MAX: Duration = Duration::from_secs(2);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use lockstep_refresh::GroupStatus;
 
 use super::verifier::{Report, quantile};
-use crate::commands;
-use crate::supervisor::Addresses;
+use crate::commands::common;
+use crate::run::Addresses;
 
 /// Without a terminal a line is printed this often.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -118,7 +118,7 @@ impl Display {
 }
 
 fn table(report: &Report, groups: &[GroupStatus]) -> String {
-    let mut table = commands::table(&["PROJECTION", "GROUP", "STATE", "ROWS", "COMPARED", "DIFFERENT"]);
+    let mut table = common::table(&["PROJECTION", "GROUP", "STATE", "ROWS", "COMPARED", "DIFFERENT"]);
     for group in groups {
         for projection in &group.projections {
             let tally = report.comparisons.get(&projection.name).cloned().unwrap_or_default();

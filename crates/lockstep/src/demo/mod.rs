@@ -10,15 +10,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use lockstep_cluster::{Binaries, Cluster, ClusterOptions};
+use lockstep_config::Config;
 use lockstep_connect::{Session, Settings};
 use lockstep_refresh::GroupStatus;
+use lockstep_supervise::Hooks;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::Exit;
 use crate::cli::DemoArguments;
-use crate::config::Config;
-use crate::supervisor::{self, Addresses, Hooks};
+use crate::run::{Addresses, run_until};
+use crate::signals::wait_for_signal;
 use display::Display;
 use verifier::Verifier;
 use workload::Workload;
@@ -65,7 +67,7 @@ pub async fn run(arguments: &DemoArguments, json: bool) -> anyhow::Result<Exit> 
     // From the beginning, so that no signal leaves a cluster behind.
     let interrupted = tokio::spawn(async {
         tokio::select! {
-            () = supervisor::wait_for_signal() => {}
+            () = wait_for_signal() => {}
             () = terminal_is_gone() => {}
         }
     });
@@ -154,15 +156,10 @@ impl Demonstration {
         let (stop, stopped) = watch::channel(false);
         let (statuses, addresses) = (watch::Sender::new(Vec::new()), watch::Sender::new(Addresses::default()));
         let (receiver, found) = (statuses.subscribe(), addresses.subscribe());
-        let hooks = Hooks {
-            observer: Some(verifier.clone()),
-            statuses: Some(statuses),
-            addresses: Some(addresses),
-            quiet: !display.is_live(),
-            ..Hooks::default()
-        };
+        let hooks =
+            Hooks { observer: Some(verifier.clone()), statuses: Some(statuses), quiet: !display.is_live(), ..Hooks::default() };
         let running = config.clone();
-        let projector = tokio::spawn(async move { supervisor::run_until(&running, false, stopped, hooks).await });
+        let projector = tokio::spawn(async move { run_until(&running, false, stopped, hooks, Some(addresses)).await });
         Ok(Self {
             config,
             arguments: arguments.clone(),

@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use lockstep_backstop::{Comparison, SnapshotPair, Subject, compare_in_one_session};
+use lockstep_config::Config;
 use lockstep_refresh::{BatchObserver, BatchView, LiveProjection};
 use serde::Serialize;
-
-use crate::config::Config;
 
 /// How often each group is compared.
 const INTERVAL: Duration = Duration::from_secs(4);

@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-
-use super::views::{Offered, Readers, SCHEMA};
+use lockstep_preflight::offered::{Offered, Readers, SCHEMA};
 
 /// The directory of queries and indexes, beside the configuration.
 pub(super) const DIRECTORY: &str = "projections";

@@ -1,19 +1,18 @@
 //! `lockstep init`: a commented configuration from a database that is there.
 
 mod files;
-mod views;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use lockstep_config::Config;
 use lockstep_connect::{Session, Settings};
+use lockstep_preflight::offered::{Offered, grants, readers, views};
+use lockstep_preflight::{self as preflight, Depth};
 
 use crate::Exit;
-use crate::config::Config;
-use crate::preflight::{self, Depth};
 use files::{Configuration, DIRECTORY, index_file, query_file, rows, write_new};
-use views::{Offered, grants, readers, views};
 
 /// PostgreSQL's names have at most 63 bytes.
 const SLOT_BYTES_MAX: usize = 63;

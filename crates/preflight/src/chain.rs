@@ -1,0 +1,378 @@
+//! Planning one projection after the other: what reads another comes after it, and what can only be maintained over inner
+//! projections brings those along.
+
+use std::collections::BTreeMap;
+
+use lockstep_config::Diagnostic;
+use lockstep_config::{Config, DEFAULT_GROUP, ProjectionConfig};
+use lockstep_connect::{ErrorClass, Session};
+use lockstep_plan::RowKey;
+use lockstep_plan::chains::{StoodFor, stand_for_projections};
+use lockstep_plan::facts::{Column, Identity, LOCATOR, Query, Relation, RelationKind, TypeFacts};
+use lockstep_plan::{GroupForm, Maintenance, Plan, decompose};
+use lockstep_refresh::analysis::{self, Analysed, AnalysisError, Definition, StandIn};
+
+use crate::found::Planned;
+use crate::query_errors::{in_query, wrong_time_zone};
+
+/// Where hidden state and inner projections are.
+const STATE_SCHEMA: &str = "lockstep";
+
+/// Inner projections may have inner projections, so deep.
+const DEPTH_MAX: usize = 3;
+
+/// A configured projection with the names of others stood for.
+pub(crate) struct Link {
+    pub(crate) index: usize,
+    text: StoodFor,
+}
+
+impl Link {
+    /// The projections that it reads.
+    pub(crate) fn reads(&self) -> &[String] {
+        &self.text.projections
+    }
+}
+
+/// The projections in an order in which each comes after those that it reads, and those that read each other in a circle.
+pub(crate) fn in_dependency_order(config: &Config) -> (Vec<Link>, Vec<(usize, Diagnostic)>) {
+    let names: Vec<&str> = config.projections.iter().map(|projection| projection.name.as_str()).collect();
+    let mut waiting: Vec<Link> = config
+        .projections
+        .iter()
+        .enumerate()
+        .map(|(index, projection)| Link { index, text: stand_for_projections(&projection.sql, &config.schema, &names) })
+        .collect();
+    let mut ordered: Vec<Link> = Vec::new();
+    loop {
+        let done: Vec<&str> = ordered.iter().map(|link| names[link.index]).collect();
+        let next = waiting.iter().position(|link| link.reads().iter().all(|name| done.contains(&name.as_str())));
+        let Some(next) = next else { break };
+        ordered.push(waiting.remove(next));
+    }
+    let circular = waiting
+        .iter()
+        .map(|link| {
+            let message = format!("projection {} reads itself, by way of {}", names[link.index], link.reads().join(", "));
+            (link.index, Diagnostic::error(message).help("break the circle: one of them has to read tables only"))
+        })
+        .collect();
+    (ordered, circular)
+}
+
+/// Plans a projection; inner ones come before it.
+pub(crate) async fn plan(
+    config: &Config,
+    link: &Link,
+    source: &Session,
+    earlier: &[Planned],
+) -> Result<Vec<Planned>, Diagnostic> {
+    let projection = &config.projections[link.index];
+    let failed = |mut error: AnalysisError| {
+        error.position = error.position.map(|position| link.text.original_position(position));
+        in_query(config, projection, &error)
+    };
+    if !analysis::is_time_zone(source, &projection.time_zone).await.map_err(|error| failed(error.into()))? {
+        return Err(wrong_time_zone(config, projection));
+    }
+    let definition = Definition {
+        name: projection.name.clone(),
+        sql: link.text.sql.clone(),
+        key: projection.key.clone(),
+        time_zone: projection.time_zone.clone(),
+        settled: false,
+    };
+    let read: Vec<&Planned> = earlier.iter().filter(|planned| link.reads().contains(&planned.plan.projection)).collect();
+    let group = group_that_is_read(projection, &read)?;
+    let mut planner = Planner { projection, source, first_node: u32::MAX - u32::try_from(earlier.len()).unwrap_or_default() };
+    let mut planned = planner.plan(definition, &read, None, 0).await.map_err(|problem| match problem {
+        Problem::Analysis(error) => failed(error),
+        Problem::Refused(diagnostic) => *diagnostic,
+    })?;
+    if let Some(last) = planned.last_mut() {
+        last.schema.clone_from(&config.schema);
+        last.indexes.clone_from(&projection.indexes);
+    }
+    let group = group.or_else(|| projection.group.clone()).unwrap_or_else(|| {
+        // What may take long has a group of its own, so that it never holds the others back.
+        let incremental = planned.iter().all(|planned| planned.plan.is_incremental());
+        if incremental { DEFAULT_GROUP.to_owned() } else { projection.name.clone() }
+    });
+    for planned in &mut planned {
+        planned.group.clone_from(&group);
+    }
+    find_dependencies(source, earlier, &mut planned).await.map_err(failed)?;
+    let mixed = planned.iter().find(|planned| {
+        let projections = planned.plan.relations.iter().filter(|relation| relation.kind == RelationKind::Projection).count();
+        projections > 0 && projections < planned.plan.relations.len()
+    });
+    if config.target.is_some() && mixed.is_some() {
+        let message =
+            format!("projection {}: it reads tables of the source and projections, which are on another server", projection.name);
+        return Err(Diagnostic::error(message).help("read either tables or projections; a further projection can join the two"));
+    }
+    Ok(planned)
+}
+
+/// What the queries' meaning depends on. Those of inner projections and of what is made of them are together what was written.
+async fn find_dependencies(source: &Session, earlier: &[Planned], planned: &mut [Planned]) -> Result<(), AnalysisError> {
+    for index in 0..planned.len() {
+        let one = &planned[index];
+        let read = earlier.iter().chain(planned.iter()).filter(|other| one.reads.contains(&other.plan.projection));
+        let stand_ins: Vec<StandIn> = read.map(stand_in).collect();
+        let mut found = analysis::dependencies(source, &one.plan.query, &stand_ins).await?;
+        if one.plan.query != one.written.trim().trim_end_matches(';') {
+            found.absorb(analysis::dependencies(source, &one.written, &stand_ins).await?);
+        }
+        planned[index].dependencies = found;
+    }
+    Ok(())
+}
+
+/// A projection must be in the group of those that it reads: they are right together, or not at all.
+fn group_that_is_read(projection: &ProjectionConfig, read: &[&Planned]) -> Result<Option<String>, Diagnostic> {
+    let Some(first) = read.first() else { return Ok(None) };
+    let named = projection.group.as_ref().filter(|group| **group != first.group);
+    let other = read.iter().find(|planned| planned.group != first.group);
+    let differs = match (named, other) {
+        (Some(named), _) => Some(format!("is in group \"{named}\" and {} in \"{}\"", first.plan.projection, first.group)),
+        (None, Some(other)) => Some(format!(
+            "reads {} in group \"{}\" and {} in \"{}\"",
+            first.plan.projection, first.group, other.plan.projection, other.group
+        )),
+        (None, None) => None,
+    };
+    match differs {
+        None => Ok(Some(first.group.clone())),
+        Some(how) => Err(Diagnostic::error(format!("projection {} {how}", projection.name))
+            .help("a projection and those that it reads must be in one group: give all of them the same group = \"…\"")),
+    }
+}
+
+enum Problem {
+    Analysis(AnalysisError),
+    Refused(Box<Diagnostic>),
+}
+
+impl From<AnalysisError> for Problem {
+    fn from(error: AnalysisError) -> Self {
+        Self::Analysis(error)
+    }
+}
+
+/// A projection taken apart.
+struct Apart {
+    inner: Vec<Planned>,
+    outer: Plan,
+    /// The inner projections that the outer plan reads.
+    reads: Vec<String>,
+}
+
+struct Planner<'a> {
+    projection: &'a ProjectionConfig,
+    source: &'a Session,
+    first_node: u32,
+}
+
+impl Planner<'_> {
+    /// Plans a definition, apart into inner projections where that helps.
+    async fn plan(
+        &mut self,
+        definition: Definition,
+        read: &[&Planned],
+        part_of: Option<&str>,
+        depth: usize,
+    ) -> Result<Vec<Planned>, Problem> {
+        let stand_ins: Vec<StandIn> = read.iter().map(|planned| stand_in(planned)).collect();
+        let Analysed { query, written, ties } = analysis::analyse(self.source, &definition, &stand_ins).await?;
+        let plan = lockstep_plan::plan(&query).map_err(|error| {
+            let message = format!("projection {}: {}", self.projection.name, error.message);
+            Problem::Refused(Box::new(Diagnostic::error(message).help(error.hint)))
+        })?;
+        let mut plan = self.with_types(&query, plan, &stand_ins).await?;
+        let mut all = Vec::new();
+        let mut reads: Vec<String> = read.iter().map(|planned| planned.plan.projection.clone()).collect();
+        if matches!(plan.maintenance, Maintenance::Whole(_))
+            && read.is_empty()
+            && depth < DEPTH_MAX
+            && let Some(apart) = Box::pin(self.taken_apart(&query, &definition, depth)).await?
+        {
+            all = apart.inner;
+            let why = std::mem::replace(&mut plan, apart.outer).maintenance;
+            if let (Maintenance::Whole(outer), Maintenance::Whole(why)) = (&mut plan.maintenance, why) {
+                // What the reader wants to know is why the query as it was written is not incremental.
+                outer.reason = why.reason;
+                outer.position = why.position;
+            }
+            reads = apart.reads;
+        }
+        let node = self.next_node();
+        all.push(Planned {
+            plan,
+            written,
+            ties,
+            schema: STATE_SCHEMA.to_owned(),
+            part_of: part_of.map(str::to_owned),
+            reads,
+            node,
+            group: String::new(),
+            time_zone: definition.time_zone,
+            on_error: self.projection.on_error,
+            feed: self.projection.feed && part_of.is_none(),
+            dependencies: analysis::Dependencies::default(),
+            indexes: None,
+        });
+        Ok(all)
+    }
+
+    fn next_node(&mut self) -> u32 {
+        let node = self.first_node;
+        self.first_node -= 1;
+        node
+    }
+
+    /// Inner projections and the outer plan over them. `None` if the query cannot be taken apart, or nothing is won: some inner part is
+    /// whole as well, or none is smaller than what it reads.
+    async fn taken_apart(&mut self, query: &Query, definition: &Definition, depth: usize) -> Result<Option<Apart>, Problem> {
+        let Some(parts) = decompose(query) else { return Ok(None) };
+        let first_node = self.first_node;
+        let mut inner: Vec<Planned> = Vec::new();
+        let mut names = Vec::new();
+        for (name, sql) in parts.inner {
+            let part = Definition { name: name.clone(), sql, key: None, time_zone: definition.time_zone.clone(), settled: true };
+            let planned = match Box::pin(self.plan(part, &[], Some(&definition.name), depth + 1)).await {
+                Ok(planned) => planned,
+                // A part that refers to what is around it is no query by itself.
+                Err(Problem::Analysis(error)) if error.class != ErrorClass::Definite => return Err(error.into()),
+                // Nor is one that reads no table.
+                Err(Problem::Analysis(_) | Problem::Refused(_)) => {
+                    self.first_node = first_node;
+                    return Ok(None);
+                }
+            };
+            names.push(name);
+            inner.extend(planned);
+        }
+        let incremental = |planned: &Planned| planned.plan.is_incremental() || !planned.reads.is_empty();
+        // Rows of groups are as many as there are groups; rows as they are would only be a copy.
+        let smaller = |planned: &Planned| match &planned.plan.maintenance {
+            Maintenance::Grouped(grouped) => grouped.form != GroupForm::Rows,
+            Maintenance::Row(_) | Maintenance::Whole(_) => !planned.reads.is_empty(),
+        };
+        if !inner.iter().all(incremental) || !inner.iter().any(smaller) {
+            self.first_node = first_node;
+            return Ok(None);
+        }
+        let read: Vec<&Planned> = inner.iter().filter(|planned| names.contains(&planned.plan.projection)).collect();
+        let stand_ins: Vec<StandIn> = read.iter().map(|planned| stand_in(planned)).collect();
+        let outer = Definition { sql: parts.outer, settled: true, ..definition.clone() };
+        let outer_query = match analysis::analyse(self.source, &outer, &stand_ins).await {
+            Ok(analysed) => analysed.query,
+            Err(error) if error.class == ErrorClass::Definite => {
+                self.first_node = first_node;
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // What it returns must be what the definition returns.
+        if outer_query.columns != query.columns {
+            self.first_node = first_node;
+            return Ok(None);
+        }
+        let Ok(plan) = lockstep_plan::plan(&outer_query) else {
+            self.first_node = first_node;
+            return Ok(None);
+        };
+        let mut plan = self.with_types(&outer_query, plan, &stand_ins).await?;
+        plan.definition_at = lockstep_plan::plan_whole(query, "").definition_at;
+        query.sql.trim().trim_end_matches(';').clone_into(&mut plan.definition);
+        Ok(Some(Apart { inner, outer: plan, reads: names }))
+    }
+
+    /// The plan with its hidden tables' columns typed; whole, if some type cannot be stored.
+    async fn with_types(&self, query: &Query, mut plan: Plan, stand_ins: &[StandIn]) -> Result<Plan, Problem> {
+        let comparable = match &plan.maintenance {
+            Maintenance::Grouped(grouped) => grouped.group_columns.iter().chain(&grouped.dependent_columns).cloned().collect(),
+            Maintenance::Row(_) | Maintenance::Whole(_) => Vec::new(),
+        };
+        for state in plan.state_tables_mut() {
+            match analysis::result_types(self.source, &state.definition, &comparable, stand_ins).await {
+                Ok(types) => state.types = types,
+                Err(error) if error.class == ErrorClass::Definite => {
+                    let reason = format!("its hidden state cannot be stored: {}", error.message);
+                    return Ok(lockstep_plan::plan_whole(query, &reason));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let mut facts: BTreeMap<String, TypeFacts> = BTreeMap::new();
+        for state in plan.state_tables_mut() {
+            for type_name in &state.types {
+                if !facts.contains_key(type_name) {
+                    facts.insert(type_name.clone(), analysis::type_facts(self.source, type_name).await?);
+                }
+            }
+        }
+        plan.look_through_domains(&facts);
+        let without = plan.clone();
+        lockstep_plan::accumulate(query, &mut plan, &facts);
+        if let Maintenance::Grouped(grouped) = &plan.maintenance {
+            for values in grouped.accumulators.iter().flat_map(|found| &found.values) {
+                let value_type = values.state.types.iter().rev().nth(1).map_or("text", String::as_str);
+                if !analysis::is_hashable(self.source, value_type).await? {
+                    return Ok(without);
+                }
+            }
+        }
+        Ok(plan)
+    }
+}
+
+/// A planned projection as those see it that read it.
+fn stand_in(planned: &Planned) -> StandIn {
+    let plan = &planned.plan;
+    let (key, located_by) = match &plan.key {
+        RowKey::Primary(columns) => (columns.clone(), Vec::new()),
+        // Their columns may be NULL. What reads an inner projection is recomputed over it in any case: it is small.
+        RowKey::Located(columns) if planned.part_of.is_none() => (vec![LOCATOR.to_owned()], columns.clone()),
+        RowKey::Located(_) | RowKey::SingleRow | RowKey::Copies { .. } => (Vec::new(), Vec::new()),
+    };
+    let columns = plan
+        .columns
+        .iter()
+        .map(|column| Column {
+            name: column.name.clone(),
+            type_name: match &column.collation {
+                Some(collation) => format!("{} COLLATE {collation}", column.type_name),
+                None => column.type_name.clone(),
+            },
+            not_null: key.contains(&column.name),
+            own_collation: column.collation.is_some(),
+        })
+        .collect();
+    let relation = Relation {
+        oid: planned.node,
+        schema: planned.schema.clone(),
+        name: plan.projection.clone(),
+        kind: RelationKind::Projection,
+        columns,
+        children: Vec::new(),
+        located_by,
+        indexes: if key.is_empty() { Vec::new() } else { vec![key.clone()] },
+        identity: if key.is_empty() { Identity::FullRow } else { Identity::Columns { columns: key, full: false } },
+    };
+    StandIn { projection: plan.projection.clone(), relation }
+}
+
+/// Lets those projections tell the keys they write that others read or follow.
+pub(crate) fn mark_read(planned: &mut [Planned]) {
+    let read: Vec<String> = planned.iter().flat_map(|planned| planned.reads.clone()).collect();
+    for planned in planned {
+        let keyed = match planned.plan.key {
+            RowKey::Primary(_) => true,
+            RowKey::Located(_) => planned.part_of.is_none(),
+            RowKey::SingleRow | RowKey::Copies { .. } => false,
+        };
+        planned.plan.reports_keys = keyed && (planned.feed || read.contains(&planned.plan.projection));
+    }
+}

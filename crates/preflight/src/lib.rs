@@ -1,0 +1,75 @@
+//! Everything that must be right before anything is changed: servers, privileges, tables, queries. `lockstep check` shows it;
+//! `lockstep run` insists on it.
+//!
+//! ```text
+//!   configuration ──servers.rs, settings.rs, limits.rs──► both servers ──queries.rs, chain.rs──► plans ──► [`Preflight`]: findings with
+//!                   standing/: whose the slot is                         privileges.rs, types.rs, slot.rs …      remedies, and what to set up
+//! ```
+
+mod chain;
+mod concerned;
+mod encodings;
+mod finding;
+mod found;
+mod limits;
+mod neighbours;
+pub mod offered;
+mod privileges;
+mod queries;
+mod query_errors;
+mod remedy;
+mod servers;
+mod settings;
+mod shown;
+mod slot;
+pub mod standby_names;
+pub mod standing;
+mod types;
+mod whole_rows;
+mod whose;
+
+use lockstep_config::Config;
+use lockstep_refresh::analysis::{Dependencies, meanings};
+
+pub use finding::{Finding, Severity, each_once};
+pub use found::{Depth, Planned, Preflight};
+pub use privileges::{Missing, of_relations};
+pub use remedy::{By, Remedy, Side, Statement};
+pub use shown::{PlanView, RelationView, StateView, StatementView, plans, view};
+pub use types::{NeededType, missing as missing_types, needed as needed_types};
+
+/// Looks at everything; changes nothing.
+pub async fn run(config: &Config, depth: Depth) -> Preflight {
+    let mut preflight = Preflight { two_databases: config.target.is_some(), ..Preflight::default() };
+    let Some(source) = servers::source(config, depth, &mut preflight).await else { return preflight };
+    // Types are found by temporary views; slot, publication and the mark of whose they are may have to be written, too.
+    if !settings::writable("source", &source, &mut preflight).await {
+        return preflight;
+    }
+    queries::plan_all(config, &source, &mut preflight).await;
+    preflight.track();
+    match lockstep_capture::signatures(&source, &config.publication, &preflight.tracked, preflight.major).await {
+        Ok(signatures) => preflight.signatures = signatures,
+        Err(error) => preflight.error("source", lockstep_connect::describe(&error), "make the catalogs readable"),
+    }
+    let dependencies: Vec<&Dependencies> = preflight.planned.iter().map(|planned| &planned.dependencies).collect();
+    match meanings(&source, &dependencies, preflight.major).await {
+        Ok(found) => preflight.meanings = preflight.planned.iter().map(Planned::name).zip(found).collect(),
+        Err(error) => preflight.error("source", lockstep_connect::describe(&error), "make the catalogs readable"),
+    }
+    if depth == Depth::Plans {
+        return preflight;
+    }
+    settings::check(&source, &mut preflight).await;
+    servers::relations(&source, &mut preflight).await;
+    servers::identities(config, depth, &source, &mut preflight).await;
+    whole_rows::look(depth, &source, &mut preflight).await;
+    servers::publication(config, &source, &mut preflight).await;
+    servers::reading(config, &mut preflight).await;
+    let registered = servers::target(config, &source, &mut preflight).await;
+    if depth == Depth::Start {
+        preflight.set_aside_what_cannot_be_followed(config);
+    }
+    queries::check_keys(&source, depth, &registered, &mut preflight).await;
+    preflight
+}

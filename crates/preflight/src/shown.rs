@@ -1,0 +1,234 @@
+//! A plan as it is shown: by `lockstep plan`, by the page.
+
+use std::collections::BTreeMap;
+
+use lockstep_plan::emit;
+use lockstep_plan::emit::{Fresh, Link, Places, TracedKeys};
+use lockstep_plan::{Branch, GroupForm, Maintenance, Plan, Role, Tie, Trace, WholePlan};
+use serde::Serialize;
+
+use crate::found::{Planned, Preflight};
+
+/// Rows a page of a link's filling has, in the statements shown.
+const SHOWN_PAGE_ROWS: usize = 50_000;
+
+/// A plan, as it is shown.
+#[derive(Serialize)]
+pub struct PlanView<'a> {
+    /// The projection.
+    pub name: &'a str,
+    /// `row`, `grouped` or `whole`.
+    pub kind: &'a str,
+    /// Whether a change of any relation is followed key by key.
+    pub incremental: bool,
+    /// Why it is whole.
+    pub reason: Option<&'a str>,
+    /// Where in `query` the reason stands, in bytes from 0.
+    pub position: Option<usize>,
+    /// Its group.
+    pub group: &'a str,
+    /// The columns of its key.
+    pub key: &'a [String],
+    /// The defining query as PostgreSQL prints it.
+    pub query: &'a str,
+    /// The projection that it is a hidden part of.
+    pub part_of: Option<&'a str>,
+    /// The projections that it reads.
+    pub reads: &'a [String],
+    /// How groups are computed.
+    pub groups: Option<String>,
+    /// Where rows that tie decide values, and what is appended to the ORDER BY there.
+    pub ties: &'a [Tie],
+    /// What its meaning depends on and no look at the catalogs shows.
+    pub unseen: &'a [String],
+    /// The relations that it reads.
+    pub relations: Vec<RelationView<'a>>,
+    /// Its hidden tables.
+    pub state: Vec<StateView<'a>>,
+    /// The statements that run, if they were asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub statements: Option<Vec<StatementView>>,
+}
+
+/// A relation's role in a plan.
+#[derive(Serialize)]
+pub struct RelationView<'a> {
+    /// Schema and name.
+    pub relation: String,
+    /// What the query calls it.
+    pub alias: &'a str,
+    /// Which of several branches (UNION, full joins) it belongs to, from 1.
+    pub branch: usize,
+    /// What a change of it means.
+    pub role: Role,
+    /// Why it has that role.
+    pub reason: &'a str,
+    /// Statements for indexes that its changes are followed by.
+    pub missing_indexes: &'a [String],
+}
+
+/// A hidden table of a plan.
+#[derive(Serialize)]
+pub struct StateView<'a> {
+    /// Schema and name.
+    pub table: String,
+    /// What it is for.
+    pub purpose: &'a str,
+    /// Names and types.
+    pub columns: Vec<String>,
+}
+
+/// A statement that runs for a change.
+#[derive(Serialize)]
+pub struct StatementView {
+    /// What it does.
+    pub purpose: String,
+    /// Its text.
+    pub sql: String,
+}
+
+/// Each projection's plan with its parts, as JSON.
+pub fn plans(checked: &Preflight) -> BTreeMap<String, serde_json::Value> {
+    let outer = checked.planned.iter().filter(|planned| planned.part_of.is_none());
+    let one = |planned: &Planned| {
+        let name = &planned.plan.projection;
+        let of_it = |other: &&Planned| &other.plan.projection == name || other.part_of.as_ref() == Some(name);
+        let views: Vec<PlanView<'_>> = checked.planned.iter().filter(of_it).map(|planned| view(planned, false)).collect();
+        (name.clone(), serde_json::to_value(views).unwrap_or_default())
+    };
+    outer.map(one).collect()
+}
+
+/// One projection's plan; `with_sql` with the statements that run.
+pub fn view(planned: &Planned, with_sql: bool) -> PlanView<'_> {
+    let plan = &planned.plan;
+    let whole = match &plan.maintenance {
+        Maintenance::Whole(whole) => Some(whole),
+        Maintenance::Row(_) | Maintenance::Grouped(_) => None,
+    };
+    let state = plan
+        .state_tables()
+        .into_iter()
+        .map(|state| StateView {
+            table: format!("lockstep.{}", state.name),
+            purpose: &state.purpose,
+            columns: state.columns.iter().zip(&state.types).map(|(name, type_name)| format!("{name} {type_name}")).collect(),
+        })
+        .collect();
+    PlanView {
+        name: &plan.projection,
+        kind: plan.kind(),
+        incremental: plan.is_incremental(),
+        reason: whole.map(|whole| whole.reason.as_str()),
+        position: whole.and_then(|whole| whole.position),
+        group: &planned.group,
+        key: plan.key.columns(),
+        query: &plan.definition,
+        part_of: planned.part_of.as_deref(),
+        reads: &planned.reads,
+        groups: groups(plan),
+        ties: &planned.ties,
+        unseen: &planned.dependencies.unseen,
+        relations: relations(plan, whole),
+        state,
+        statements: with_sql.then(|| statements(planned)),
+    }
+}
+
+/// How a projection's groups are computed; `None` if it has none.
+fn groups(plan: &Plan) -> Option<String> {
+    let Maintenance::Grouped(grouped) = &plan.maintenance else { return None };
+    Some(match (&grouped.form, &grouped.recomputed_because) {
+        (GroupForm::Aggregate { .. }, None) => "accumulated: a change costs the same whatever a group's size".to_owned(),
+        (GroupForm::Aggregate { .. }, Some(reason)) => format!("recomputed from all their contributions, because {reason}"),
+        (GroupForm::First { .. }, _) => "recomputed from all their contributions, of which the first counts".to_owned(),
+        (GroupForm::Rows, _) => "written again, each contribution a row".to_owned(),
+    })
+}
+
+fn relations<'a>(plan: &'a Plan, whole: Option<&'a WholePlan>) -> Vec<RelationView<'a>> {
+    if let Some(whole) = whole {
+        let view = |relation: &'a lockstep_plan::facts::Relation| RelationView {
+            relation: relation.label(),
+            alias: &relation.name,
+            branch: 1,
+            role: Role::Whole,
+            reason: &whole.reason,
+            missing_indexes: &[],
+        };
+        return plan.relations.iter().map(view).collect();
+    }
+    let of_branch = |(number, branch): (usize, &'a Branch)| {
+        branch.roles.iter().map(move |role| RelationView {
+            relation: plan.relations[role.relation].label(),
+            alias: &role.alias,
+            branch: number + 1,
+            role: role.role,
+            reason: &role.reason,
+            missing_indexes: &role.missing_indexes,
+        })
+    };
+    plan.branches().iter().enumerate().flat_map(of_branch).collect()
+}
+
+/// The statements that run for a change, in the order in which they run.
+fn statements(planned: &Planned) -> Vec<StatementView> {
+    let plan = &planned.plan;
+    let places = Places { schema: planned.schema.clone(), state_schema: "lockstep".to_owned() };
+    let mut all = Vec::new();
+    let mut add = |purpose: String, sql: String| all.push(StatementView { purpose, sql });
+    for branch in plan.branches() {
+        for role in &branch.roles {
+            let name = format!("{} as {}", plan.relations[role.relation].label(), role.alias);
+            match &role.trace {
+                Trace::Keys(sql) => add(format!("trace: from dirty keys of {name} to root keys"), sql.clone()),
+                Trace::Link(link) => {
+                    let link = Link::new(link, &places, SHOWN_PAGE_ROWS);
+                    add(format!("link: what the dirty rows of {name} are joined by now"), link.fetch);
+                    add("link: keep that; returns what they were and are joined by".to_owned(), link.merge);
+                    add("trace: from those values to root keys".to_owned(), link.trace);
+                }
+                Trace::Root | Trace::Whole => {}
+            }
+        }
+    }
+    match &plan.maintenance {
+        Maintenance::Row(row) => {
+            let merge = emit::row_merge(plan, row, &places, TracedKeys::Bound, &Fresh::Query);
+            add("refresh: the rows of bound root keys".to_owned(), merge.in_place);
+        }
+        Maintenance::Grouped(grouped) => {
+            for branch in &grouped.branches {
+                let Some(state) = &branch.contributions else { continue };
+                let (what, sql) = match &grouped.accumulators {
+                    Some(accumulators) => (
+                        "contributions, and with them the accumulators,",
+                        emit::contribution_merge_accumulating(branch, state, grouped, accumulators, &places, &Fresh::Query),
+                    ),
+                    None => (
+                        "contributions",
+                        emit::contribution_merge(
+                            branch,
+                            state,
+                            &grouped.group_columns,
+                            &places,
+                            TracedKeys::Bound,
+                            &Fresh::Query,
+                        ),
+                    ),
+                };
+                let root = format!("{}.{}", branch.root.schema, branch.root.name);
+                add(format!("refresh: the {what} of bound root keys of {root}; returns the groups touched"), sql);
+            }
+            let from = if grouped.accumulators.is_some() { "accumulators" } else { "contributions" };
+            add(
+                format!("refresh: the bound groups, from their {from}"),
+                emit::group_merge(plan, grouped, &places, TracedKeys::Bound).in_place,
+            );
+        }
+        Maintenance::Whole(_) => {
+            add("refresh: everything".to_owned(), emit::whole_merge(plan, &places, &Fresh::Query).in_place);
+        }
+    }
+    all
+}
