@@ -3,8 +3,14 @@
 DEMO = --seconds 30
 FEATURES = --workspace --features lockstep/failpoints
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
+DENY := $(shell command -v cargo-deny 2>/dev/null)
 
-.PHONY: demo test check setup fmt clippy fuzz fuzz-sql fuzz-api clean
+.PHONY: help demo test check setup fmt clippy deny fuzz fuzz-sql fuzz-api clean
+.DEFAULT_GOAL := help
+
+# What there is.
+help:
+	@awk '/^# /{said=substr($$0,3)} /^[a-z-]+:/{split($$0,name,":"); if (said) printf "  make %-9s %s\n", name[1], said; said=""} /^$$/{said=""}' $(MAKEFILE_LIST)
 
 # The demonstration on a private cluster. DEMO="--products 100000 --seconds 60 --rate 500" changes it.
 demo: setup
@@ -19,14 +25,25 @@ else
 endif
 
 # What people and CI run before a landing.
-check: setup fmt clippy test
+check: setup fmt clippy deny test
 
+# Formatting, as rustfmt.toml has it.
 fmt:
 	cargo fmt --all --check
 
+# Lints; a warning is an error.
 clippy:
 	cargo clippy $(FEATURES) --all-targets -- --deny warnings
 
+# Licences, bans and sources of what is built upon (deny.toml), where cargo-deny is installed.
+deny:
+ifdef DENY
+	cargo deny --offline check bans licenses sources
+else
+	@echo "cargo-deny is not installed: deny.toml is not checked (cargo install cargo-deny --locked)"
+endif
+
+# What a fresh machine lacks.
 setup:
 	@bash scripts/setup.sh
 
@@ -43,5 +60,6 @@ fuzz-sql: setup
 fuzz-api: setup
 	bash scripts/fuzz-api.sh
 
+# Everything that was built goes.
 clean:
 	cargo clean

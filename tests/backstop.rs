@@ -3,7 +3,7 @@
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Workload, cluster, connect, seed_from_environment};
 
-use crate::harness::{PROJECTIONS, Program, Projector, Setup, assert_equal, shop, until};
+use crate::harness::{PROJECTIONS, Program, Projector, Setup, shop, until};
 
 fn setup(url: &str, backstop: &str) -> Setup {
     let mut setup = Setup::new(url, PROJECTIONS);
@@ -65,9 +65,7 @@ async fn views_are_refreshed_and_compared_under_load() -> anyhow::Result<()> {
     until(&session, "SELECT status = 'quiet' FROM read_model.order_row WHERE id = 900001").await?;
     until(&session, "SELECT sum(drift) = 1 FROM lockstep.mv_refresh_log").await?;
     workload.finish().await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     let program = Program::new(&setup)?;
     let (status, output, errors) = program.run(&["teardown", "--yes"])?;
     assert_eq!(status, 0, "{output}{errors}");

@@ -1,5 +1,6 @@
 //! Every command as a user runs it, with good and bad input: exit status, output, and that nothing is changed when it refuses.
 
+use lockstep_cluster::Cluster;
 use lockstep_connect::Session;
 use lockstep_testkit::{cluster, cluster_with, connect};
 
@@ -280,9 +281,8 @@ async fn unsuitable_servers_and_roles_are_refused() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The README's grants are enough: a role that owns nothing, a publication made by the owner.
-#[tokio::test(flavor = "multi_thread")]
-async fn least_privilege_is_enough() -> anyhow::Result<()> {
+/// A shop that is read by a role with the README's grants: it owns nothing there, and its publication was made by the owner.
+async fn least_privilege() -> anyhow::Result<(Cluster, Session, Setup)> {
     let cluster = cluster()?;
     let session = shop(&cluster.url("postgres")).await?;
     session
@@ -295,8 +295,14 @@ async fn least_privilege_is_enough() -> anyhow::Result<()> {
              CREATE PUBLICATION lockstep FOR TABLE shop.orders WITH (publish_via_partition_root = true)",
         )
         .await?;
-    let url = cluster.url("postgres").replace("postgres@", "projector@");
-    let setup = Setup::new(&url, &[("orders", ORDERS, "")]);
+    let setup = Setup::new(&cluster.url("postgres").replace("postgres@", "projector@"), &[("orders", ORDERS, "")]);
+    Ok((cluster, session, setup))
+}
+
+/// The README's grants are enough: a role that owns nothing, a publication made by the owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn least_privilege_is_enough() -> anyhow::Result<()> {
+    let (_cluster, session, setup) = least_privilege().await?;
     let program = Program::new(&setup)?;
     let (status, output, errors) = program.run(&["run", "--once"])?;
     assert_eq!(status, GOOD, "{output}{errors}");
@@ -323,22 +329,13 @@ async fn least_privilege_is_enough() -> anyhow::Result<()> {
 /// With row-level security the projector must see every row, or it refuses; the one that may bypass it is exact.
 #[tokio::test(flavor = "multi_thread")]
 async fn row_level_security_must_not_hide_rows() -> anyhow::Result<()> {
-    let cluster = cluster()?;
-    let session = shop(&cluster.url("postgres")).await?;
+    let (cluster, session, setup) = least_privilege().await?;
     session
         .batch_execute(
-            "CREATE ROLE projector LOGIN REPLICATION;
-             GRANT USAGE ON SCHEMA shop TO projector;
-             GRANT SELECT ON ALL TABLES IN SCHEMA shop TO projector;
-             CREATE SCHEMA lockstep AUTHORIZATION projector;
-             CREATE SCHEMA read_model AUTHORIZATION projector;
-             CREATE PUBLICATION lockstep FOR TABLE shop.orders WITH (publish_via_partition_root = true);
-             ALTER TABLE shop.orders ENABLE ROW LEVEL SECURITY;
+            "ALTER TABLE shop.orders ENABLE ROW LEVEL SECURITY;
              CREATE POLICY unpaid ON shop.orders USING (status <> 'paid')",
         )
         .await?;
-    let url = cluster.url("postgres").replace("postgres@", "projector@");
-    let setup = Setup::new(&url, &[("orders", ORDERS, "")]);
     let program = Program::new(&setup)?;
     for command in [&["check"][..], &["run", "--once"]] {
         let (status, output, errors) = program.run(command)?;

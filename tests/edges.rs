@@ -269,15 +269,13 @@ async fn a_build_that_failed_starts_again_from_nothing() -> anyhow::Result<()> {
     session
         .batch_execute("CREATE TABLE numbers (id integer PRIMARY KEY, text text); INSERT INTO numbers SELECT n, n FROM generate_series(1, 8000) n; UPDATE numbers SET text = 'x' WHERE id = 7900")
         .await?;
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    let projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
     until(&session, "SELECT count(*) = 2 FROM lockstep.projection WHERE state = 'faulted' AND name <> 'plain'").await?;
     until(&session, "SELECT state = 'live' FROM lockstep.projection WHERE name = 'plain'").await?;
     session.batch_execute("DELETE FROM numbers WHERE id < 500").await?;
     until(&session, "SELECT count(*) = 7501 FROM read_model.plain").await?;
     session.batch_execute("UPDATE numbers SET text = '5' WHERE id = 7900").await?;
     until(&session, "SELECT bool_and(state = 'live') FROM lockstep.projection").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     Ok(())
 }

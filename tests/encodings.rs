@@ -51,6 +51,23 @@ async fn quarantined(target: &Session, expected: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is set aside is known to the next start, and `statements` on the source mend all of it.
+async fn is_mended(
+    program: &Program,
+    setup: &Setup,
+    (source, target): (&Session, &Session),
+    statements: &str,
+) -> anyhow::Result<()> {
+    let mut projector = Projector::start(setup, None, RefreshOptions::default()).await?;
+    projector.catch_up().await?;
+    source.batch_execute(statements).await?;
+    projector.catch_up().await?;
+    quarantined(target, "").await?;
+    assert_equal(setup).await?;
+    succeeds(program, &["verify"])?;
+    projector.stop().await.map(drop)
+}
+
 /// Rows in which tables and queries of one database differ, compared there: no client has to read them.
 async fn equal_in_place(session: &Session) -> anyhow::Result<()> {
     for (name, query, _) in PROJECTIONS {
@@ -165,21 +182,14 @@ async fn what_a_target_cannot_read_is_set_aside_by_key() -> anyhow::Result<()> {
     succeeds(&program, &["wait", "--timeout", "30s"])?;
     let listed = succeeds(&program, &["quarantine"])?;
     assert!(listed.contains(r"E'caf\xe9'") && listed.contains("22021"), "{listed}");
-    // It is known to the next start.
     projector.stop().await?;
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
-    projector.catch_up().await?;
-    source
-        .batch_execute(
-            r"DELETE FROM place WHERE name = E'caf\xe9'; UPDATE place SET note = 'brown' WHERE name = 'p4'; UPDATE plain SET v = 'mended' WHERE id < 3",
-        )
-        .await?;
-    projector.catch_up().await?;
-    quarantined(&target, "").await?;
-    assert_equal(&setup).await?;
-    succeeds(&program, &["verify"])?;
-    projector.stop().await?;
-    Ok(())
+    is_mended(
+        &program,
+        &setup,
+        (&source, &target),
+        r"DELETE FROM place WHERE name = E'caf\xe9'; UPDATE place SET note = 'brown' WHERE name = 'p4'; UPDATE plain SET v = 'mended' WHERE id < 3",
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -228,19 +238,13 @@ async fn characters_without_a_place_in_the_target_are_set_aside_by_key() -> anyh
     let listed = succeeds(&program, &["quarantine"])?;
     assert!(listed.contains(r"E'\xe6\xbc\xa2\xe5\xad\x97'") && listed.contains("22P05"), "{listed}");
     projector.stop().await?;
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
-    projector.catch_up().await?;
-    source
-        .batch_execute(
-            "DELETE FROM place WHERE name = '漢字'; UPDATE place SET note = 'brown' WHERE name = 'p4'; UPDATE plain SET v = 'mended' WHERE id < 3",
-        )
-        .await?;
-    projector.catch_up().await?;
-    quarantined(&target, "").await?;
-    assert_equal(&setup).await?;
-    succeeds(&program, &["verify"])?;
-    projector.stop().await?;
-    Ok(())
+    is_mended(
+        &program,
+        &setup,
+        (&source, &target),
+        "DELETE FROM place WHERE name = '漢字'; UPDATE place SET note = 'brown' WHERE name = 'p4'; UPDATE plain SET v = 'mended' WHERE id < 3",
+    )
+    .await
 }
 
 /// Where the source's own encoding has bytes that are no character, no session of ours can be told of such a key.

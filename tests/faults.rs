@@ -3,22 +3,16 @@
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Workload, cluster, seed_from_environment};
 
-use crate::harness::{PROJECTIONS, Projector, Setup, assert_equal, shop, until};
+use crate::harness::{Followed, PROJECTIONS, Projector, Setup, assert_equal, shop, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_projection_that_fails_is_set_aside_alone_and_comes_back() -> anyhow::Result<()> {
-    let cluster = cluster()?;
-    let setup = Setup::new(
-        &cluster.url("postgres"),
-        &[
-            ("good", "SELECT o.id, o.status FROM shop.orders o", ""),
-            ("cast", "SELECT o.id, (o.extra ->> 'n')::integer AS n FROM shop.orders o", "on_error = \"halt\""),
-            ("ratio", "SELECT o.status, sum(o.amount) / (count(*) - 1000) AS ratio FROM shop.orders o GROUP BY o.status", ""),
-        ],
-    );
-    let session = shop(&setup.source_url).await?;
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
-    projector.catch_up().await?;
+    let Followed { cluster: _cluster, setup, session, projector } = Followed::shop(&[
+        ("good", "SELECT o.id, o.status FROM shop.orders o", ""),
+        ("cast", "SELECT o.id, (o.extra ->> 'n')::integer AS n FROM shop.orders o", "on_error = \"halt\""),
+        ("ratio", "SELECT o.status, sum(o.amount) / (count(*) - 1000) AS ratio FROM shop.orders o GROUP BY o.status", ""),
+    ])
+    .await?;
     session
         .batch_execute(
             "UPDATE shop.orders SET extra = '{\"n\": \"abc\"}' WHERE id = 3; UPDATE shop.orders SET status = 'gone' WHERE id = 4",
@@ -37,25 +31,17 @@ async fn a_projection_that_fails_is_set_aside_alone_and_comes_back() -> anyhow::
         .batch_execute("DELETE FROM shop.orders WHERE id = 10; UPDATE shop.orders SET extra = '{\"n\": 99}' WHERE id = 3")
         .await?;
     until(&session, "SELECT state = 'live' FROM lockstep.projection WHERE name = 'cast'").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_column_faults_the_projections_that_use_it() -> anyhow::Result<()> {
-    let cluster = cluster()?;
-    let setup = Setup::new(
-        &cluster.url("postgres"),
-        &[
-            ("with_note", "SELECT o.id, o.extra FROM shop.orders o", ""),
-            ("without", "SELECT o.id, o.amount FROM shop.orders o", ""),
-        ],
-    );
-    let session = shop(&setup.source_url).await?;
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
-    projector.catch_up().await?;
+    let Followed { cluster: _cluster, setup: _, session, projector } = Followed::shop(&[
+        ("with_note", "SELECT o.id, o.extra FROM shop.orders o", ""),
+        ("without", "SELECT o.id, o.amount FROM shop.orders o", ""),
+    ])
+    .await?;
     session.batch_execute("ALTER TABLE shop.orders DROP COLUMN extra; UPDATE shop.orders SET amount = 1 WHERE id = 1").await?;
     until(&session, "SELECT state = 'faulted' AND sqlstate = '42703' FROM lockstep.projection WHERE name = 'with_note'").await?;
     until(&session, "SELECT amount = 1 FROM read_model.without WHERE id = 1").await?;
@@ -97,11 +83,7 @@ async fn rows_that_swap_a_unique_value() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_cut_under_load() -> anyhow::Result<()> {
     let seed = seed_from_environment();
-    let cluster = cluster()?;
-    let setup = Setup::new(&cluster.url("postgres"), PROJECTIONS);
-    let session = shop(&setup.source_url).await?;
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
-    projector.catch_up().await?;
+    let Followed { cluster: _cluster, setup, session, projector } = Followed::shop(PROJECTIONS).await?;
     let mut workload = Workload::start(&setup.source_url, 3, seed);
     for _ in 0..8 {
         workload.reach(workload.commits() + 60).await?;
@@ -113,20 +95,14 @@ async fn connections_are_cut_under_load() -> anyhow::Result<()> {
             .await?;
     }
     workload.finish().await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_slot_is_made_anew_and_everything_repaired() -> anyhow::Result<()> {
     let seed = seed_from_environment();
-    let cluster = cluster()?;
-    let setup = Setup::new(&cluster.url("postgres"), PROJECTIONS);
-    let session = shop(&setup.source_url).await?;
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
-    projector.catch_up().await?;
+    let Followed { cluster: _cluster, setup, session, projector } = Followed::shop(PROJECTIONS).await?;
     let created: String = session.query_one("SELECT slot_created_lsn::text FROM lockstep.installation", &[]).await?.get(0);
     let mut workload = Workload::start(&setup.source_url, 3, seed);
     workload.reach(100).await?;
@@ -155,8 +131,6 @@ async fn a_dropped_slot_is_made_anew_and_everything_repaired() -> anyhow::Result
     workload.finish().await?;
     until(&session, &format!("SELECT slot_created_lsn > '{created}'::pg_lsn FROM lockstep.installation")).await?;
     until(&session, "SELECT bool_and(state = 'live') FROM lockstep.projection").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     Ok(())
 }

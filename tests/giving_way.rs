@@ -3,7 +3,7 @@
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{cluster, connect};
 
-use crate::harness::{Projector, Setup, assert_equal, shop, until};
+use crate::harness::{Projector, Setup, shop, until};
 
 /// A query that takes twenty milliseconds a row: reading all of it holds its tables for seconds.
 const SLOW: &str = "CREATE FUNCTION shop.slow(value integer) RETURNS integer IMMUTABLE LANGUAGE plpgsql AS
@@ -34,8 +34,6 @@ async fn ddl_goes_before_a_verification() -> anyhow::Result<()> {
     assert!(waiting, "the verification was over before: nothing was tried");
     until(&session, "SELECT done_at IS NOT NULL AND error IS NULL FROM lockstep.request").await?;
     until(&session, "SELECT count(*) = 1 AND bool_and(outcome = 'equal') FROM lockstep.verification").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     Ok(())
 }

@@ -9,11 +9,12 @@ use anyhow::{Context as _, bail};
 use lockstep::Exit;
 use lockstep::run::{Addresses, run_until};
 use lockstep_backstop::{Subject, compare, compare_in_one_session};
+use lockstep_cluster::Cluster;
 use lockstep_config::Config;
 use lockstep_connect::Session;
 use lockstep_refresh::{BatchObserver, RefreshOptions};
 use lockstep_supervise::Hooks;
-use lockstep_testkit::connect;
+use lockstep_testkit::{cluster, connect};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -92,6 +93,26 @@ pub(crate) struct Projector {
     source: Session,
 }
 
+/// A shop whose projections are followed: a cluster, a session on it, and a projector that has caught up.
+pub(crate) struct Followed {
+    pub(crate) cluster: Cluster,
+    pub(crate) setup: Setup,
+    pub(crate) session: Session,
+    pub(crate) projector: Projector,
+}
+
+impl Followed {
+    /// In one database, with a cluster of its own.
+    pub(crate) async fn shop(projections: &[(&str, &str, &str)]) -> anyhow::Result<Self> {
+        let cluster = cluster()?;
+        let setup = Setup::new(&cluster.url("postgres"), projections);
+        let session = shop(&setup.source_url).await?;
+        let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+        projector.catch_up().await?;
+        Ok(Self { cluster, setup, session, projector })
+    }
+}
+
 impl Projector {
     pub(crate) async fn start(
         setup: &Setup,
@@ -135,6 +156,18 @@ impl Projector {
     /// Waits until every group contains the source's position of now.
     pub(crate) async fn catch_up(&mut self) -> anyhow::Result<()> {
         self.catch_up_within(PATIENCE).await
+    }
+
+    /// Catches up, and every projection equals its query.
+    pub(crate) async fn is_equal(&mut self, setup: &Setup) -> anyhow::Result<()> {
+        self.catch_up().await?;
+        assert_equal(setup).await
+    }
+
+    /// The same, and stops.
+    pub(crate) async fn ends_equal(mut self, setup: &Setup) -> anyhow::Result<()> {
+        self.is_equal(setup).await?;
+        self.stop().await.map(drop)
     }
 
     /// The same with another bound, for a build that takes long.

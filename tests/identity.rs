@@ -4,7 +4,7 @@ use lockstep_connect::Session;
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{cluster, connect};
 
-use crate::harness::{PATIENCE, Program, Projector, Setup, assert_equal, until};
+use crate::harness::{PATIENCE, Program, Projector, Setup, until};
 
 const SCHEMA: &str = "
     CREATE TABLE parted (id integer, reg text, v integer NOT NULL, PRIMARY KEY (id, reg)) PARTITION BY LIST (reg);
@@ -53,8 +53,7 @@ async fn every_leaf_is_looked_at_before_anything_is_published_and_when_it_is_att
     let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
     projector.catch_up().await?;
     session.batch_execute("UPDATE parted SET v = v + 100").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
+    projector.is_equal(&setup).await?;
 
     // One that comes later is told with the statement, and the others go on.
     session
@@ -70,14 +69,12 @@ async fn every_leaf_is_looked_at_before_anything_is_published_and_when_it_is_att
         assert!(status == 1 && format!("{output}{errors}").contains(remedy), "{command}: {status} {output} {errors}");
     }
     session.batch_execute("UPDATE parted SET v = v + 1 WHERE reg = 'a'").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
+    projector.is_equal(&setup).await?;
     session.batch_execute(remedy).await?;
     session.batch_execute("UPDATE parted SET v = v + 1, id = id + 1000; DELETE FROM parted WHERE id % 7 = 0").await?;
     projector.catch_up().await?;
     until(&session, "SELECT bool_and(state = 'live') FROM lockstep.projection").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
+    projector.is_equal(&setup).await?;
     let (status, output, errors) = program.run(&["check"])?;
     assert!(status == 0, "{output} {errors}");
     projector.stop().await?;
@@ -124,8 +121,7 @@ async fn an_identity_that_is_taken_from_a_published_table_is_told_with_what_mend
         // It is published anew, with what identifies it now.
         updates(&session, "UPDATE plain SET v = v + 1").await?;
         until(&session, "SELECT bool_and(state = 'live') FROM lockstep.projection").await?;
-        projector.catch_up().await?;
-        assert_equal(&setup).await?;
+        projector.is_equal(&setup).await?;
     }
     projector.stop().await?;
     Ok(())
@@ -162,8 +158,7 @@ async fn a_generated_column_in_the_identity_is_published() -> anyhow::Result<()>
     let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
     projector.catch_up().await?;
     session.batch_execute(change).await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
+    projector.is_equal(&setup).await?;
     let major: i32 = session.query_one("SELECT current_setting('server_version_num')::int / 10000", &[]).await?.get(0);
     if major < 18 {
         // Before, there is nothing that could be set otherwise.
@@ -179,8 +174,6 @@ async fn a_generated_column_in_the_identity_is_published() -> anyhow::Result<()>
     let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
     projector.catch_up().await?;
     session.batch_execute(change).await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     Ok(())
 }

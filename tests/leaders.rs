@@ -1,10 +1,9 @@
 //! Two instances on one configuration: one writes, the other waits; whatever happens to the one, the other takes over, and never do both write.
 
-use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Workload, cluster, connect, seed_from_environment};
 use nix::sys::signal::Signal;
 
-use crate::harness::{PATIENCE, PROJECTIONS, Program, Projector, Setup, assert_equal, catch_up, shop, signal, until};
+use crate::harness::{Followed, PATIENCE, PROJECTIONS, Program, Setup, assert_equal, catch_up, shop, signal, until};
 
 /// Rounds in an ordinary run; `LOCKSTEP_ROUNDS` asks for more.
 const ROUNDS: u32 = 6;
@@ -121,11 +120,7 @@ async fn an_instance_that_starts_while_another_sets_up() -> anyhow::Result<()> {
 /// A leader that finds another's epoch in its checkpoint commits nothing more before it has taken its place again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_whose_epoch_is_gone_writes_nothing() -> anyhow::Result<()> {
-    let cluster = cluster()?;
-    let setup = Setup::new(&cluster.url("postgres"), PROJECTIONS);
-    let session = shop(&setup.source_url).await?;
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
-    projector.catch_up().await?;
+    let Followed { cluster: _cluster, setup, session, projector } = Followed::shop(PROJECTIONS).await?;
     session.batch_execute(NOTE).await?;
     session
         .batch_execute(
@@ -135,8 +130,6 @@ async fn a_leader_whose_epoch_is_gone_writes_nothing() -> anyhow::Result<()> {
     until(&session, "SELECT status = 'late' FROM read_model.order_row WHERE id = 5").await?;
     let of_nobody: i64 = session.query_one("SELECT count(*) FROM public.written WHERE epoch = 1000000", &[]).await?.get(0);
     assert_eq!(of_nobody, 0);
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     Ok(())
 }

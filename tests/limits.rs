@@ -110,9 +110,7 @@ async fn commands_end_when_nothing_moves() -> anyhow::Result<()> {
         }
         blocker.batch_execute("ROLLBACK").await?;
     }
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     Ok(())
 }
 

@@ -60,12 +60,10 @@ async fn a_whole_life_under_a_publication_of_all_tables() -> anyhow::Result<()> 
     without_identities(&session).await?;
     session.batch_execute("UPDATE shop.orders SET status = 'other' WHERE id % 3 = 0").await?;
     setup.projections[9].1 = "SELECT o.status, o.placed, 1 AS one FROM shop.orders o".to_owned();
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    let projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
     until(&session, "SELECT count(*) > 0 AND bool_and(one = 1) FROM read_model.statuses").await?;
     until(&session, "SELECT bool_and(state = 'live') AND bool_and(replaces IS NULL) FROM lockstep.projection").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     let (exit, _, told) = Program::new(&setup)?.run(&["teardown", "--yes"])?;
     assert_eq!(exit, 0, "{told}");
     Ok(())

@@ -6,7 +6,7 @@ use lockstep_connect::Session;
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::cluster;
 
-use crate::harness::{Projector, Setup, assert_equal, shop, until};
+use crate::harness::{Followed, Projector, Setup, assert_equal, shop, until};
 
 const TWO: &[(&str, &str, &str)] =
     &[("regions", "SELECT r.code, r.name FROM shop.region r", ""), ("orders", "SELECT o.id, o.status FROM shop.orders o", "")];
@@ -70,11 +70,7 @@ async fn only_those(
 /// Undone before anybody looks, under a running projector.
 #[tokio::test(flavor = "multi_thread")]
 async fn changed_for_a_moment_while_it_runs() -> anyhow::Result<()> {
-    let cluster = cluster()?;
-    let setup = Setup::new(&cluster.url("postgres"), TWO);
-    let session = shop(&setup.source_url).await?;
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
-    projector.catch_up().await?;
+    let Followed { cluster: _cluster, setup, session, mut projector } = Followed::shop(TWO).await?;
     for (statements, concerned) in FOR_A_MOMENT {
         let before = changed(&session).await?;
         meddle(&session, statements).await?;

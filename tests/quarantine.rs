@@ -185,8 +185,7 @@ async fn rows_that_a_unique_index_refuses() -> anyhow::Result<()> {
     quarantined(&session, "").await?;
     let (status, output, errors) = program.run(&["quarantine", "retry"])?;
     assert!(status == 0 && output.contains("No key is in quarantine"), "{status} {output} {errors}");
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
+    projector.is_equal(&setup).await?;
     let (status, _, errors) = program.run(&["quarantine", "list", "nothing"])?;
     assert!(status == 1 && errors.contains("there is no projection nothing"), "{status} {errors}");
     projector.stop().await?;
@@ -291,9 +290,7 @@ async fn what_strikes_too_many_keys_is_a_fault() -> anyhow::Result<()> {
     .await?;
     session.batch_execute("UPDATE shop.orders SET extra = '{}' WHERE id <= 5").await?;
     until(&session, "SELECT state = 'live' FROM lockstep.projection").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     Ok(())
 }
 
@@ -310,7 +307,7 @@ async fn a_new_version_does_not_take_last_good_rows_away() -> anyhow::Result<()>
     quarantined(&session, "cast:7:22P02").await?;
     projector.stop().await?;
     setup.projections[0].1 = "SELECT i.id, i.raw::int AS n, i.kind, i.code FROM t.item i".to_owned();
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    let projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
     until(&session, "SELECT hint LIKE '%1 keys fail there%' FROM lockstep.projection WHERE name = 'cast'").await?;
     let kept: i64 = session.query_one("SELECT count(*) FROM read_model.cast WHERE id = 7", &[]).await?.get(0);
     assert_eq!(kept, 1, "its last good row stays");
@@ -319,8 +316,6 @@ async fn a_new_version_does_not_take_last_good_rows_away() -> anyhow::Result<()>
     session.batch_execute("UPDATE t.item SET raw = '77' WHERE id = 7").await?;
     until(&session, "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'read_model.cast'::regclass AND attname = 'code')")
         .await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     Ok(())
 }

@@ -3,21 +3,15 @@
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::cluster;
 
-use crate::harness::{Program, Projector, Readers, Setup, assert_equal, shop, until};
+use crate::harness::{Followed, Program, Projector, Readers, Setup, assert_equal, shop, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_is_replaced_and_a_publication_loses_one() -> anyhow::Result<()> {
-    let cluster = cluster()?;
-    let setup = Setup::new(
-        &cluster.url("postgres"),
-        &[
-            ("regions", "SELECT r.code, r.name FROM shop.region r", ""),
-            ("orders", "SELECT o.id, o.status FROM shop.orders o", ""),
-        ],
-    );
-    let session = shop(&setup.source_url).await?;
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
-    projector.catch_up().await?;
+    let Followed { cluster: _cluster, setup, session, projector } = Followed::shop(&[
+        ("regions", "SELECT r.code, r.name FROM shop.region r", ""),
+        ("orders", "SELECT o.id, o.status FROM shop.orders o", ""),
+    ])
+    .await?;
     // The new table is not published: nothing in the stream tells of it.
     session
         .batch_execute(
@@ -46,9 +40,7 @@ async fn a_table_is_replaced_and_a_publication_loses_one() -> anyhow::Result<()>
     session.batch_execute("UPDATE shop.region SET name = 'Newer', code = 'nn' WHERE code = 'n'").await?;
     until(&session, "SELECT count(*) = 1 FROM read_model.regions WHERE name = 'Newer'").await?;
     until(&session, "SELECT bool_and(state = 'live') FROM lockstep.projection").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     Ok(())
 }
 
@@ -79,13 +71,10 @@ async fn partitions_come_and_go() -> anyhow::Result<()> {
             .await
             .map_err(|error| error.context(change))?;
         until(&session, "SELECT state = 'live' FROM lockstep.projection").await?;
-        projector.catch_up().await?;
-        assert_equal(&setup).await?;
+        projector.is_equal(&setup).await?;
     }
     session.batch_execute("UPDATE shop.parted SET v = v + 1").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     Ok(())
 }
 
@@ -115,8 +104,7 @@ async fn what_happens_between_two_looks() -> anyhow::Result<()> {
         "ALTER TABLE shop.region RENAME name TO third; ALTER TABLE shop.region RENAME other TO name; ALTER TABLE shop.region RENAME third TO other",
     ] {
         let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
-        projector.catch_up().await?;
-        assert_equal(&setup).await?;
+        projector.is_equal(&setup).await?;
         let before: String = session.query_one("SELECT started_at::text FROM lockstep.installation", &[]).await?.get(0);
         // In one transaction, so that no look falls in between.
         session.batch_execute(&format!("BEGIN; {change}; COMMIT")).await?;
@@ -166,8 +154,7 @@ async fn a_used_column_gets_another_type() -> anyhow::Result<()> {
         until(&session, &type_of("typed", "amount", typed)).await?;
         until(&session, &type_of("totals", "total", total)).await?;
         until(&session, "SELECT bool_and(state = 'live') AND count(*) = 3 FROM lockstep.projection").await?;
-        projector.catch_up().await?;
-        assert_equal(&setup).await?;
+        projector.is_equal(&setup).await?;
     }
     assert!(readers.stop().await? > 10);
     projector.stop().await?;
@@ -177,17 +164,11 @@ async fn a_used_column_gets_another_type() -> anyhow::Result<()> {
 /// A query that begins to fail faults its projection, also over a restart, and comes back when it works again.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_that_fails_for_a_while() -> anyhow::Result<()> {
-    let cluster = cluster()?;
-    let setup = Setup::new(
-        &cluster.url("postgres"),
-        &[
-            ("with_note", "SELECT o.id, o.extra FROM shop.orders o", ""),
-            ("without", "SELECT o.id, o.amount FROM shop.orders o", ""),
-        ],
-    );
-    let session = shop(&setup.source_url).await?;
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
-    projector.catch_up().await?;
+    let Followed { cluster: _cluster, setup, session, projector } = Followed::shop(&[
+        ("with_note", "SELECT o.id, o.extra FROM shop.orders o", ""),
+        ("without", "SELECT o.id, o.amount FROM shop.orders o", ""),
+    ])
+    .await?;
     projector.stop().await?;
     session
         .batch_execute("ALTER TABLE shop.orders RENAME COLUMN extra TO other; UPDATE shop.orders SET amount = 1 WHERE id = 1")
@@ -212,10 +193,8 @@ async fn a_query_that_fails_for_a_while() -> anyhow::Result<()> {
         )
         .await?;
     until(&session, "SELECT state = 'live' FROM lockstep.projection WHERE name = 'with_note'").await?;
-    let mut projector = projector;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    let projector = projector;
+    projector.ends_equal(&setup).await?;
     // A query that never worked is refused: that is a mistake in the configuration.
     let mut wrong = setup.clone();
     wrong.projections.push(("typo".to_owned(), "SELECT o.id, o.nothing FROM shop.orders o".to_owned(), String::new()));

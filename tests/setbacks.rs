@@ -121,8 +121,7 @@ async fn a_row_that_the_stream_cannot_carry_is_passed_by() -> anyhow::Result<()>
     let once = created(&session).await?;
     assert_equal(&setup).await?;
     session.batch_execute("UPDATE wide SET name = 'again' WHERE id = 2").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
+    projector.is_equal(&setup).await?;
     assert_eq!(created(&session).await?, once, "one new slot does it");
     projector.stop().await?;
     Ok(())

@@ -7,7 +7,7 @@ use lockstep_testkit::{cluster, connect};
 use lockstep_wal::ReplicationConnection;
 use tokio_postgres::NoTls;
 
-use crate::harness::{Program, Projector, Setup, assert_equal};
+use crate::harness::{Program, Projector, Setup};
 
 /// The oddest value of each setting that a server still lets sessions begin with.
 const ODDEST: &[(&str, &str)] = &[
@@ -116,8 +116,7 @@ async fn run_and_compare(url: &str, session: &Session) -> anyhow::Result<()> {
     let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
     projector.catch_up().await?;
     session.batch_execute(CHANGES).await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
+    projector.is_equal(&setup).await?;
     let program = Program::new(&setup)?;
     for command in [&["wait", "--timeout", "30s"][..], &["verify"], &["status"]] {
         let (status, output, errors) = program.run(command)?;

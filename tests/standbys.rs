@@ -7,7 +7,7 @@ use lockstep_connect::Session;
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{cluster_with, cluster_with_files, connect};
 
-use crate::harness::{Program, Projector, Setup, assert_equal, shop, until};
+use crate::harness::{Program, Projector, Setup, shop, until};
 
 const ONE: &[(&str, &str, &str)] = &[("orders", "SELECT o.id, o.status FROM shop.orders o", "")];
 
@@ -53,8 +53,7 @@ async fn commits_wait_for_real_standbys_alone() -> anyhow::Result<()> {
     for names in ["*", "FIRST 1 (\"lockstep replication\", archive)", "ANY 1 (*)", "\"lockstep replication\", *"] {
         choose(&session, names).await?;
         commit(&setup.source_url, &format!("under {}", names.replace('"', ""))).await.map_err(|error| error.context(names))?;
-        projector.catch_up().await?;
-        assert_equal(&setup).await?;
+        projector.is_equal(&setup).await?;
         until(
             &session,
             "SELECT count(*) = 2 AND bool_and(application_name = 'archive' AND sync_state IN ('sync', 'quorum')
@@ -73,8 +72,7 @@ async fn commits_wait_for_real_standbys_alone() -> anyhow::Result<()> {
     until(&session, &format!("SELECT pg_wal_lsn_diff(confirmed_flush_lsn, '{position}') > 50000000 FROM pg_replication_slots"))
         .await?;
     commit(&setup.source_url, "after the slot has moved").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
+    projector.is_equal(&setup).await?;
 
     // `check` refuses it, with the statement; the projector says it, too.
     let (status, _, errors) = program.run(&["check"])?;
@@ -97,18 +95,14 @@ async fn commits_wait_for_real_standbys_alone() -> anyhow::Result<()> {
     choose(&session, "").await?;
     waiting.await??;
     until(&session, "SELECT flush_lsn IS NOT NULL FROM pg_stat_replication").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
 
     // A projector that starts under such a setting stands aside from the beginning.
     choose(&session, "*").await?;
     let archive = standby(&cluster, &session).await?;
-    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    let projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
     commit(&setup.source_url, "from the beginning").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     choose(&session, "").await?;
     drop(archive);
     Ok(())

@@ -48,9 +48,8 @@ fn works(program: &Program, arguments: &[&str]) -> anyhow::Result<String> {
     Ok(format!("{out}{told}"))
 }
 
-/// A database that was copied is told from its original by its place, whatever is tried with it, and goes its own way on another slot.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_copy_of_the_target_leaves_the_original_alone() -> anyhow::Result<()> {
+/// Databases `shop` and `models` of one cluster, with a session on the cluster and one on the source.
+async fn two_databases() -> anyhow::Result<(Cluster, Session, Session, Setup)> {
     let cluster = cluster()?;
     let admin = connect(&cluster.url("postgres")).await?;
     for database in ["shop", "models"] {
@@ -60,6 +59,13 @@ async fn a_copy_of_the_target_leaves_the_original_alone() -> anyhow::Result<()> 
     setup.target_url = Some(cluster.url("models"));
     let source = connect(&setup.source_url).await?;
     source.batch_execute(ITEMS).await?;
+    Ok((cluster, admin, source, setup))
+}
+
+/// A database that was copied is told from its original by its place, whatever is tried with it, and goes its own way on another slot.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_the_target_leaves_the_original_alone() -> anyhow::Result<()> {
+    let (cluster, admin, source, setup) = two_databases().await?;
     let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
     projector.catch_up().await?;
     projector.stop().await?;
@@ -96,8 +102,7 @@ async fn a_copy_of_the_target_leaves_the_original_alone() -> anyhow::Result<()> 
     assert!(works(&program, &["teardown", "--yes"])?.contains("left publication lockstep"));
     left_alone(&source).await?;
 
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
+    projector.is_equal(&setup).await?;
     assert_eq!(slot_created(&original).await?, before, "the original goes on with the slot that it made");
     projector.stop().await?;
     assert_eq!(noted(&source).await?, 1);
@@ -110,15 +115,7 @@ async fn a_copy_of_the_target_leaves_the_original_alone() -> anyhow::Result<()> 
 /// copy is adopted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_whose_original_is_gone_is_adopted() -> anyhow::Result<()> {
-    let cluster = cluster()?;
-    let admin = connect(&cluster.url("postgres")).await?;
-    for database in ["shop", "models"] {
-        admin.batch_execute(&format!("CREATE DATABASE {database}")).await?;
-    }
-    let mut setup = Setup::new(&cluster.url("shop"), PROJECTION);
-    setup.target_url = Some(cluster.url("models"));
-    let source = connect(&setup.source_url).await?;
-    source.batch_execute(ITEMS).await?;
+    let (_cluster, admin, source, setup) = two_databases().await?;
     let program = Program::new(&setup)?;
     works(&program, &["run", "--once"])?;
     let dump = program.directory.path().join("dump.sql");
@@ -208,9 +205,7 @@ async fn a_copy_of_the_targets_cluster_beside_its_original_and_in_its_place() ->
     fails(&program, &["adopt"], "the original is not gone")?;
     works(&program, &["plan"])?;
     left_alone(&source).await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     // It has been started since the copy was made, though nobody streams now.
     fails(&program, &["run", "--once"], "the original has been started since")?;
     // The original is gone.
@@ -270,8 +265,7 @@ async fn a_snapshot_of_the_running_target_leaves_the_slot_alone() -> anyhow::Res
     left_alone(&admin).await?;
 
     admin.batch_execute("UPDATE item SET name = 'other ' || id WHERE id < 10").await?;
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
+    projector.is_equal(&setup).await?;
     assert_eq!(slot_created(&original).await?, before, "the original goes on with the slot that it made");
     assert_eq!(admin.query_one(slot_pid, &[]).await?.get::<_, i32>(0), streams, "nobody has ended its stream");
     projector.stop().await?;

@@ -4,7 +4,7 @@ use lockstep_connect::Session;
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{cluster, connect};
 
-use crate::harness::{Program, Projector, Setup, assert_equal};
+use crate::harness::{Program, Projector, Setup};
 
 /// What the last version that kept another history had applied: the name, the file, and the row as that version wrote it.
 const EARLIER: &[(&str, &str, &str)] = &[
@@ -70,10 +70,8 @@ async fn the_earlier_history_is_taken_over() -> anyhow::Result<()> {
         if versions > 0 {
             install_earlier(&session, versions).await?;
         }
-        let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
-        projector.catch_up().await?;
-        assert_equal(&setup).await?;
-        projector.stop().await?;
+        let projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+        projector.ends_equal(&setup).await?;
         assert_eq!(history(&session).await?, wanted, "after {versions}");
         let left: bool = session.query_one("SELECT to_regclass('lockstep.migration') IS NOT NULL", &[]).await?.get(0);
         assert!(!left, "the earlier history has gone into the new one");

@@ -239,8 +239,6 @@ async fn a_table_is_truncated_meanwhile() -> anyhow::Result<()> {
     let joined = verifying.join().map_err(|_| anyhow::anyhow!("the command panicked"))?;
     let (status, output, errors) = joined?;
     assert!(status == 0, "{status} {output} {errors}");
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     Ok(())
 }

@@ -206,9 +206,7 @@ async fn the_procedure_waits_without_a_snapshot() -> anyhow::Result<()> {
     let lsn: String = session.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await?.get(0);
     let row = session.query_one(&format!("CALL lockstep.await('{lsn}')"), &[]).await?;
     assert!(row.get::<_, bool>(0));
-    projector.catch_up().await?;
-    assert_equal(&setup).await?;
-    projector.stop().await?;
+    projector.ends_equal(&setup).await?;
     Ok(())
 }
 

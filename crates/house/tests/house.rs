@@ -133,7 +133,7 @@ fn paths_named(document: &str) -> impl Iterator<Item = &str> {
 
 #[test]
 fn what_documents_name_is_there() -> anyhow::Result<()> {
-    let documents = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md"].map(str::to_owned);
+    let documents = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"].map(str::to_owned);
     let mut broken = Vec::new();
     let mut seen = 0;
     for document in documents.into_iter().chain(files("docs", &["md"])?) {

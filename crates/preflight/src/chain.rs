@@ -3,8 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use lockstep_config::Diagnostic;
-use lockstep_config::{Config, DEFAULT_GROUP, ProjectionConfig};
+use lockstep_config::{Config, DEFAULT_GROUP, Diagnostic, ProjectionConfig};
 use lockstep_connect::{ErrorClass, Session};
 use lockstep_plan::RowKey;
 use lockstep_plan::chains::{StoodFor, stand_for_projections};

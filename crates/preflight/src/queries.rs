@@ -1,7 +1,6 @@
 //! The queries: analysed, planned, and their keys checked.
 
-use lockstep_config::Config;
-use lockstep_config::Diagnostic;
+use lockstep_config::{Config, Diagnostic};
 use lockstep_connect::Session;
 use lockstep_plan::facts::RelationKind;
 use lockstep_plan::{Maintenance, Tie, check_indexes, unnamed_columns};

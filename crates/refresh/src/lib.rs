@@ -36,7 +36,7 @@ pub use error::{BatchError, Side};
 pub use feed::{forget_changes, record_that_all_changed};
 pub use group::{FencePolicy, Group, GroupCommand, GroupEnd, GroupSettings, RefreshOptions};
 pub use observer::{BatchObserver, BatchView, LiveClaim, LiveProjection};
-pub use projection::{Progress, Projection};
+pub use projection::{Configured, Progress, Projection};
 pub use quarantine::{Key, OnError};
 pub use sessions::Endpoints;
 pub use status::{Failing, GroupStatus, ProjectionState, ProjectionStatus};

@@ -57,7 +57,9 @@ pub(crate) async fn run(
             }
             let position = held.filter(|position| *position > Lsn::ZERO);
             let lag = position.map(|position| source_lsn.bytes_since(position));
-            group_gauges(&capture, *index, name, &status, lag, &relations, &observed);
+            let waiting = capture.with_group(*index, |dirty| dirty.waiting_keys_by_relation());
+            group_gauges(&status, lag, &waiting, &relations);
+            observed.group(name, None, lag, waiting.values().sum());
         }
         drift::tell();
         for (group, projection) in &broken {
@@ -126,28 +128,16 @@ async fn position(session: &Session) -> anyhow::Result<(Lsn, String)> {
     Ok((row.get::<_, &str>(0).parse()?, row.get(1)))
 }
 
-fn group_gauges(
-    capture: &Capture,
-    index: usize,
-    name: &str,
-    status: &GroupStatus,
-    lag: Option<u64>,
-    relations: &HashMap<u32, String>,
-    observed: &Observed,
-) {
-    let group = name.to_owned();
-    let by_relation = capture.with_group(index, |dirty| dirty.waiting_keys_by_relation());
+/// Tells how a group fares. `waiting` is how many dirty keys of each relation wait for it.
+fn group_gauges(status: &GroupStatus, lag: Option<u64>, waiting: &HashMap<u32, usize>, relations: &HashMap<u32, String>) {
+    let group = status.name.clone();
     for (oid, label) in relations {
-        if let Some(keys) = by_relation.get(oid) {
-            metrics::gauge!("lockstep_dirty_keys", "group" => group.clone(), "relation" => label.clone()).set(count(*keys));
-        } else {
-            metrics::gauge!("lockstep_dirty_keys", "group" => group.clone(), "relation" => label.clone()).set(0.0);
-        }
+        let keys = waiting.get(oid).copied().unwrap_or_default();
+        metrics::gauge!("lockstep_dirty_keys", "group" => group.clone(), "relation" => label.clone()).set(count(keys));
     }
     if let Some(lag) = lag {
         metrics::gauge!("lockstep_lag_bytes", "group" => group.clone()).set(unsigned(lag));
     }
-    observed.group(name, None, lag, by_relation.values().sum());
     for projection in &status.projections {
         state_gauges(&group, &projection.name, projection.state);
         let name = projection.name.clone();

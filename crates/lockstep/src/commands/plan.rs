@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use lockstep_config::Config;
-use lockstep_config::Diagnostic;
+use lockstep_config::{Config, Diagnostic};
 use lockstep_preflight::{self as preflight, Depth, PlanView, Planned, RelationView, view};
 
 use super::common;

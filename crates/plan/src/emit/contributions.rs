@@ -19,7 +19,7 @@ pub fn contribution_merge(
     keys: TracedKeys,
     fresh: &Fresh,
 ) -> String {
-    contributions_replaced(branch, state, group_columns, places, keys, fresh, None)
+    Replaced { branch, state, group_columns, places }.by(keys, fresh, None)
 }
 
 /// The same for bound keys, moving the accumulators along.
@@ -32,46 +32,49 @@ pub fn contribution_merge_accumulating(
     fresh: &Fresh,
 ) -> String {
     let moves = accumulate::move_accumulators(grouped, accumulators, places);
-    contributions_replaced(branch, state, &grouped.group_columns, places, TracedKeys::Bound, fresh, Some(&moves))
+    Replaced { branch, state, group_columns: &grouped.group_columns, places }.by(TracedKeys::Bound, fresh, Some(&moves))
 }
 
-fn contributions_replaced(
-    branch: &Branch,
-    state: &StateTable,
-    group_columns: &[String],
-    places: &Places,
-    keys: TracedKeys,
-    fresh: &Fresh,
-    moves: Option<&str>,
-) -> String {
-    let table = quote::qualified(&places.state_schema, &state.name);
-    let query = match (fresh, keys) {
-        (Fresh::Query, TracedKeys::Bound) => branch.dirty_query.clone(),
-        (Fresh::Query, TracedKeys::Everything) => branch.query.clone(),
-        (Fresh::Staged(stage), _) => staged(stage, &state.columns),
-        (Fresh::Nothing, _) => nothing(&table, &state.columns),
-    };
-    let fresh = fresh_cte(&state.columns, &query);
-    let key = if state.many_per_key { RowKey::Copies { within: Vec::new() } } else { RowKey::Primary(state.key.clone()) };
-    if keys == TracedKeys::Everything {
-        let target =
-            Target { table: &table, columns: &state.columns, key: &key, owner: &[], check_duplicates: false, report: false };
-        return merge::merge(&[fresh], &target, None).in_place;
+/// The contributions that a statement replaces.
+struct Replaced<'a> {
+    branch: &'a Branch,
+    state: &'a StateTable,
+    group_columns: &'a [String],
+    places: &'a Places,
+}
+
+impl Replaced<'_> {
+    fn by(&self, keys: TracedKeys, fresh: &Fresh, moves: Option<&str>) -> String {
+        let Self { branch, state, group_columns, places } = *self;
+        let table = quote::qualified(&places.state_schema, &state.name);
+        let query = match (fresh, keys) {
+            (Fresh::Query, TracedKeys::Bound) => branch.dirty_query.clone(),
+            (Fresh::Query, TracedKeys::Everything) => branch.query.clone(),
+            (Fresh::Staged(stage), _) => staged(stage, &state.columns),
+            (Fresh::Nothing, _) => nothing(&table, &state.columns),
+        };
+        let fresh = fresh_cte(&state.columns, &query);
+        let key = if state.many_per_key { RowKey::Copies { within: Vec::new() } } else { RowKey::Primary(state.key.clone()) };
+        if keys == TracedKeys::Everything {
+            let target =
+                Target { table: &table, columns: &state.columns, key: &key, owner: &[], check_duplicates: false, report: false };
+            return merge::merge(&[fresh], &target, None).in_place;
+        }
+        let ctes = format!("WITH {}, {fresh}", dirty_cte(&branch.root));
+        let result = if group_columns.is_empty() {
+            "SELECT 1::text FROM touched LIMIT 1".to_owned()
+        } else {
+            let texts: Vec<String> = group_columns.iter().map(|column| format!("{}::text", quote::identifier(column))).collect();
+            format!("SELECT {} FROM touched", texts.join(", "))
+        };
+        let replaced = if state.many_per_key {
+            many_contributions(state, group_columns, &table)
+        } else {
+            single_contributions(state, group_columns, &table, &key)
+        };
+        let moves = moves.map(|moves| format!(", {}, {moves}", moved(state, &key))).unwrap_or_default();
+        format!("{ctes}, {replaced}{moves}\n{result}")
     }
-    let ctes = format!("WITH {}, {fresh}", dirty_cte(&branch.root));
-    let result = if group_columns.is_empty() {
-        "SELECT 1::text FROM touched LIMIT 1".to_owned()
-    } else {
-        let texts: Vec<String> = group_columns.iter().map(|column| format!("{}::text", quote::identifier(column))).collect();
-        format!("SELECT {} FROM touched", texts.join(", "))
-    };
-    let replaced = if state.many_per_key {
-        many_contributions(state, group_columns, &table)
-    } else {
-        single_contributions(state, group_columns, &table, &key)
-    };
-    let moves = moves.map(|moves| format!(", {}, {moves}", moved(state, &key))).unwrap_or_default();
-    format!("{ctes}, {replaced}{moves}\n{result}")
 }
 
 /// The contributions that differ: `sign` -1 as they were, 1 as they are.

@@ -58,7 +58,7 @@ impl Resolver<'_> {
         if alias != table.relname {
             table.alias = Some(Alias { aliasname: alias.clone(), colnames: Vec::new() });
         }
-        Ok(self.add_occurrence(written, alias, Source::Table(relation), place, nullable, table.location))
+        Ok(self.add_occurrence(written, Occurrence::new(alias, Source::Table(relation), place, nullable, table.location)))
     }
 
     fn function(&mut self, function: &mut RangeFunction, place: Place, nullable: bool) -> Outcome<Side> {
@@ -80,7 +80,7 @@ impl Resolver<'_> {
         let unique = self.unique(&written);
         alias.aliasname.clone_from(&unique);
         let source = Source::Function(Box::new(function.clone()), depends_on);
-        Ok(self.add_occurrence(written, unique, source, place, nullable, -1))
+        Ok(self.add_occurrence(written, Occurrence::new(unique, source, place, nullable, -1)))
     }
 
     fn derived_table(&mut self, subselect: &mut RangeSubselect, place: Place, nullable: bool) -> Outcome<Side> {
@@ -207,26 +207,10 @@ impl Resolver<'_> {
         self.scopes.last().is_some_and(|scope| scope.iter().any(|(_, name)| *name == Name::Occurrence(occurrence)))
     }
 
-    fn add_occurrence(
-        &mut self,
-        written: String,
-        alias: String,
-        source: Source,
-        place: Place,
-        nullable: bool,
-        location: i32,
-    ) -> Side {
+    fn add_occurrence(&mut self, written: String, occurrence: Occurrence) -> Side {
         let index = self.occurrences.len();
-        self.occurrences.push(Occurrence {
-            alias: alias.clone(),
-            source,
-            nullable,
-            place,
-            inert: false,
-            location,
-            filters: Vec::new(),
-        });
-        self.add_name(written, alias, Name::Occurrence(index));
+        self.add_name(written, occurrence.alias.clone(), Name::Occurrence(index));
+        self.occurrences.push(occurrence);
         Side { all: BTreeSet::from([index]), nullable: BTreeSet::new() }
     }
 

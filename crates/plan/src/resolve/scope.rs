@@ -43,6 +43,12 @@ pub(crate) struct Occurrence {
     pub(crate) filters: Vec<Node>,
 }
 
+impl Occurrence {
+    pub(crate) fn new(alias: String, source: Source, place: Place, nullable: bool, location: i32) -> Self {
+        Self { alias, source, nullable, place, inert: false, location, filters: Vec::new() }
+    }
+}
+
 /// What an occurrence reads.
 #[derive(Debug, Clone)]
 pub(crate) enum Source {

@@ -316,20 +316,8 @@ fn whole(query: &Query, obstacle: Obstacle) -> Plan {
     // The text's leading blanks are dropped.
     let dropped = query.sql.len() - query.sql.trim_start().len();
     let position = obstacle.position.and_then(|position| position.checked_sub(dropped));
-    Plan {
-        projection: query.projection.clone(),
-        query: query_text(query),
-        definition: query_text(query),
-        definition_at: None,
-        reports_keys: false,
-        columns: query.columns.clone(),
-        relations: query.relations.clone(),
-        key_needs_check: query.declared_key.is_some(),
-        key,
-        owner: Vec::new(),
-        declared_key: None,
-        maintenance: Maintenance::Whole(WholePlan { reason: obstacle.reason, position, on_schedule }),
-    }
+    let maintenance = Maintenance::Whole(WholePlan { reason: obstacle.reason, position, on_schedule });
+    Plan { key_needs_check: query.declared_key.is_some(), declared_key: None, ..finished(query, maintenance, key, Vec::new()) }
 }
 
 /// The output columns that are exactly the GROUP BY expressions, all of them: they identify a row of the result.

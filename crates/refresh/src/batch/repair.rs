@@ -11,7 +11,7 @@ use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
 use super::refreshed::{Groups, columns_of};
-use super::trace::Work;
+use super::trace::{RoleAt, Work};
 use super::write::Counts;
 use crate::error::BatchError;
 use crate::projection::Statements;
@@ -128,7 +128,7 @@ impl BatchRun<'_> {
         for ((branch, role), keys) in by_role {
             let is_link = self.projections[index].plan.branches().get(branch).and_then(|branch| branch.roles.get(role));
             let (Some(Trace::Link(_)), Some(roots)) = (is_link.map(|role| &role.trace), roots.get_mut(branch)) else { continue };
-            if !self.link_traced(index, branch, role, &keys, roots).await? {
+            if !self.link_traced(index, RoleAt { branch, role }, &keys, roots).await? {
                 return Ok(None);
             }
         }

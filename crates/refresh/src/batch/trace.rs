@@ -3,7 +3,7 @@
 use lockstep_capture::{Batch, DirtyKeys, KeySet};
 use lockstep_connect::{Text, TextRef, is_about_encoding};
 use lockstep_plan::emit::Link;
-use lockstep_plan::{Branch, Clock, RelationRole, Trace};
+use lockstep_plan::{Branch, Clock, Trace};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -18,6 +18,13 @@ pub(crate) enum Work {
     Keys(Vec<KeySet>),
     /// Refresh all rows.
     Everything,
+}
+
+/// A role of a relation: whose rows are traced, in which branch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RoleAt {
+    pub(super) branch: usize,
+    pub(super) role: usize,
 }
 
 /// Binds text arrays.
@@ -84,6 +91,7 @@ impl BatchRun<'_> {
         roots: &mut KeySet,
     ) -> Result<Room, BatchError> {
         for (role_index, role) in branch.roles.iter().enumerate() {
+            let at = RoleAt { branch: number, role: role_index };
             let relation = &self.projections[index].plan.relations[role.relation];
             let mut flipped = KeySet::new(relation.identity_columns().len());
             let written = self.written.get(&relation.oid).cloned();
@@ -102,7 +110,7 @@ impl BatchRun<'_> {
                 }
             }
             for keys in dirty.into_iter().chain((!flipped.is_empty()).then_some(&flipped)) {
-                if self.trace_role(index, number, role_index, role, keys, roots).await? == Room::Exhausted {
+                if self.trace_role(index, at, &role.trace, keys, roots).await? == Room::Exhausted {
                     return Ok(Room::Exhausted);
                 }
             }
@@ -113,18 +121,17 @@ impl BatchRun<'_> {
     async fn trace_role(
         &mut self,
         index: usize,
-        branch: usize,
-        role_index: usize,
-        role: &RelationRole,
+        at: RoleAt,
+        trace: &Trace,
         keys: &KeySet,
         roots: &mut KeySet,
     ) -> Result<Room, BatchError> {
-        match &role.trace {
+        match trace {
             Trace::Root if roots.extend(keys) => Ok(Room::Left),
             Trace::Root | Trace::Whole => Ok(Room::Exhausted),
             Trace::Keys(_) | Trace::Link(_) if self.projections[index].tracing == Tracing::GivenUp => Ok(Room::Exhausted),
             Trace::Keys(sql) => self.trace_keys(index, sql, keys, roots).await,
-            Trace::Link(_) => self.trace_link(index, branch, role_index, keys, roots).await,
+            Trace::Link(_) => self.trace_link(index, at, keys, roots).await,
         }
     }
 
@@ -167,15 +174,8 @@ impl BatchRun<'_> {
     }
 
     /// Brings a link up to date for dirty keys, and adds the roots that the old and the new values concern.
-    async fn trace_link(
-        &mut self,
-        index: usize,
-        branch: usize,
-        role: usize,
-        keys: &KeySet,
-        roots: &mut KeySet,
-    ) -> Result<Room, BatchError> {
-        let Some(link) = self.sql[index].links(branch).get(role).cloned().flatten() else { return Ok(Room::Exhausted) };
+    async fn trace_link(&mut self, index: usize, at: RoleAt, keys: &KeySet, roots: &mut KeySet) -> Result<Room, BatchError> {
+        let Some(link) = self.sql[index].links(at.branch).get(at.role).cloned().flatten() else { return Ok(Room::Exhausted) };
         let mut room = Room::Left;
         let mut start = 0;
         while start < keys.len() {
@@ -198,12 +198,11 @@ impl BatchRun<'_> {
     pub(super) async fn link_traced(
         &mut self,
         index: usize,
-        branch: usize,
-        role: usize,
+        at: RoleAt,
         keys: &KeySet,
         roots: &mut KeySet,
     ) -> Result<bool, BatchError> {
-        Ok(self.trace_link(index, branch, role, keys, roots).await? == Room::Left)
+        Ok(self.trace_link(index, at, keys, roots).await? == Room::Left)
     }
 
     /// Writes fetched rows to a link's table; returns the values before and now.

@@ -6,6 +6,6 @@ mod statements;
 
 pub use phase::Progress;
 pub(crate) use phase::{BuildPosition, Phase};
-pub use state::Projection;
 pub(crate) use state::{Attempts, FaultRecord, Tracing, Writing};
+pub use state::{Configured, Projection};
 pub(crate) use statements::Statements;

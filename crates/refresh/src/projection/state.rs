@@ -108,22 +108,30 @@ pub struct Projection {
     saved: Progress,
 }
 
+/// How a projection is configured.
+#[derive(Debug, Clone)]
+pub struct Configured {
+    /// The schema of its table.
+    pub schema: String,
+    /// Statements that create its indexes.
+    pub indexes: Option<String>,
+    /// The time zone that its query is computed in.
+    pub time_zone: String,
+    /// What becomes of the row of a key that fails.
+    pub on_error: OnError,
+    /// What stands for its table's oid where other projections read it.
+    pub node: u32,
+}
+
 impl Projection {
     /// A projection as it was registered.
-    pub fn new(
-        plan: Plan,
-        schema: &str,
-        indexes: Option<String>,
-        time_zone: &str,
-        on_error: OnError,
-        node: u32,
-        registered: &Registered,
-    ) -> Self {
+    pub fn new(plan: Plan, configured: Configured, registered: &Registered) -> Self {
+        let Configured { schema, indexes, time_zone, on_error, node } = configured;
         let on_schedule = matches!(&plan.maintenance, Maintenance::Whole(whole) if whole.on_schedule);
         Self {
             indexes,
             indexes_built: registered.indexes_built,
-            schema: schema.to_owned(),
+            schema,
             saved: Progress::of(registered),
             phase: Phase::of(registered),
             rows: registered.rows,
@@ -146,7 +154,7 @@ impl Projection {
             due_after_batch: None,
             due_at: on_schedule.then(Instant::now),
             tick_at: plan.follows_clock().then(Instant::now),
-            time_zone: time_zone.to_owned(),
+            time_zone,
             node,
             reads: Vec::new(),
             stages: None,

@@ -10,7 +10,7 @@ use lockstep_plan::emit::Places;
 use lockstep_plan::facts::RelationKind;
 use lockstep_plan::{RelationRole, Role};
 use lockstep_preflight::{Planned, Preflight};
-use lockstep_refresh::{Endpoints, GroupSettings, Projection, RefreshOptions, Registered};
+use lockstep_refresh::{Configured, Endpoints, GroupSettings, Projection, RefreshOptions, Registered};
 
 use crate::hooks::Hooks;
 use crate::verification::boundaries::Boundaries;
@@ -36,15 +36,14 @@ impl Common<'_> {
     ) -> GroupSettings {
         let projection = |planned: &&Planned| {
             let registered = self.registered.iter().find(|registered| registered.name == planned.plan.projection)?;
-            let projection = Projection::new(
-                planned.plan.clone(),
-                &planned.schema,
-                planned.indexes.clone(),
-                &planned.time_zone,
-                planned.on_error,
-                planned.node,
-                registered,
-            );
+            let configured = Configured {
+                schema: planned.schema.clone(),
+                indexes: planned.indexes.clone(),
+                time_zone: planned.time_zone.clone(),
+                on_error: planned.on_error,
+                node: planned.node,
+            };
+            let projection = Projection::new(planned.plan.clone(), configured, registered);
             Some(projection.with_feed(planned.feed).awaiting(awaits(planned, registered)))
         };
         let config = self.config;

@@ -57,6 +57,14 @@ pub struct Wish {
     pub show_values: bool,
 }
 
+/// A wish, on whose behalf, and where what comes of it is recorded.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    record: &'a Session,
+    wish: &'a Wish,
+    request: Option<i64>,
+}
+
 /// A group, and the way to it.
 #[derive(Debug, Clone)]
 pub(crate) struct GroupHandle {
@@ -85,6 +93,7 @@ impl Verifier {
         // What changed without a row's change is no difference that a repair could mend: it is compared first, by another set-up.
         self.catalogs.unchanged().await;
         let record = Session::open(self.config.target_settings(), "lockstep verify").await.context("target")?;
+        let asked = Asked { record: &record, wish, request };
         for group in &self.groups {
             let names: Vec<&String> =
                 group.projections.iter().filter(|name| wish.names.is_empty() || wish.names.contains(name)).collect();
@@ -92,7 +101,7 @@ impl Verifier {
                 continue;
             }
             let mut tries = 1;
-            while !self.verify_group(&record, group, &names, wish, request, tries == TRIES).await? {
+            while !self.verify_group(group, &names, asked, tries == TRIES).await? {
                 tracing::info!(
                     group = group.name,
                     "its verification gave way to the application, or a table was truncated meanwhile; it is begun again"
@@ -102,7 +111,7 @@ impl Verifier {
             }
         }
         for name in self.left_out(wish) {
-            let mut run = Run::begin(&record, name, wish, request).await?;
+            let mut run = Run::begin(name, asked).await?;
             run.outcome.obstacles.push("it is faulted: its query cannot be planned (lockstep status)".to_owned());
             run.finish().await?;
         }
@@ -117,22 +126,15 @@ impl Verifier {
     /// Verifies projections of one group at a boundary. False if it gave way to somebody, or if a table was truncated meanwhile (PostgreSQL's
     /// TRUNCATE is not safe for snapshots: one that was taken before shows the table empty), unless it is the last try: then that is what is
     /// recorded.
-    async fn verify_group(
-        &self,
-        record: &Session,
-        group: &GroupHandle,
-        names: &[&String],
-        wish: &Wish,
-        request: Option<i64>,
-        last: bool,
-    ) -> anyhow::Result<bool> {
+    async fn verify_group(&self, group: &GroupHandle, names: &[&String], asked: Asked<'_>, last: bool) -> anyhow::Result<bool> {
+        let Asked { record, wish, .. } = asked;
         let source = Session::open(&self.config.source, "lockstep verify").await.context("source")?;
         let files_before = files(record, &source, &group.name).await?;
         let boundary = self.boundaries.next(&self.config, &group.name, &group.commands).await?;
         let before = self.giving_way.count();
         let mut verified = Vec::with_capacity(names.len());
         for name in names {
-            verified.push(projection(record, &boundary, name, wish, request).await?);
+            verified.push(projection(&boundary, name, asked).await?);
         }
         let failed = verified.iter().any(|(run, _)| !run.outcome.failures.is_empty());
         if failed && self.giving_way.count() > before {
@@ -200,15 +202,9 @@ async fn files(record: &Session, source: &Session, group: &str) -> anyhow::Resul
 type Found = Vec<(String, Suspects)>;
 
 /// Verifies a projection with its hidden parts.
-async fn projection<'a>(
-    record: &'a Session,
-    boundary: &Boundary,
-    name: &'a str,
-    wish: &'a Wish,
-    request: Option<i64>,
-) -> anyhow::Result<(Run<'a>, Found)> {
-    let sample = wish.sample.map(|per_ten_thousand| Sample { per_ten_thousand, seed: rand::random::<u64>().to_string() });
-    let mut run = Run::begin(record, name, wish, request).await?;
+async fn projection<'a>(boundary: &Boundary, name: &'a str, asked: Asked<'a>) -> anyhow::Result<(Run<'a>, Found)> {
+    let sample = asked.wish.sample.map(|per_ten_thousand| Sample { per_ten_thousand, seed: rand::random::<u64>().to_string() });
+    let mut run = Run::begin(name, asked).await?;
     let parts: Vec<&LiveProjection> = boundary
         .live
         .iter()
@@ -280,7 +276,8 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     /// Records that it begins.
-    async fn begin(record: &'a Session, name: &'a str, wish: &'a Wish, request: Option<i64>) -> anyhow::Result<Self> {
+    async fn begin(name: &'a str, asked: Asked<'a>) -> anyhow::Result<Self> {
+        let Asked { record, wish, request } = asked;
         let sample = wish.sample.map(|share| format!("{}%", f64::from(share) / 100.0));
         let row = record
             .query_one(

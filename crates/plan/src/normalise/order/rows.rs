@@ -12,39 +12,18 @@ use crate::syntax::{self, name_parts, string_of};
 /// An alias and a column.
 pub(super) type Reference = (String, String);
 
-/// Types of which an order by the column itself tells apart what is unequal, the same everywhere.
-const PLAIN: [&str; 14] = [
-    "smallint",
-    "integer",
-    "bigint",
-    "oid",
-    "uuid",
-    "boolean",
-    "date",
-    "timestamp",
-    "time",
-    "numeric",
-    "bytea",
-    "inet",
-    "real",
-    "double precision",
-];
+/// Types of which equal values are one value, and an order by the column itself tells apart what is unequal, the same everywhere.
+const PLAIN: [&str; 10] = ["smallint", "integer", "bigint", "oid", "uuid", "boolean", "date", "timestamp", "time", "bytea"];
 
-/// Types of which equal values are one value.
-const EXACT: [&str; 12] = [
-    "smallint",
-    "integer",
-    "bigint",
-    "oid",
-    "uuid",
-    "boolean",
-    "date",
-    "timestamp",
-    "time",
-    "bytea",
-    "text",
-    "character varying",
-];
+/// Types of which only the order is such: equal values may be spelled differently.
+const ORDERED: [&str; 4] = ["numeric", "inet", "real", "double precision"];
+
+/// Types of which only equal values are such: their order is a collation's.
+const EXACT: [&str; 2] = ["text", "character varying"];
+
+fn is_one_of(type_name: &str, types: [&[&str]; 2]) -> bool {
+    !type_name.ends_with(']') && types.into_iter().flatten().any(|known| type_name.starts_with(known))
+}
 
 /// A column of a table or of a subquery.
 #[derive(Debug, Clone)]
@@ -259,13 +238,15 @@ impl Level {
 
 /// An ORDER BY item for a value. Texts are ordered by their bytes, so that every server agrees, and whatever has no order as text.
 pub(super) fn term(value: &str, type_name: Option<&str>) -> String {
-    let plain =
-        type_name.is_some_and(|type_name| !type_name.ends_with(']') && PLAIN.iter().any(|plain| type_name.starts_with(plain)));
-    if plain { value.to_owned() } else { format!("({value})::text COLLATE \"C\"") }
+    if type_name.is_some_and(|type_name| is_one_of(type_name, [&PLAIN, &ORDERED])) {
+        value.to_owned()
+    } else {
+        format!("({value})::text COLLATE \"C\"")
+    }
 }
 
 fn is_exact(type_name: &str) -> bool {
-    !type_name.ends_with(']') && (EXACT.iter().any(|exact| type_name.starts_with(exact)) || type_name.starts_with("numeric("))
+    is_one_of(type_name, [&PLAIN, &EXACT]) || is_one_of(type_name, [&["numeric("], &[]])
 }
 
 /// The aliases below a FROM item.
