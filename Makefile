@@ -38,7 +38,7 @@ clippy:
 # Licences, bans and sources of what is built upon (deny.toml), where cargo-deny is installed.
 deny:
 ifdef DENY
-	cargo deny --offline check bans licenses sources
+	cargo deny check bans licenses sources
 else
 	@echo "cargo-deny is not installed: deny.toml is not checked (cargo install cargo-deny --locked)"
 endif

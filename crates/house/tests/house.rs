@@ -27,6 +27,18 @@ const INPUT_AND_OUTPUT: &[&str] =
 const STANDARD_INPUT_AND_OUTPUT: &[&str] =
     &["std::fs", "std::net", "std::process", "std::io", "std::time::SystemTime", "tokio::"];
 
+/// What only some crates may build upon.
+const BELONGS_TO: &[(&str, &[&str])] = &[
+    ("axum", &["serve"]),
+    ("hyper", &["serve"]),
+    ("tower-http", &["serve"]),
+    ("sqlx", &["supervise"]),
+    ("clap", &["lockstep"]),
+    ("pg_query", &["plan"]),
+    ("rustls", &["connect"]),
+    ("croner", &["config", "supervise"]),
+];
+
 fn told(broken: &[String], rule: &str) {
     assert!(broken.is_empty(), "{rule}:\n  {}", broken.join("\n  "));
 }
@@ -48,6 +60,28 @@ fn crates_depend_on_floors_below() -> anyhow::Result<()> {
         }
     }
     told(&broken, "a crate depends on crates of floors below its own");
+    Ok(())
+}
+
+#[test]
+fn libraries_stay_where_they_belong() -> anyhow::Result<()> {
+    let mut broken = Vec::new();
+    for name in crates()? {
+        let used = dependencies(&name)?;
+        let strange =
+            BELONGS_TO.iter().filter(|(library, of)| used.iter().any(|used| used == library) && !of.contains(&name.as_str()));
+        broken.extend(
+            strange.map(|(library, of)| format!("crates/{name} depends on {library}, which belongs to {}", of.join(", "))),
+        );
+    }
+    for (library, of) in BELONGS_TO {
+        for name in *of {
+            if !dependencies(name)?.iter().any(|used| used == library) {
+                broken.push(format!("crates/{name} does not need {library}: take it off the list"));
+            }
+        }
+    }
+    told(&broken, "a library that is one crate's affair is not used by others");
     Ok(())
 }
 

@@ -15,6 +15,7 @@ mod limits;
 mod neighbours;
 pub mod offered;
 mod privileges;
+mod publication;
 mod queries;
 mod query_errors;
 mod remedy;
@@ -24,6 +25,7 @@ mod shown;
 mod slot;
 pub mod standby_names;
 pub mod standing;
+mod target;
 mod types;
 mod whole_rows;
 mod whose;
@@ -64,9 +66,9 @@ pub async fn run(config: &Config, depth: Depth) -> Preflight {
     servers::relations(&source, &mut preflight).await;
     servers::identities(config, depth, &source, &mut preflight).await;
     whole_rows::look(depth, &source, &mut preflight).await;
-    servers::publication(config, &source, &mut preflight).await;
+    publication::look(config, &source, &mut preflight).await;
     servers::reading(config, &mut preflight).await;
-    let registered = servers::target(config, &source, &mut preflight).await;
+    let registered = target::look(config, &source, &mut preflight).await;
     if depth == Depth::Start {
         preflight.set_aside_what_cannot_be_followed(config);
     }
