@@ -1,5 +1,6 @@
 //! Every construct of SQL, and every fault that other systems had: maintained as it should be, and after every batch equal to its query.
 
+mod blocks;
 mod construct;
 mod grouped;
 mod rows;
@@ -8,12 +9,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lockstep_plan::Maintenance;
-use lockstep_preflight::{self as preflight, Depth};
+use lockstep_preflight::{self as preflight, Depth, Planned};
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Oracle, Workload, cluster, seed_from_environment};
 
 use crate::harness::{PATIENCE, Projector, Setup, assert_equal, shop};
 use crate::locks::{Locks, LocksAnd};
+use blocks::BLOCKS;
 use construct::Construct;
 use construct::How::{Incremental, Inner, Partly, Whole};
 use grouped::{ACCUMULATED, CHAINS, GROUPS};
@@ -21,7 +23,7 @@ use rows::{FROM_ITEMS, JOINS, SUBQUERIES};
 
 /// All of them, by name, query and additional TOML.
 pub(crate) fn all() -> Vec<(&'static str, &'static str, &'static str)> {
-    let all = [JOINS, SUBQUERIES, FROM_ITEMS, GROUPS, ACCUMULATED, CHAINS].concat();
+    let all = [JOINS, SUBQUERIES, FROM_ITEMS, GROUPS, ACCUMULATED, CHAINS, BLOCKS].concat();
     all.into_iter().map(|(name, _, sql, extra)| (name, sql, extra)).collect()
 }
 
@@ -69,6 +71,12 @@ async fn conforms(constructs: &[Construct], two_databases: bool) -> anyhow::Resu
     assert_equal(&setup).await
 }
 
+/// Whether it is a hidden part of a projection, at any depth.
+fn is_part_of(part: &Planned, projection: &str, all: &[Planned]) -> bool {
+    let Some(whole) = &part.part_of else { return false };
+    whole == projection || all.iter().any(|other| &other.plan.projection == whole && is_part_of(other, projection, all))
+}
+
 /// The plans are what the specification asks for.
 async fn expect_plans(setup: &Setup, constructs: &[Construct]) -> anyhow::Result<()> {
     let preflight = preflight::run(&setup.config(), Depth::Plans).await;
@@ -78,9 +86,10 @@ async fn expect_plans(setup: &Setup, constructs: &[Construct]) -> anyhow::Result
         .iter()
         .filter(|planned| planned.part_of.is_none())
         .map(|planned| {
-            let inner = preflight.planned.iter().any(|part| part.part_of.as_ref() == Some(&planned.plan.projection));
+            let parts = || preflight.planned.iter().filter(|part| is_part_of(part, &planned.plan.projection, &preflight.planned));
             let how = match (planned.plan.kind(), planned.plan.is_incremental()) {
-                ("whole", _) if inner => format!("{Inner:?}"),
+                ("whole", _) if parts().next().is_some() => format!("{Inner:?}"),
+                (_, true) if parts().any(|part| !part.plan.is_incremental()) => format!("{Inner:?}"),
                 ("whole", _) => format!("{Whole:?}"),
                 (_, true) => format!("{Incremental:?}"),
                 (_, false) => format!("{Partly:?}"),
@@ -119,6 +128,16 @@ async fn from_items() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn groups() -> anyhow::Result<()> {
     conforms(GROUPS, false).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks() -> anyhow::Result<()> {
+    conforms(BLOCKS, false).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blocks_with_two_databases() -> anyhow::Result<()> {
+    conforms(BLOCKS, true).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,5 +30,5 @@ pub use model::state::StateTable;
 pub use model::trace::{LinkTrace, RelationRole, Role, Trace};
 pub use model::{facts, names, quote};
 pub use normalise::{Settled, Tie, settle};
-pub use strategy::{Decomposition, accumulate, at_time, chains, decompose, plan, plan_whole};
+pub use strategy::{Decomposition, accumulate, at_time, chains, compositions, decompose, plan, plan_whole};
 pub use syntax::{locking_clauses, place_of_call, place_of_table, tables_named, unnamed_columns};

@@ -8,7 +8,7 @@ use lockstep_connect::{ErrorClass, Session};
 use lockstep_plan::RowKey;
 use lockstep_plan::chains::{StoodFor, stand_for_projections};
 use lockstep_plan::facts::{Column, Identity, LOCATOR, Query, Relation, RelationKind, TypeFacts};
-use lockstep_plan::{GroupForm, Maintenance, Plan, decompose};
+use lockstep_plan::{Decomposition, GroupForm, Maintenance, Plan, compositions, decompose, quote};
 use lockstep_refresh::analysis::{self, Analysed, AnalysisError, Definition, StandIn};
 
 use crate::found::Planned;
@@ -83,7 +83,8 @@ pub(crate) async fn plan(
     };
     let read: Vec<&Planned> = earlier.iter().filter(|planned| link.reads().contains(&planned.plan.projection)).collect();
     let group = group_that_is_read(projection, &read)?;
-    let mut planner = Planner { projection, source, first_node: u32::MAX - u32::try_from(earlier.len()).unwrap_or_default() };
+    let first_node = u32::MAX - u32::try_from(earlier.len()).unwrap_or_default();
+    let mut planner = Planner { projection, source, first_node, two_databases: config.target.is_some() };
     let mut planned = planner.plan(definition, &read, None, 0).await.map_err(|problem| match problem {
         Problem::Analysis(error) => failed(error),
         Problem::Refused(diagnostic) => *diagnostic,
@@ -171,6 +172,7 @@ struct Planner<'a> {
     projection: &'a ProjectionConfig,
     source: &'a Session,
     first_node: u32,
+    two_databases: bool,
 }
 
 impl Planner<'_> {
@@ -194,7 +196,7 @@ impl Planner<'_> {
         if matches!(plan.maintenance, Maintenance::Whole(_))
             && read.is_empty()
             && depth < DEPTH_MAX
-            && let Some(apart) = Box::pin(self.taken_apart(&query, &definition, depth)).await?
+            && let Some(apart) = Box::pin(self.apart(&query, &definition, depth)).await?
         {
             all = apart.inner;
             let why = std::mem::replace(&mut plan, apart.outer).maintenance;
@@ -230,10 +232,32 @@ impl Planner<'_> {
         node
     }
 
-    /// Inner projections and the outer plan over them. `None` if the query cannot be taken apart, or nothing is won: some inner part is
-    /// whole as well, or none is smaller than what it reads.
-    async fn taken_apart(&mut self, query: &Query, definition: &Definition, depth: usize) -> Result<Option<Apart>, Problem> {
+    /// Blocks and a plan over them: an incremental one if there is a way, else one that recomputes from blocks that are small.
+    async fn apart(&mut self, query: &Query, definition: &Definition, depth: usize) -> Result<Option<Apart>, Problem> {
+        for parts in compositions(query, self.two_databases) {
+            let composed = Box::pin(self.taken_apart(query, definition, parts, depth)).await?;
+            if let Some(apart) = composed.filter(|apart| apart.outer.is_incremental()) {
+                return Ok(Some(apart));
+            }
+        }
         let Some(parts) = decompose(query) else { return Ok(None) };
+        // Rows of groups are as many as there are groups; rows as they are would only be a copy.
+        let smaller = |planned: &Planned| match &planned.plan.maintenance {
+            Maintenance::Grouped(grouped) => grouped.form != GroupForm::Rows,
+            Maintenance::Row(_) | Maintenance::Whole(_) => !planned.reads.is_empty(),
+        };
+        let apart = Box::pin(self.taken_apart(query, definition, parts, depth)).await?;
+        Ok(apart.filter(|apart| apart.inner.iter().any(smaller)))
+    }
+
+    /// Inner projections and the outer plan over them. `None` if nothing is won: some inner part is whole as well.
+    async fn taken_apart(
+        &mut self,
+        query: &Query,
+        definition: &Definition,
+        parts: Decomposition,
+        depth: usize,
+    ) -> Result<Option<Apart>, Problem> {
         let first_node = self.first_node;
         let mut inner: Vec<Planned> = Vec::new();
         let mut names = Vec::new();
@@ -253,12 +277,7 @@ impl Planner<'_> {
             inner.extend(planned);
         }
         let incremental = |planned: &Planned| planned.plan.is_incremental() || !planned.reads.is_empty();
-        // Rows of groups are as many as there are groups; rows as they are would only be a copy.
-        let smaller = |planned: &Planned| match &planned.plan.maintenance {
-            Maintenance::Grouped(grouped) => grouped.form != GroupForm::Rows,
-            Maintenance::Row(_) | Maintenance::Whole(_) => !planned.reads.is_empty(),
-        };
-        if !inner.iter().all(incremental) || !inner.iter().any(smaller) {
+        if !inner.iter().all(incremental) {
             self.first_node = first_node;
             return Ok(None);
         }
@@ -283,6 +302,7 @@ impl Planner<'_> {
             return Ok(None);
         };
         let mut plan = self.with_types(&outer_query, plan, &stand_ins).await?;
+        make_indexes(&mut plan, &mut inner);
         plan.definition_at = lockstep_plan::plan_whole(query, "").definition_at;
         query.sql.trim().trim_end_matches(';').clone_into(&mut plan.definition);
         Ok(Some(Apart { inner, outer: plan, reads: names }))
@@ -327,14 +347,47 @@ impl Planner<'_> {
     }
 }
 
+/// The indexes that a plan wants on the hidden tables of its blocks are made with them.
+fn make_indexes(plan: &mut Plan, inner: &mut [Planned]) {
+    let relations = plan.relations.clone();
+    for role in plan.branches_mut().iter_mut().flat_map(|branch| &mut branch.roles) {
+        role.missing_indexes.retain(|index| {
+            let table = index.split(" ON ").nth(1).unwrap_or_default();
+            let block = inner.iter_mut().find(|planned| {
+                let name = quote::qualified(STATE_SCHEMA, &planned.plan.projection);
+                table.starts_with(&format!("{name} ")) && relations.iter().any(|relation| relation.oid == planned.node)
+            });
+            let Some(block) = block else { return true };
+            let statement = index.replace("INDEX CONCURRENTLY ON", "INDEX ON").replace(
+                &format!("{} ", quote::qualified(STATE_SCHEMA, &block.plan.projection)),
+                &format!("{} ", quote::identifier(&block.plan.projection)),
+            );
+            let indexes = block.indexes.get_or_insert_default();
+            if !indexes.contains(&statement) {
+                indexes.push_str(&statement);
+                indexes.push('\n');
+            }
+            false
+        });
+    }
+}
+
+/// The columns that identify a row where its hash does; none where one of them cannot be hashed.
+fn whole_row(plan: &Plan) -> Vec<String> {
+    let all_hashable = plan.columns.iter().all(|column| column.hashable);
+    if all_hashable { plan.columns.iter().map(|column| column.name.clone()).collect() } else { Vec::new() }
+}
+
 /// A planned projection as those see it that read it.
 fn stand_in(planned: &Planned) -> StandIn {
     let plan = &planned.plan;
+    let located = |columns: Vec<String>| if columns.is_empty() { Vec::new() } else { vec![LOCATOR.to_owned()] };
     let (key, located_by) = match &plan.key {
         RowKey::Primary(columns) => (columns.clone(), Vec::new()),
-        // Their columns may be NULL. What reads an inner projection is recomputed over it in any case: it is small.
-        RowKey::Located(columns) if planned.part_of.is_none() => (vec![LOCATOR.to_owned()], columns.clone()),
-        RowKey::Located(_) | RowKey::SingleRow | RowKey::Copies { .. } => (Vec::new(), Vec::new()),
+        // Their columns may be NULL.
+        RowKey::Located(columns) => (located(columns.clone()), columns.clone()),
+        RowKey::Copies { .. } if planned.part_of.is_some() => (located(whole_row(plan)), whole_row(plan)),
+        RowKey::SingleRow | RowKey::Copies { .. } => (Vec::new(), Vec::new()),
     };
     let columns = plan
         .columns
@@ -357,6 +410,7 @@ fn stand_in(planned: &Planned) -> StandIn {
         columns,
         children: Vec::new(),
         located_by,
+        single_row: plan.key == RowKey::SingleRow,
         indexes: if key.is_empty() { Vec::new() } else { vec![key.clone()] },
         identity: if key.is_empty() { Identity::FullRow } else { Identity::Columns { columns: key, full: false } },
     };
@@ -369,8 +423,9 @@ pub(crate) fn mark_read(planned: &mut [Planned]) {
     for planned in planned {
         let keyed = match planned.plan.key {
             RowKey::Primary(_) => true,
-            RowKey::Located(_) => planned.part_of.is_none(),
-            RowKey::SingleRow | RowKey::Copies { .. } => false,
+            RowKey::Located(_) => true,
+            RowKey::Copies { .. } => planned.part_of.is_some() && !whole_row(&planned.plan).is_empty(),
+            RowKey::SingleRow => false,
         };
         planned.plan.reports_keys = keyed && (planned.feed || read.contains(&planned.plan.projection));
     }

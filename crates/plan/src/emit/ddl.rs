@@ -23,6 +23,10 @@ pub fn create_table(plan: &Plan, schema: &str) -> Vec<String> {
         }
         RowKey::Primary(_) | RowKey::Located(_) | RowKey::Copies { .. } | RowKey::SingleRow => {}
     }
+    if plan.reports_keys && matches!(plan.key, RowKey::Copies { .. }) {
+        let columns: Vec<String> = plan.columns.iter().map(|column| column.name.clone()).collect();
+        statements.push(format!("CREATE INDEX ON {table} (({}))", locator("", &columns)));
+    }
     if !plan.owner.is_empty() {
         statements.push(format!("CREATE INDEX ON {table} ({})", quote::list(&plan.owner)));
     }

@@ -101,7 +101,7 @@ fn merge(link: &LinkTrace, places: &Places) -> String {
         "WITH dirty AS MATERIALIZED (
   SELECT DISTINCT {dirty} FROM {dirty_keys}
 ), fresh AS MATERIALIZED (
-  SELECT {fresh} FROM {fresh_rows}
+  SELECT {distinct}{fresh} FROM {fresh_rows}
 ), old AS MATERIALIZED (
   SELECT t.* FROM {table} AS t JOIN dirty ON {t_is_dirty}
 ), gone AS (
@@ -121,6 +121,8 @@ SELECT {fresh_texts} FROM fresh",
         dirty_keys = unnest(state.key.len()),
         fresh = typed(&state.columns),
         fresh_rows = unnest_from(state.key.len() + 1, state.columns.len()),
+        // Equal rows of a table without a key have one identity.
+        distinct = if link.located { "DISTINCT " } else { "" },
         t_is_dirty = same("t", "dirty"),
         t_is_old = same("t", "old"),
         fresh_is_old = same("fresh", "old"),

@@ -151,8 +151,15 @@ pub(crate) const SAME_COPY: &str =
 
 /// Without a key, the n-th copy of a row in the table stands for the n-th copy in the result.
 fn copies(ctes: &[String], target: &Target<'_>, among: Option<(&str, &str)>) -> Merge {
-    let Target { table, columns, .. } = target;
+    let Target { table, columns, report, .. } = target;
     let same = SAME_COPY;
+    // Whoever reads them knows a row by the hash of all that it has.
+    let whole_row = |prefix: &str| if *report { locator(prefix, columns) } else { "1".to_owned() };
+    let reported = |parts: &[&str]| {
+        let selects: Vec<String> = parts.iter().map(|part| format!("SELECT \"lockstep:row\" FROM {part}")).collect();
+        let array = || format!("ARRAY(SELECT \"lockstep:row\"::text FROM ({}) AS written) AS k1", selects.join(" UNION ALL "));
+        if *report { vec![array()] } else { Vec::new() }
+    };
     let among = among.map(|(item, condition)| format!(" JOIN {item} ON {condition}")).unwrap_or_default();
     let have = format!(
         "have AS MATERIALIZED (\n  SELECT t.ctid AS \"lockstep:row\", {} FROM {table} AS t{among}\n)",
@@ -167,12 +174,14 @@ fn copies(ctes: &[String], target: &Target<'_>, among: Option<(&str, &str)>) -> 
         numbered("fresh.", columns)
     );
     let gone = format!(
-        "gone AS (\n  DELETE FROM {table} AS t USING have\n  WHERE t.ctid = have.\"lockstep:row\" AND NOT EXISTS (SELECT FROM want WHERE {same})\n  RETURNING 1\n)"
+        "gone AS (\n  DELETE FROM {table} AS t USING have\n  WHERE t.ctid = have.\"lockstep:row\" AND NOT EXISTS (SELECT FROM want WHERE {same})\n  RETURNING {} AS \"lockstep:row\"\n)",
+        whole_row("t.")
     );
     let added = format!(
-        "added AS (\n  INSERT INTO {table} ({})\n  SELECT {} FROM want WHERE NOT EXISTS (SELECT FROM have WHERE {same})\n  RETURNING 1\n)",
+        "added AS (\n  INSERT INTO {table} AS t ({})\n  SELECT {} FROM want WHERE NOT EXISTS (SELECT FROM have WHERE {same})\n  RETURNING {} AS \"lockstep:row\"\n)",
         quote::list(columns),
-        quote::prefixed_list("want.", &positions)
+        quote::prefixed_list("want.", &positions),
+        whole_row("t.")
     );
     let zero = || "0::bigint".to_owned();
     Merge {
@@ -180,11 +189,11 @@ fn copies(ctes: &[String], target: &Target<'_>, among: Option<(&str, &str)>) -> 
             ctes,
             &[have.clone(), want.clone(), gone.clone(), added.clone()],
             [count("added"), zero(), count("gone"), zero()],
-            &[],
+            &reported(&["gone", "added"]),
         ),
         delete_first: [
-            statement(ctes, &[have.clone(), want.clone(), gone], [zero(), zero(), count("gone"), zero()], &[]),
-            statement(ctes, &[have, want, added], [count("added"), zero(), zero(), zero()], &[]),
+            statement(ctes, &[have.clone(), want.clone(), gone], [zero(), zero(), count("gone"), zero()], &reported(&["gone"])),
+            statement(ctes, &[have, want, added], [count("added"), zero(), zero(), zero()], &reported(&["added"])),
         ],
     }
 }

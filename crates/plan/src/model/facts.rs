@@ -96,6 +96,8 @@ pub struct Relation {
     /// The columns of which the identity is the hash, where it is one: those of a group, which may be NULL. Then the identity has one
     /// column, [`LOCATOR`], which the table does not have.
     pub located_by: Vec<String>,
+    /// Whether it never has more than one row: a block of one value.
+    pub single_row: bool,
     /// The oids of its inheritance children, theirs included; they are relations of the query as well.
     pub children: Vec<u32>,
     /// The leading columns (or expressions) of its usable indexes.

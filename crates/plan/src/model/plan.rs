@@ -187,7 +187,10 @@ impl Plan {
     /// Whether a change of any relation costs what the affected rows cost.
     pub fn is_incremental(&self) -> bool {
         !matches!(self.maintenance, Maintenance::Whole(_))
-            && !self.branches().iter().flat_map(|branch| &branch.roles).any(|role| role.role == Role::Whole)
+            && !self.branches().iter().flat_map(|branch| &branch.roles).any(|role| {
+                // Another value of a single row may change every row.
+                role.role == Role::Whole && !self.relations.get(role.relation).is_some_and(|relation| relation.single_row)
+            })
     }
 
     /// The branches of an incremental projection.
@@ -239,7 +242,8 @@ impl Plan {
             .collect()
     }
 
-    fn branches_mut(&mut self) -> &mut [Branch] {
+    /// The same, to be changed.
+    pub fn branches_mut(&mut self) -> &mut [Branch] {
         match &mut self.maintenance {
             Maintenance::Row(branch) => std::slice::from_mut(branch),
             Maintenance::Grouped(plan) => &mut plan.branches,

@@ -23,8 +23,9 @@ impl RowKey {
     pub fn identity_columns(&self) -> usize {
         match self {
             Self::Primary(columns) => columns.len(),
-            Self::Located(_) => 1,
-            Self::SingleRow | Self::Copies { .. } => 0,
+            // The hash of those columns; of the whole row.
+            Self::Located(_) | Self::Copies { .. } => 1,
+            Self::SingleRow => 0,
         }
     }
 

@@ -43,6 +43,8 @@ pub struct LinkTrace {
     pub(crate) table: String,
     /// How many of the expressions are the identity.
     pub(crate) key_columns: usize,
+    /// Whether the identity is a hash, which equal rows have in common.
+    pub(crate) located: bool,
     pub(crate) key_types: Vec<String>,
     /// The identity columns and the values, as expressions over the relation.
     pub(crate) expressions: Vec<String>,

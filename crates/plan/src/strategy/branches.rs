@@ -35,10 +35,10 @@ impl Part {
         let outputs = printed_outputs(&resolved)?;
         let key_outputs = |root: usize| key_outputs(root, &resolved, &query.relations, &outputs).unwrap_or_default();
         let paths = paths::find(&resolved, &query.relations, &|root| !key_outputs(root).is_empty())?;
-        // A table that is joined without any tie makes everything depend on everything.
-        if let Some((index, reason)) =
-            paths.unreached.iter().find(|(index, _)| resolved.occurrences[*index].place != Place::Subquery)
-        {
+        // A table that is joined without any tie makes everything depend on everything. So does a single row, by its value alone.
+        let is_single = |index: usize| resolved.table(index).is_some_and(|found| query.relations[found].single_row);
+        let untied = |(index, _): &&(usize, String)| resolved.occurrences[*index].place != Place::Subquery && !is_single(*index);
+        if let Some((index, reason)) = paths.unreached.iter().find(untied) {
             return Err(Obstacle::at(reason.clone(), resolved.occurrences[*index].location));
         }
         // What cannot be traced must not change with what can, or nothing is gained.
@@ -55,7 +55,7 @@ impl Part {
             root.kind == RelationKind::InheritanceParent || !root.located_by.is_empty()
         });
         let returns_set = syntax::returns_set(&resolved.select, &query.functions)?;
-        let fans_out = family || returns_set || paths.fans_out(&resolved);
+        let fans_out = family || returns_set || paths.fans_out(&resolved, &query.relations);
         let key_outputs = key_outputs(paths.root);
         Ok(Self { resolved, paths, key_outputs, fans_out })
     }

@@ -33,21 +33,14 @@ pub fn decompose(query: &Query) -> Option<Decomposition> {
     with_large_stack(|| take_apart(query).ok()).ok().flatten()
 }
 
-fn take_apart(query: &Query) -> Outcome<Decomposition> {
+pub(super) fn take_apart(query: &Query) -> Outcome<Decomposition> {
     let mut select = syntax::parse_select(&query.sql)?;
     normalise::inline(&mut select, &query.views)?;
     let mut parts = Parts { query, inner: Vec::new() };
-    let named = |select: &mut SelectStmt| {
-        for (target, column) in select.target_list.iter_mut().zip(&query.columns) {
-            if let Some(NodeEnum::ResTarget(target)) = target.node.as_mut() {
-                target.name.clone_from(&column.name);
-            }
-        }
-    };
     if syntax::is_set_operation(&select) {
         parts.arms(&mut select)?;
     } else {
-        named(&mut select);
+        parts.name_outputs(&mut select);
         if is_more_than_aggregation(&select, &query.functions)? {
             select = parts.over_aggregation(select)?;
         } else {
@@ -80,15 +73,32 @@ fn is_more_than_aggregation(select: &SelectStmt, functions: &[Function]) -> Outc
         || !groups.iter().all(|group| outputs.contains(group)))
 }
 
-struct Parts<'a> {
-    query: &'a Query,
-    inner: Vec<(String, String)>,
+/// The inner queries that were found.
+pub(super) struct Parts<'a> {
+    pub(super) query: &'a Query,
+    pub(super) inner: Vec<(String, String)>,
 }
 
 impl Parts<'_> {
+    /// Gives a SELECT's columns the names of the result's.
+    pub(super) fn name_outputs(&self, select: &mut SelectStmt) {
+        for (target, column) in select.target_list.iter_mut().zip(&self.query.columns) {
+            if let Some(NodeEnum::ResTarget(target)) = target.node.as_mut() {
+                target.name.clone_from(&column.name);
+            }
+        }
+    }
+
+    /// The result's columns, read from an alias.
+    pub(super) fn outputs(&self, alias: &str) -> Vec<Node> {
+        self.query.columns.iter().map(|column| syntax::target("", column_reference(alias, &column.name))).collect()
+    }
+
     /// The stand-in's name for an inner query; equal queries are one.
-    fn add(&mut self, select: &SelectStmt) -> Outcome<String> {
-        let sql = print_select_pretty(select)?;
+    pub(super) fn add(&mut self, select: &SelectStmt) -> Outcome<String> {
+        let mut select = select.clone();
+        expose_groups(&mut select, &self.query.functions)?;
+        let sql = print_select_pretty(&select)?;
         if let Some((name, _)) = self.inner.iter().find(|(_, found)| *found == sql) {
             return Ok(name.clone());
         }
@@ -105,14 +115,9 @@ impl Parts<'_> {
             }
             return Ok(());
         }
-        for (target, column) in select.target_list.iter_mut().zip(&self.query.columns) {
-            if let Some(NodeEnum::ResTarget(target)) = target.node.as_mut() {
-                target.name.clone_from(&column.name);
-            }
-        }
+        self.name_outputs(select);
         let name = self.add(select)?;
-        let targets = self.query.columns.iter().map(|column| syntax::target("", column_reference("part", &column.name)));
-        *select = over(&name, "part", targets.collect());
+        *select = over(&name, "part", self.outputs("part"));
         Ok(())
     }
 
@@ -141,25 +146,26 @@ impl Parts<'_> {
                 }
                 Ok(())
             }
-            Some(NodeEnum::RangeSubselect(subselect)) if !subselect.lateral => {
-                let Some(NodeEnum::SelectStmt(select)) = subselect.subquery.as_mut().and_then(|node| node.node.as_mut()) else {
-                    return Ok(());
-                };
-                if !select.values_lists.is_empty() {
-                    return Ok(());
-                }
-                let Some(alias) = subselect.alias.clone() else { return Ok(()) };
-                name_columns(select, &alias);
-                let name = self.add(select)?;
-                *item = table(&name, &alias.aliasname);
-                Ok(())
-            }
+            Some(NodeEnum::RangeSubselect(subselect)) if !subselect.lateral => self.block(item),
             Some(_) | None => Ok(()),
         }
     }
 
+    /// A subquery in FROM becomes an inner projection.
+    pub(super) fn block(&mut self, item: &mut Node) -> Outcome<()> {
+        let Some(NodeEnum::RangeSubselect(subselect)) = item.node.as_mut() else { return Ok(()) };
+        let Some(NodeEnum::SelectStmt(select)) = subselect.subquery.as_mut().and_then(|node| node.node.as_mut()) else {
+            return Ok(());
+        };
+        let (true, Some(alias)) = (select.values_lists.is_empty(), subselect.alias.clone()) else { return Ok(()) };
+        name_columns(select, &alias);
+        let name = self.add(select)?;
+        *item = table(&name, &alias.aliasname);
+        Ok(())
+    }
+
     /// `SELECT f(g, agg(a)) … GROUP BY g` becomes `SELECT f(c.g1, c.a1) FROM (SELECT g AS g1, agg(a) AS a1 … GROUP BY g) c`.
-    fn over_aggregation(&mut self, select: SelectStmt) -> Outcome<SelectStmt> {
+    pub(super) fn over_aggregation(&mut self, select: SelectStmt) -> Outcome<SelectStmt> {
         let mut outer = SelectStmt {
             target_list: select.target_list.clone(),
             distinct_clause: select.distinct_clause.clone(),
@@ -247,6 +253,47 @@ impl Columns<'_> {
     }
 }
 
+/// What a SELECT makes groups or partitions by, of which its rows are found.
+pub(super) fn groups(select: &SelectStmt, functions: &[Function]) -> Outcome<Vec<Node>> {
+    if syntax::is_set_operation(select) {
+        return Ok(Vec::new());
+    }
+    let on: Vec<Node> = select.distinct_clause.iter().filter(|node| node.node.is_some()).cloned().collect();
+    let plain = |groups: &[Node]| !groups.iter().any(|group| matches!(&group.node, Some(NodeEnum::GroupingSet(_))));
+    match (syntax::is_aggregate(select, functions)?, syntax::has_window(select)?) {
+        (true, false) if plain(&select.group_clause) => Ok(select.group_clause.clone()),
+        (false, true) => syntax::common_partition(select),
+        (false, false) => Ok(on),
+        (true, _) => Ok(Vec::new()),
+    }
+}
+
+/// Those of them that are not among the columns.
+pub(super) fn hidden_groups(select: &SelectStmt, functions: &[Function]) -> Outcome<Vec<Node>> {
+    let outputs: Vec<String> =
+        select.target_list.iter().filter_map(syntax::target_expression).map(print_expression).collect::<Result<_, _>>()?;
+    let mut hidden = Vec::new();
+    for group in groups(select, functions)? {
+        if !outputs.contains(&print_expression(&group)?) {
+            hidden.push(group);
+        }
+    }
+    Ok(hidden)
+}
+
+/// Adds them as columns of a hidden table: the rows are the same.
+fn expose_groups(select: &mut SelectStmt, functions: &[Function]) -> Outcome<()> {
+    let plain_distinct = !select.distinct_clause.is_empty() && select.distinct_clause.iter().all(|node| node.node.is_none());
+    if plain_distinct {
+        return Ok(());
+    }
+    // One window over all rows makes all of it one group.
+    let hidden = hidden_groups(select, functions).unwrap_or_default();
+    let targets = hidden.into_iter().enumerate();
+    select.target_list.extend(targets.map(|(n, group)| syntax::target(&format!("lockstep_g{}", n + 1), group)));
+    Ok(())
+}
+
 /// Gives a subquery's columns the names that its alias gives them.
 fn name_columns(select: &mut SelectStmt, alias: &Alias) {
     let mut first = select;
@@ -273,7 +320,7 @@ fn table(projection: &str, alias: &str) -> Node {
     }))
 }
 
-fn over(projection: &str, alias: &str, target_list: Vec<Node>) -> SelectStmt {
+pub(super) fn over(projection: &str, alias: &str, target_list: Vec<Node>) -> SelectStmt {
     SelectStmt {
         target_list,
         from_clause: vec![table(projection, alias)],

@@ -4,6 +4,7 @@ mod accumulators;
 mod aggregation;
 mod branches;
 pub mod chains;
+mod composition;
 mod decision;
 mod decomposition;
 mod distinct;
@@ -13,5 +14,6 @@ mod traces;
 mod windows;
 
 pub use accumulators::accumulate;
+pub use composition::compositions;
 pub use decision::{at_time, plan, plan_whole};
 pub use decomposition::{Decomposition, decompose};

@@ -247,10 +247,12 @@ impl Paths {
     }
 
     /// Whether one root row can make more than one row (before aggregation).
-    pub(crate) fn fans_out(&self, resolved: &Resolved) -> bool {
+    pub(crate) fn fans_out(&self, resolved: &Resolved, relations: &[Relation]) -> bool {
+        let is_single = |index: usize| resolved.table(index).is_some_and(|found| relations[found].single_row);
         let reached_by_key = |index: usize| self.hop(index).is_some_and(|hop| hop.kind == HopKind::Lookup);
         let by_table = resolved.occurrences.iter().enumerate().any(|(index, occurrence)| {
-            occurrence.place == Place::Row && !occurrence.inert && index != self.root && !reached_by_key(index)
+            let many = !reached_by_key(index) && !is_single(index);
+            occurrence.place == Place::Row && !occurrence.inert && index != self.root && many
         });
         by_table
             || resolved.derived.iter().enumerate().any(|(index, derived)| match &derived.rows {

@@ -97,6 +97,7 @@ impl Tracer<'_> {
             alias,
             table: quote::qualified(&relation.schema, &relation.name),
             key_columns: identity.len(),
+            located: !relation.located_by.is_empty(),
             key_types,
             expressions,
             filter: filters.iter().filter_map(|filter| print_expression(filter).ok()).collect(),

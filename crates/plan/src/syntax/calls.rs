@@ -127,6 +127,34 @@ fn referenced(value: &serde_json::Value, found: &mut std::collections::BTreeSet<
     }
 }
 
+/// Whether a subquery refers to nothing around it. References to what is around are printed qualified.
+pub(crate) fn is_self_contained(select: &SelectStmt) -> Outcome<bool> {
+    let tree = serde_json::to_value(select).map_err(|error| error.to_string())?;
+    let (mut names, mut used) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
+    aliases(&tree, &mut names);
+    qualified(&tree, &mut used);
+    Ok(used.is_subset(&names))
+}
+
+/// The aliases of the qualified references in a serialised tree.
+fn qualified(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, field) in fields {
+                if name == "ColumnRef"
+                    && field.pointer("/fields/1").is_some()
+                    && let Some(serde_json::Value::String(alias)) = field.pointer("/fields/0/node/String/sval")
+                {
+                    found.insert(alias.clone());
+                }
+                qualified(field, found);
+            }
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| qualified(item, found)),
+        _ => {}
+    }
+}
+
 /// Whether the select list calls a function that returns a set.
 pub(crate) fn returns_set(select: &SelectStmt, functions: &[Function]) -> Outcome<bool> {
     for target in &select.target_list {

@@ -1,0 +1,243 @@
+//! Blocks: what in a query cannot be seen through becomes a projection of its own, hidden, and the rest is planned over its table, as over
+//! any other.
+//!
+//! The rule: `Q = O(B…, T…)` for blocks B and tables T. A block's table is a relation whose identity is its row key, or the hash of the whole
+//! row; the keys that a batch wrote to it are its dirty keys. So Q is incremental where O is, over that mixture, and every B is. A block of
+//! one value ties nothing: when the value changes, all of O is dirty, and when it does not, nothing is.
+
+use pg_query::NodeEnum;
+use pg_query::protobuf::{Node, SelectStmt, SubLinkType};
+
+use super::decomposition::{Decomposition, Parts, hidden_groups, over, take_apart};
+use crate::model::contributions::{CONTRIBUTION_ALIAS, argument_column};
+use crate::model::facts::{Function, Query};
+use crate::model::obstacle::{Obstacle, Outcome};
+use crate::normalise;
+use crate::syntax::{
+    self, children, clauses, column_reference, for_each_subquery, for_each_table, is_self_contained, print_select_pretty,
+    with_large_stack, wrap,
+};
+
+/// What is made a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// Windows alone: whatever else is in FROM is seen through, or restricted to what it is tied to.
+    Windows,
+    /// All that cannot be seen through, and single values.
+    Opaque,
+    /// Tables beside them, too: in two databases blocks cannot be joined with tables.
+    Everything,
+}
+
+/// Ways to take a query apart so that the outer query may be incremental, the one with the least state first. With `two_databases` the
+/// outer query reads blocks alone.
+pub fn compositions(query: &Query, two_databases: bool) -> Vec<Decomposition> {
+    let extents: &[Extent] = if two_databases { &[Extent::Everything] } else { &[Extent::Windows, Extent::Opaque] };
+    let mut found: Vec<Decomposition> = Vec::new();
+    for extent in extents {
+        let composed = with_large_stack(|| compose(query, *extent).ok()).ok().flatten();
+        found.extend(composed.filter(|new| !found.contains(new)));
+    }
+    // Blocks for all that is in FROM, at whatever cost.
+    let apart = with_large_stack(|| take_apart(query).ok()).ok().flatten();
+    found.extend(apart.filter(|new| !found.contains(new)));
+    found
+}
+
+fn compose(query: &Query, extent: Extent) -> Outcome<Decomposition> {
+    let mut select = syntax::parse_select(&query.sql)?;
+    normalise::inline(&mut select, &query.views)?;
+    let mut blocks = Blocks { parts: Parts { query, inner: Vec::new() }, extent };
+    if syntax::is_set_operation(&select) {
+        blocks.arms(&mut select)?;
+    } else {
+        blocks.parts.name_outputs(&mut select);
+        blocks.of_select(&mut select)?;
+    }
+    if extent == Extent::Everything {
+        blocks.tables(&mut select)?;
+    }
+    if blocks.parts.inner.is_empty() {
+        return Err(Obstacle::new("there is nothing to make a block of"));
+    }
+    Ok(Decomposition { inner: blocks.parts.inner, outer: print_select_pretty(&select)? })
+}
+
+struct Blocks<'a> {
+    parts: Parts<'a>,
+    extent: Extent,
+}
+
+impl Blocks<'_> {
+    fn functions(&self) -> &[Function] {
+        &self.parts.query.functions
+    }
+
+    /// Arms that do more than filter and join become blocks.
+    fn arms(&mut self, select: &mut SelectStmt) -> Outcome<()> {
+        if syntax::is_set_operation(select) {
+            for side in [&mut select.larg, &mut select.rarg].into_iter().flatten() {
+                self.arms(side)?;
+            }
+            return Ok(());
+        }
+        self.parts.name_outputs(select);
+        if is_opaque(select, self.functions())? || select.limit_count.is_some() {
+            let name = self.parts.add(select)?;
+            *select = over(&name, "part", self.parts.outputs("part"));
+            return Ok(());
+        }
+        self.subqueries(select)
+    }
+
+    fn of_select(&mut self, select: &mut SelectStmt) -> Outcome<()> {
+        let windows = syntax::has_window(select)?;
+        let aggregates = syntax::is_aggregate(select, self.functions())?;
+        let hides_groups = !hidden_groups(select, self.functions()).unwrap_or_default().is_empty();
+        if aggregates && (windows || hides_groups || !select.distinct_clause.is_empty()) {
+            let whole = std::mem::take(select);
+            *select = self.parts.over_aggregation(whole)?;
+            return Ok(());
+        }
+        if windows && !select.distinct_clause.is_empty() {
+            return self.distinct_over_windows(select);
+        }
+        if hides_groups {
+            let name = self.parts.add(select)?;
+            *select = over(&name, "part", self.parts.outputs("part"));
+            return Ok(());
+        }
+        self.subqueries(select)
+    }
+
+    /// `SELECT DISTINCT w … ` becomes `SELECT DISTINCT part.w FROM (SELECT w …) part`.
+    fn distinct_over_windows(&mut self, select: &mut SelectStmt) -> Outcome<()> {
+        if select.distinct_clause.iter().any(|node| node.node.is_some()) {
+            return Err(Obstacle::new("it has DISTINCT ON over window functions"));
+        }
+        let distinct = std::mem::take(&mut select.distinct_clause);
+        select.sort_clause.clear();
+        let name = self.parts.add(select)?;
+        *select = over(&name, "part", self.parts.outputs("part"));
+        select.distinct_clause = distinct;
+        Ok(())
+    }
+
+    /// Subqueries in FROM and in expressions, at this level and in what is seen through.
+    fn subqueries(&mut self, select: &mut SelectStmt) -> Outcome<()> {
+        for item in &mut select.from_clause {
+            self.item(item)?;
+        }
+        let mut failed = None;
+        for clause in clauses(select) {
+            if self.extent != Extent::Windows {
+                self.values(clause)?;
+            }
+            for_each_subquery(clause, &mut |inner| {
+                if failed.is_none() && !syntax::is_set_operation(inner) {
+                    failed = self.subqueries(inner).err();
+                }
+                Ok(())
+            })?;
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn item(&mut self, item: &mut Node) -> Outcome<()> {
+        match item.node.as_mut() {
+            Some(NodeEnum::JoinExpr(join)) => {
+                for side in [&mut join.larg, &mut join.rarg].into_iter().flatten() {
+                    self.item(side)?;
+                }
+                Ok(())
+            }
+            Some(NodeEnum::RangeSubselect(subselect)) => {
+                let Some(NodeEnum::SelectStmt(inner)) = subselect.subquery.as_mut().and_then(|node| node.node.as_mut()) else {
+                    return Ok(());
+                };
+                if !inner.values_lists.is_empty() {
+                    return Ok(());
+                }
+                let wanted = match self.extent {
+                    Extent::Windows => !syntax::is_set_operation(inner) && syntax::has_window(inner)?,
+                    Extent::Opaque | Extent::Everything => is_opaque(inner, &self.parts.query.functions)?,
+                };
+                if wanted && !subselect.lateral {
+                    return self.parts.block(item);
+                }
+                if syntax::is_set_operation(inner) { Ok(()) } else { self.subqueries(inner) }
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Single values that do not depend on the rows around them: `(SELECT avg(x) FROM t)`.
+    fn values(&mut self, node: &mut Node) -> Outcome<()> {
+        if let Some(NodeEnum::SubLink(link)) = node.node.as_mut()
+            && link.sub_link_type() == SubLinkType::ExprSublink
+            && let Some(NodeEnum::SelectStmt(inner)) = link.subselect.as_mut().and_then(|node| node.node.as_mut())
+            && !syntax::is_set_operation(inner)
+            && inner.group_clause.is_empty()
+            && inner.limit_count.is_none()
+            && inner.target_list.len() == 1
+            && syntax::is_aggregate(inner, &self.parts.query.functions)?
+            && is_self_contained(inner)?
+        {
+            let column = argument_column(0);
+            if let Some(NodeEnum::ResTarget(target)) = inner.target_list.first_mut().and_then(|target| target.node.as_mut()) {
+                target.name.clone_from(&column);
+            }
+            let name = self.parts.add(inner)?;
+            let value = syntax::target("", column_reference(CONTRIBUTION_ALIAS, &column));
+            **inner = over(&name, CONTRIBUTION_ALIAS, vec![value]);
+            return Ok(());
+        }
+        children(node)?.into_iter().try_for_each(|child| self.values(child))
+    }
+
+    /// Tables that are left become blocks of their rows.
+    fn tables(&mut self, select: &mut SelectStmt) -> Outcome<()> {
+        let relations = self.parts.query.relations.clone();
+        let mut names = Vec::new();
+        for_each_table(select, &mut |table| {
+            if table.schemaname.is_empty() {
+                return Ok(());
+            }
+            let found = relations.iter().find(|relation| relation.schema == table.schemaname && relation.name == table.relname);
+            let relation = found.ok_or_else(|| format!("{}.{} is not known", table.schemaname, table.relname))?;
+            names.push((table.schemaname.clone(), table.relname.clone(), relation.columns.clone()));
+            Ok(())
+        })?;
+        for (schema, name, columns) in names {
+            let mut rows = over("", "", Vec::new());
+            rows.from_clause = vec![wrap(NodeEnum::RangeVar(pg_query::protobuf::RangeVar {
+                schemaname: schema.clone(),
+                relname: name.clone(),
+                inh: true,
+                relpersistence: "p".to_owned(),
+                ..pg_query::protobuf::RangeVar::default()
+            }))];
+            rows.target_list = columns.iter().map(|column| syntax::target("", column_reference(&name, &column.name))).collect();
+            let block = super::chains::stand_in(&self.parts.add(&rows)?);
+            for_each_table(select, &mut |table| {
+                if table.schemaname == schema && table.relname == name {
+                    table.schemaname.clear();
+                    table
+                        .alias
+                        .get_or_insert_with(|| pg_query::protobuf::Alias { aliasname: name.clone(), colnames: Vec::new() });
+                    table.relname.clone_from(&block);
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a row of a SELECT is more than one combination of its tables' rows.
+fn is_opaque(select: &SelectStmt, functions: &[Function]) -> Outcome<bool> {
+    Ok(syntax::is_set_operation(select)
+        || syntax::is_aggregate(select, functions)?
+        || syntax::has_window(select)?
+        || !select.distinct_clause.is_empty())
+}

@@ -1,0 +1,27 @@
+//! What cannot be seen through, and what reads it.
+
+use super::construct::Construct;
+use super::construct::How::{Incremental, Inner};
+
+/// Windows, groups and single values that something else is made of.
+pub(super) const BLOCKS: &[Construct] = &[
+    ("top_two", Incremental, "SELECT s.customer_id, s.id, s.amount FROM (SELECT o.customer_id, o.id, o.amount, row_number() OVER (PARTITION BY o.customer_id ORDER BY o.amount DESC NULLS LAST, o.id) AS place FROM shop.orders o) s
+        WHERE s.place <= 2", ""),
+    ("latest_of_customer", Incremental, "SELECT c.id, c.\"fullName\" AS name, l.id AS order_id, l.placed, r.name AS region FROM shop.customer c LEFT JOIN (SELECT o.customer_id, o.id, o.placed, row_number() OVER (PARTITION BY o.customer_id ORDER BY o.placed DESC, o.id DESC) AS place FROM shop.orders o) l
+        ON l.customer_id = c.id AND l.place = 1 LEFT JOIN shop.region r ON r.code = c.region_code", ""),
+    ("top_counted", Incremental, "SELECT s.status, count(*) AS n, sum(s.amount) AS total FROM (SELECT o.status, o.amount, rank() OVER (PARTITION BY o.customer_id ORDER BY o.amount) AS place FROM shop.orders o) s WHERE s.place <= 2 GROUP BY s.status", ""),
+    ("gaps", Incremental, "SELECT s.customer_id, max(s.gap) AS widest, count(s.gap) AS n FROM (SELECT o.customer_id, o.placed - lag(o.placed) OVER (PARTITION BY o.customer_id ORDER BY o.placed, o.id) AS gap FROM shop.orders o) s GROUP BY s.customer_id", ""),
+    ("share_of_group", Incremental, "SELECT o.customer_id, o.status, sum(o.amount) AS total, round(sum(o.amount) / nullif(sum(sum(o.amount)) OVER (PARTITION BY o.customer_id), 0), 3) AS share FROM shop.orders o GROUP BY o.customer_id, o.status", ""),
+    ("best_group", Incremental, "SELECT s.customer_id, s.status, s.n FROM (SELECT o.customer_id, o.status, count(*) AS n, row_number() OVER (PARTITION BY o.customer_id ORDER BY count(*) DESC, o.status) AS place FROM shop.orders o GROUP BY o.customer_id, o.status) s WHERE s.place = 1", ""),
+    ("distinct_windows", Incremental, "SELECT DISTINCT o.customer_id, count(*) OVER (PARTITION BY o.customer_id) AS n, max(o.amount) OVER (PARTITION BY o.customer_id) AS most FROM shop.orders o", ""),
+    ("distinct_groups", Incremental, "SELECT DISTINCT o.status, count(*) AS n FROM shop.orders o GROUP BY o.status, o.customer_id", ""),
+    ("arms_that_group", Incremental, "SELECT o.status AS label, count(*) AS n FROM shop.orders o GROUP BY o.status UNION ALL SELECT p.method, count(*) FROM shop.payment p GROUP BY p.method UNION ALL SELECT r.name, NULL FROM shop.region r", ""),
+    ("windows_of_windows", Incremental, "SELECT t.customer_id, t.id, t.place, count(*) OVER (PARTITION BY t.customer_id, t.place % 2) AS n FROM (SELECT o.customer_id, o.id, row_number() OVER (PARTITION BY o.customer_id ORDER BY o.id) AS place FROM shop.orders o) t", ""),
+    ("among_the_best", Incremental, "SELECT c.id, EXISTS (SELECT 1 FROM (SELECT o.customer_id, o.amount, row_number() OVER (PARTITION BY o.customer_id ORDER BY o.amount DESC NULLS LAST, o.id) AS place FROM shop.orders o) s WHERE s.customer_id = c.id AND s.place = 1 AND s.amount > 50) AS big FROM shop.customer c", ""),
+    ("equal_rows", Incremental, "SELECT s.status, s.n, c.tier FROM (SELECT o.status, o.customer_id, count(*) OVER (PARTITION BY o.status, o.customer_id) AS n FROM shop.orders o) s JOIN shop.customer c ON c.id = s.customer_id", ""),
+    ("above_average", Incremental, "SELECT o.id, o.amount FROM shop.orders o WHERE o.amount > (SELECT avg(p.amount) FROM shop.orders p) AND o.placed >= (SELECT min(q.placed) FROM shop.orders q)", ""),
+    ("with_totals", Incremental, "SELECT o.id, o.amount, t.n, t.first FROM shop.orders o CROSS JOIN (SELECT count(DISTINCT p.status) AS n, min(p.placed) AS first FROM shop.orders p) t", ""),
+    ("groups_joined", Incremental, "SELECT c.id, a.n, b.total FROM shop.customer c LEFT JOIN (SELECT o.customer_id, count(*) AS n FROM shop.orders o GROUP BY o.customer_id) a ON a.customer_id = c.id
+        LEFT JOIN (SELECT o.customer_id, sum(l.quantity) AS total, row_number() OVER (PARTITION BY o.customer_id ORDER BY sum(l.quantity)) AS place FROM shop.orders o JOIN shop.line l ON l.order_id = o.id GROUP BY o.customer_id, o.status) b ON b.customer_id = c.id AND b.place = 1", ""),
+    ("over_all_rows", Inner, "SELECT s.status, s.n FROM (SELECT o.status, count(*) AS n, rank() OVER (ORDER BY count(*) DESC) AS place FROM shop.orders o GROUP BY o.status) s WHERE s.place <= 3", ""),
+];
