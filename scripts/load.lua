@@ -1,4 +1,4 @@
--- The migration plan's two kinds of requests, half each, for wrk:
+-- Two kinds of requests, half each, for wrk:
 --   wrk -t2 -c50 -d30s --latency -s scripts/load.lua http://127.0.0.1:8080
 local paths = { "/api/products?page=1&limit=20", "/api/products?priceMin=50000&priceMax=150000&inStock=true" }
 -- The sample data's prices lie between 40 and 339: a range in which there is something.

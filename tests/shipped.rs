@@ -95,6 +95,31 @@ fn documents_name_what_exists() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Every metric that is told is described.
+#[test]
+fn every_metric_that_is_told_is_described() -> anyhow::Result<()> {
+    let described = std::fs::read_to_string(root().join("crates/serve/src/metrics.rs"))?;
+    let mut told = 0;
+    for entry in walkdir::WalkDir::new(root().join("crates")).into_iter() {
+        let path = entry?.into_path();
+        if path.extension().is_none_or(|extension| extension != "rs")
+            || path.components().any(|part| part.as_os_str() == "target")
+        {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path)?;
+        for kind in ["gauge!(", "counter!(", "histogram!("] {
+            for call in text.split(&format!("metrics::{kind}")).skip(1) {
+                let Some(name) = call.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next()) else { continue };
+                told += 1;
+                assert!(described.contains(&format!("\"{name}\"")), "{} tells {name}, which is not described", path.display());
+            }
+        }
+    }
+    assert!(told > 40, "only {told} were found");
+    Ok(())
+}
+
 /// Every metric that the README lists is described by the program, and the other way round.
 #[test]
 fn the_readme_lists_the_metrics() -> anyhow::Result<()> {

@@ -1,5 +1,5 @@
 -- What is on the shelf, for each product.
--- Seed: "Schema Optimization", composite indexes ("Show active stock for product X").
+-- After: composite indexes ("Show active stock for product X").
 SELECT
     p.id                                                    AS product_id,
     p.sku,

@@ -1,5 +1,5 @@
 -- Sales of the last two years by day and platform, for dashboards. Days leave by the clock.
--- Seed: "Schema Optimization", 2. Materialized Views (daily_sales_summary).
+-- After: Materialized Views (daily_sales_summary).
 SELECT
     o.sold_at::date      AS day,
     o.platform_id,

@@ -1,5 +1,5 @@
 -- The fact table of completed sales: order → stock → product, by day, brand, category and platform.
--- Seed: "SoleFlipper Database Optimization Plan", 8. Analytics Data Warehouse (fact_daily_sales).
+-- After: Analytics Data Warehouse (fact_daily_sales).
 SELECT
     o.sold_at::date                     AS sale_date,
     p.brand_id,

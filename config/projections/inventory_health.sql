@@ -1,5 +1,5 @@
 -- Stock that is not sold, by brand and category.
--- Seed: "SoleFlipper Database Optimization Plan", 8. Analytics Data Warehouse (inventory_health).
+-- After: Analytics Data Warehouse (inventory_health).
 -- The average shelf time looks at the clock, so this projection is recomputed as a whole, on changes and on a schedule.
 SELECT
     p.brand_id,

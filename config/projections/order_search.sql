@@ -1,5 +1,5 @@
 -- Orders with the hot fields of platform_specific_data as columns.
--- Seed: "SoleFlipper Database Optimization Plan", 3. Multi-Platform JSONB Optimization.
+-- After: Multi-Platform JSONB Optimization.
 SELECT
     o.id,
     o.inventory_item_id,

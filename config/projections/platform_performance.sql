@@ -1,5 +1,5 @@
 -- How each platform performs.
--- Seed: "Schema Optimization", composite indexes (platform-specific order filtering, recent sales by platform).
+-- After: composite indexes (platform-specific order filtering, recent sales by platform).
 SELECT
     m.id                                                        AS platform_id,
     m.name                                                      AS platform,

@@ -1,5 +1,5 @@
 -- Product search over custom_posts, where everything about a product lies in JSONB.
--- Seed: "Migration Plan: CustomPost + Materialized View Implementation" (mv_product_search).
+-- After: Migration Plan: CustomPost + Materialized View Implementation (mv_product_search).
 SELECT
     p.id,
     p.slug,

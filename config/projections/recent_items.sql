@@ -1,5 +1,5 @@
 -- Items of the last 30 days. They expire by the clock.
--- Seed: "Performance & Scalability Roadmap", Phase 1 (mv_recent_items).
+-- After: (mv_recent_items).
 SELECT id, status, category, created_at, location_point
 FROM items
 WHERE is_deleted = FALSE

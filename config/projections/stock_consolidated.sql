@@ -1,5 +1,5 @@
 -- One row for each stock item from the five tables that hold its parts.
--- Seed: "SoleFlipper Database Optimization Plan", 1. Schema Redundancy (consolidate_inventory.sql). The tables stay as they are.
+-- After: Schema Redundancy (consolidate_inventory.sql). The tables stay as they are.
 SELECT
     s.id,
     s.product_id,

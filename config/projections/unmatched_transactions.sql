@@ -1,5 +1,5 @@
 -- Transactions of the deprecated table that have no counterpart in sales."order": empty when the migration is complete.
--- Seed: "SoleFlipper Database Optimization Plan", 2. Dual Transaction Tables.
+-- After: Dual Transaction Tables.
 SELECT t.id, t.external_id, t.amount, t.booked_at
 FROM financial.transaction t
 WHERE NOT EXISTS (

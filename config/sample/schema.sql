@@ -96,7 +96,7 @@ CREATE TABLE sales.listing (
     platform_specific_data jsonb NOT NULL DEFAULT '{}'
 );
 
--- What the seed calls fragmented: four tables beside inventory.stock, one row each.
+-- Fragmented: four tables beside inventory.stock, one row each.
 CREATE TABLE inventory.stock_financial (
     stock_id       uuid PRIMARY KEY REFERENCES inventory.stock (id) ON DELETE CASCADE,
     purchase_price numeric(10,2),

@@ -259,12 +259,6 @@ impl DirtySet {
         self.pending = merged;
     }
 
-    /// Marks relations dirty without a transaction: repair, a lost slot.
-    pub fn mark_whole(&mut self, oids: impl IntoIterator<Item = u32>) {
-        let relations = oids.into_iter().map(|oid| (oid, DirtyKeys::Whole)).collect();
-        self.settled.absorb(relations, None, &[], 0, self.keys_max);
-    }
-
     /// Takes what a snapshot sees. The rest stays: it has committed, but the snapshot does not see it.
     pub fn take(&mut self, snapshot: &Snapshot) -> Batch {
         let mut waiting = VecDeque::new();
@@ -351,13 +345,6 @@ impl DirtySet {
     /// Whether there is anything to refresh, visible or not.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.settled.is_empty()
-    }
-
-    /// The number of dirty keys that wait.
-    pub fn waiting_keys(&self) -> usize {
-        let pending: usize =
-            self.pending.iter().flat_map(|transaction| transaction.relations.values()).map(DirtyKeys::count).sum();
-        pending + self.settled.keys()
     }
 
     /// Dirty keys that wait, by relation.

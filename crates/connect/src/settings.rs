@@ -196,18 +196,6 @@ impl Settings {
         self.endpoints() == other.endpoints() && self.database() == other.database()
     }
 
-    /// The same server and user, another database.
-    ///
-    /// # Panics
-    /// Never: what made these settings makes the others.
-    #[must_use]
-    pub fn with_database(&self, database: &str) -> Self {
-        let mut settings = self.clone();
-        Arc::make_mut(&mut settings.recipe).database = Some(database.to_owned());
-        let resolved = Resolved { database: database.to_owned(), ..(*self.resolved).clone() };
-        Self { resolved: Arc::new(resolved), ..settings }
-    }
-
     /// The same, of one host alone.
     pub(crate) fn narrowed_to(&self, host: &Host) -> Self {
         let mut settings = self.clone();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lockstep_config::Config;
 use lockstep_observe::{Health, Instance, Observed};
 use lockstep_preflight::{self as preflight, Depth};
-use lockstep_serve::{api, operators, start_metrics};
+use lockstep_serve::{admin, api, start_metrics};
 use lockstep_supervise::{Given, Hooks, Reading, may_set_aside, supervise};
 use tokio::sync::watch as watched;
 
@@ -69,7 +69,7 @@ pub async fn run_until(
     let health = Health::default();
     let observed = Arc::new(Observed::default());
     observed.becomes(Instance::Starting, None);
-    let page = operators::serve(config, metrics, health.clone(), Some(observed.clone())).await?;
+    let page = admin::serve(config, metrics, health.clone(), Some(observed.clone())).await?;
     let _observing = Aborted(tokio::spawn({
         let observed = observed.clone();
         async move { observed.run().await }

@@ -1,7 +1,8 @@
 //! What a projector is and how it fares, for whoever looks: the page, probes, metrics, `lockstep status`.
 //!
 //! ```text
-//!   supervise ──tells──► Observed, Health ──asked by──► serve (page, /readyz), the log, lockstep.installation
+//!   supervise ──tells──► Observed, Health ──asked by──► serve: the page, /readyz
+//!                                 └──write──► the log, gauges, lockstep.installation (for `lockstep status`)
 //! ```
 
 mod health;

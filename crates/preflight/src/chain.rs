@@ -11,8 +11,8 @@ use lockstep_plan::facts::{Column, Identity, LOCATOR, Query, Relation, RelationK
 use lockstep_plan::{Decomposition, GroupForm, Maintenance, Plan, compositions, decompose, quote};
 use lockstep_refresh::analysis::{self, Analysed, AnalysisError, Definition, StandIn};
 
-use crate::found::Planned;
 use crate::query_errors::{in_query, wrong_time_zone};
+use crate::report::Planned;
 
 /// Where hidden state and inner projections are.
 const STATE_SCHEMA: &str = "lockstep";
@@ -422,8 +422,7 @@ pub(crate) fn mark_read(planned: &mut [Planned]) {
     let read: Vec<String> = planned.iter().flat_map(|planned| planned.reads.clone()).collect();
     for planned in planned {
         let keyed = match planned.plan.key {
-            RowKey::Primary(_) => true,
-            RowKey::Located(_) => true,
+            RowKey::Primary(_) | RowKey::Located(_) => true,
             RowKey::Copies { .. } => planned.part_of.is_some() && !whole_row(&planned.plan).is_empty(),
             RowKey::SingleRow => false,
         };

@@ -2,7 +2,7 @@
 
 use lockstep_connect::{SQL_ASCII, Session, is_about_encoding};
 
-use crate::found::Preflight;
+use crate::report::Preflight;
 
 /// Tells of them; `target` is the source's session where both are one database.
 ///

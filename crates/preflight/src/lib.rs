@@ -2,48 +2,49 @@
 //! `lockstep run` insists on it.
 //!
 //! ```text
-//!   configuration ──servers.rs, settings.rs, limits.rs──► both servers ──queries.rs, chain.rs──► plans ──► [`Preflight`]: findings with
-//!                   standing/: whose the slot is                         privileges.rs, types.rs, slot.rs …      remedies, and what to set up
+//!   configuration ──► source.rs: can it be streamed from ──► queries.rs, chain.rs: plans ──► publication.rs, slot.rs, settings.rs …
+//!                 ──► target.rs: privileges, types, encodings, limits; ownership.rs, standing/: whose the slot is
+//!                 ──► [`Preflight`]: findings with remedies, and what to set up
 //! ```
 
+mod attribution;
 mod chain;
-mod concerned;
 mod encodings;
 mod finding;
-mod found;
+mod foreign_publications;
 mod limits;
-mod neighbours;
-pub mod offered;
+pub mod materialized_views;
+mod ownership;
+mod plan_view;
 mod privileges;
 mod publication;
 mod queries;
 mod query_errors;
 mod remedy;
-mod servers;
+mod report;
 mod settings;
-mod shown;
 mod slot;
+mod source;
 pub mod standby_names;
 pub mod standing;
 mod target;
 mod types;
 mod whole_rows;
-mod whose;
 
 use lockstep_config::Config;
 use lockstep_refresh::analysis::{Dependencies, meanings};
 
 pub use finding::{Finding, Severity, each_once};
-pub use found::{Depth, Planned, Preflight};
+pub use plan_view::{PlanView, RelationView, StateView, StatementView, plans, view};
 pub use privileges::{Missing, of_relations};
 pub use remedy::{By, Remedy, Side, Statement};
-pub use shown::{PlanView, RelationView, StateView, StatementView, plans, view};
+pub use report::{Depth, Planned, Preflight};
 pub use types::{NeededType, missing as missing_types, needed as needed_types};
 
 /// Looks at everything; changes nothing.
 pub async fn run(config: &Config, depth: Depth) -> Preflight {
     let mut preflight = Preflight { two_databases: config.target.is_some(), ..Preflight::default() };
-    let Some(source) = servers::source(config, depth, &mut preflight).await else { return preflight };
+    let Some(source) = source::source(config, depth, &mut preflight).await else { return preflight };
     // Types are found by temporary views; slot, publication and the mark of whose they are may have to be written, too.
     if !settings::writable("source", &source, &mut preflight).await {
         return preflight;
@@ -63,11 +64,11 @@ pub async fn run(config: &Config, depth: Depth) -> Preflight {
         return preflight;
     }
     settings::check(&source, &mut preflight).await;
-    servers::relations(&source, &mut preflight).await;
-    servers::identities(config, depth, &source, &mut preflight).await;
+    source::relations(&source, &mut preflight).await;
+    source::identities(config, depth, &source, &mut preflight).await;
     whole_rows::look(depth, &source, &mut preflight).await;
     publication::look(config, &source, &mut preflight).await;
-    servers::reading(config, &mut preflight).await;
+    source::reading(config, &mut preflight).await;
     let registered = target::look(config, &source, &mut preflight).await;
     if depth == Depth::Start {
         preflight.set_aside_what_cannot_be_followed(config);

@@ -4,8 +4,8 @@ use lockstep_config::{Config, DEFAULT_GROUP};
 use lockstep_connect::Session;
 use lockstep_plan::quote;
 
-use crate::found::Preflight;
 use crate::remedy::{By, Remedy, Side};
+use crate::report::Preflight;
 
 /// Sessions on the source beside those of groups and readers: the stream, two that look at it and its schema, progress, a set-up with
 /// its look at everything, a verification.

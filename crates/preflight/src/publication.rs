@@ -4,9 +4,9 @@ use lockstep_capture::{Coverage, Lack, coverage, publication_statements};
 use lockstep_config::Config;
 use lockstep_connect::Session;
 
-use crate::concerned::relation_subject;
-use crate::found::Preflight;
+use crate::attribution::relation_subject;
 use crate::remedy::{By, Remedy, Side};
+use crate::report::Preflight;
 
 pub(crate) async fn look(config: &Config, source: &Session, preflight: &mut Preflight) {
     let name = &config.publication;

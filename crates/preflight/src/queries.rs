@@ -6,8 +6,8 @@ use lockstep_plan::facts::RelationKind;
 use lockstep_plan::{Maintenance, Tie, check_indexes, unnamed_columns};
 use lockstep_refresh::analysis;
 
-use crate::found::{Depth, Planned, Preflight};
 use crate::remedy::Remedy;
+use crate::report::{Depth, Planned, Preflight};
 use crate::{chain, privileges};
 
 pub(crate) async fn plan_all(config: &Config, source: &Session, preflight: &mut Preflight) {

@@ -3,7 +3,7 @@
 use lockstep_connect::{Session, describe, read_only_by_default};
 use lockstep_plan::quote;
 
-use crate::found::Preflight;
+use crate::report::Preflight;
 
 /// Pinned settings that show in results and that a database may have otherwise; `TimeZone` is configured for each projection.
 const SHOWN: [&str; 8] = [

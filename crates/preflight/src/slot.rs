@@ -5,8 +5,8 @@ use lockstep_config::Config;
 use lockstep_connect::Session;
 use lockstep_plan::quote;
 
-use crate::found::{Depth, Preflight};
 use crate::remedy::{By, Remedy, Side};
+use crate::report::{Depth, Preflight};
 
 /// What the server keeps has to last for a restart at least.
 const KEEP_FOR_MIN: f64 = 60.0;

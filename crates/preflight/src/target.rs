@@ -4,10 +4,10 @@ use lockstep_config::Config;
 use lockstep_connect::Session;
 use lockstep_plan::quote;
 
-use crate::found::{Planned, Preflight};
 use crate::remedy::{By, Remedy, Side};
-use crate::servers::{MAJORS, open};
-use crate::{encodings, limits, neighbours, settings, slot, whose};
+use crate::report::{Planned, Preflight};
+use crate::source::{MAJORS, open};
+use crate::{encodings, foreign_publications, limits, ownership, settings, slot};
 
 /// Checks the target; returns the names of the projections registered there.
 pub(crate) async fn look(config: &Config, source: &Session, preflight: &mut Preflight) -> Vec<String> {
@@ -34,7 +34,7 @@ pub(crate) async fn look(config: &Config, source: &Session, preflight: &mut Pref
     match looked.await {
         Ok(registered) => {
             if preflight.passed() || preflight.only_queries_fail() {
-                whose::look(config, source, session, preflight).await;
+                ownership::look(config, source, session, preflight).await;
             }
             if let Err(error) = limits::connections(config, source, session, preflight).await {
                 preflight.error("target", lockstep_connect::describe(&error), "pg_roles and pg_database must be readable");
@@ -115,7 +115,7 @@ async fn target_facts(
     }
     let registered = strangers(session, preflight).await?;
     slot::foreign(config, session, preflight).await?;
-    neighbours::publications(config, session, preflight).await?;
+    foreign_publications::publications(config, session, preflight).await?;
     preflight.ok("target", format!("read models in schema {} of {}", config.schema, config.target_settings().summary()));
     Ok(registered)
 }

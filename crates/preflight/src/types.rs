@@ -8,8 +8,8 @@ use lockstep_plan::{indexes_for, quote};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
-use crate::found::{Planned, Preflight};
 use crate::remedy::{By, Remedy, Side};
+use crate::report::{Planned, Preflight};
 
 /// Who makes what the target lacks.
 const IN_TARGET: By = By::DatabaseOwner(Side::Target);
@@ -75,7 +75,7 @@ const NEEDED: &str = "WITH RECURSIVE needs (oid, depth) AS (
 /// The types that the read models and the hidden tables need, as the source has them.
 ///
 /// # Errors
-/// A statement failed.
+/// The catalogs of types and extensions cannot be read.
 pub async fn needed(source: &Client, planned: &[Planned]) -> Result<Vec<NeededType>, tokio_postgres::Error> {
     let names: BTreeSet<&str> = planned
         .iter()
@@ -102,7 +102,7 @@ pub async fn needed(source: &Client, planned: &[Planned]) -> Result<Vec<NeededTy
 /// Those that the target lacks.
 ///
 /// # Errors
-/// A statement failed.
+/// The catalogs of types and extensions cannot be read.
 pub async fn missing(target: &Client, needed: Vec<NeededType>) -> Result<Vec<NeededType>, tokio_postgres::Error> {
     let names: Vec<String> = needed.iter().map(|found| quote::qualified(&found.schema, &found.name)).collect();
     let row = target

@@ -6,9 +6,9 @@
 
 use lockstep_connect::Session;
 
-use crate::concerned::relation_subject;
-use crate::found::{Depth, Preflight};
+use crate::attribution::relation_subject;
 use crate::remedy::{By, Remedy};
+use crate::report::{Depth, Preflight};
 
 /// Tells of them, and notes the statements.
 pub(crate) async fn look(depth: Depth, source: &Session, preflight: &mut Preflight) {

@@ -3,13 +3,13 @@
 //! ```text
 //!   a client's request ──listener.rs──► api/mod.rs: router, time-out, metrics ──► api/products.rs, projections.rs, changes.rs: parameters
 //!        ──► lockstep_read: projection, view or tables answer ──► api/respond.rs: body and headers; api/problem.rs, if anything is wrong
-//!   an operator's      ──listener.rs──► operators.rs: /metrics, /healthz, /readyz; page/
+//!   an operator's      ──listener.rs──► admin.rs: /metrics, /healthz, /readyz; page/
 //! ```
 
+pub mod admin;
 pub mod api;
 mod listener;
 mod metrics;
-pub mod operators;
 mod page;
 mod refusal;
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use metrics::Unit;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_util::MetricKindMask;
 
@@ -11,7 +12,7 @@ const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.015, 0.025, 0.04, 0.06, 
 /// A gauge that nobody has set for so long is not shown.
 const GAUGES_FOR: Duration = Duration::from_secs(15);
 
-/// The migration plan's buckets, in milliseconds.
+/// Buckets of the product endpoints' own metrics, in milliseconds.
 const QUERY_MILLISECONDS: &[f64] = &[10.0, 25.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 2000.0];
 
 /// The same for refreshes of its view.
@@ -43,56 +44,75 @@ pub fn start_metrics() -> PrometheusHandle {
     handle
 }
 
+/// A metric's name, its unit, and what it means.
+type Described = (&'static str, Unit, &'static str);
+
+const GAUGES: &[Described] = &[
+    ("lockstep_staleness_seconds", Unit::Seconds, "How long ago the group's read models were last known to be current"),
+    ("lockstep_lag_bytes", Unit::Bytes, "WAL written after the position that the group contains"),
+    ("lockstep_slot_retained_bytes", Unit::Bytes, "WAL that the slot keeps the source from recycling"),
+    ("lockstep_slot_safe_bytes", Unit::Bytes, "WAL that may be written before the slot is in danger; -1 without a limit"),
+    ("lockstep_dirty_keys", Unit::Count, "Dirty keys that wait"),
+    ("lockstep_projection_state", Unit::Count, "1 for the projection's current state, 0 for the others"),
+    ("lockstep_projection_rows", Unit::Count, "Rows in the projection's table"),
+    ("lockstep_differing_rows", Unit::Count, "Rows that the last look found wrong and that are not repaired yet"),
+    ("lockstep_slot_active", Unit::Count, "1 while somebody streams from the slot"),
+    ("lockstep_feed_subscribers", Unit::Count, "Clients that follow the changes of a projection"),
+    ("product_search_mv_staleness_seconds", Unit::Seconds, "Seconds since last MV refresh"),
+    ("cache_hit_ratio", Unit::Count, "Share of answers that needed no rows from the database, lately"),
+    ("db_connection_usage", Unit::Count, "Share of the read API's sessions that are in use"),
+    ("lockstep_stalled", Unit::Count, "1 while nothing flows"),
+    ("lockstep_stands_aside", Unit::Count, "1 while the stream reports no position, because commits would wait for it"),
+    ("lockstep_quarantined_keys", Unit::Count, "Keys that fail and are set aside"),
+    ("lockstep_last_verification_timestamp_seconds", Unit::Seconds, "When the last verification ended"),
+    ("lockstep_mv_staleness_seconds", Unit::Seconds, "How long ago the last good refresh of a materialized view began"),
+    ("lockstep_mv_success_ratio", Unit::Count, "Share of good refreshes of a materialized view in a day"),
+    (
+        "lockstep_feed_notices_withheld",
+        Unit::Count,
+        "1 while listeners are not notified, because PostgreSQL's queue is half full",
+    ),
+];
+
+const COUNTERS: &[Described] = &[
+    ("lockstep_changes_total", Unit::Count, "Row changes received"),
+    ("lockstep_refresh_rows_total", Unit::Count, "Rows written, by operation"),
+    ("lockstep_batches_total", Unit::Count, "Batches committed"),
+    ("lockstep_errors_total", Unit::Count, "Errors, by class"),
+    ("lockstep_http_requests_total", Unit::Count, "Requests to the read API, by route and status"),
+    ("lockstep_reads_total", Unit::Count, "Answers of the read API, by the source that they come from"),
+    ("lockstep_read_fallbacks_total", Unit::Count, "Times another source had to be tried"),
+    ("lockstep_read_errors_total", Unit::Count, "Times a source could not answer, by reason"),
+    ("lockstep_feed_events_total", Unit::Count, "Changes told to clients"),
+    ("product_search_query_errors_total", Unit::Count, "Total number of product search query errors"),
+    ("product_search_fallback_total", Unit::Count, "Number of times a fallback was used"),
+    ("lockstep_gave_way_total", Unit::Count, "Times that something was let go because the application's DDL waited for it"),
+    ("lockstep_drift_rows_total", Unit::Count, "Rows found wrong although no change explains it, each once"),
+    ("lockstep_repaired_rows_total", Unit::Count, "Rows that repairs changed"),
+    ("lockstep_verifications_total", Unit::Count, "Verifications, by outcome"),
+    ("lockstep_verified_rows_total", Unit::Count, "Rows that verifications compared"),
+    ("lockstep_mv_refresh_total", Unit::Count, "Refreshes of materialized views, by outcome"),
+    ("lockstep_warm_requests_total", Unit::Count, "Requests that keep pages in memory, by outcome"),
+];
+
+const HISTOGRAMS: &[Described] = &[
+    ("lockstep_freshness_seconds", Unit::Seconds, "From a commit in the source to its visibility in the read model"),
+    ("lockstep_refresh_duration_seconds", Unit::Seconds, "Time of the phases of a batch: fence, trace, merge, commit"),
+    ("lockstep_http_request_duration_seconds", Unit::Seconds, "Time of requests to the read API"),
+    ("product_search_query_duration_ms", Unit::Milliseconds, "Product search query duration in milliseconds"),
+    ("product_search_mv_refresh_duration_ms", Unit::Milliseconds, "Materialized view refresh duration in milliseconds"),
+    ("item_search_latency_seconds", Unit::Seconds, "Time of searches for items"),
+    ("lockstep_mv_refresh_duration_seconds", Unit::Seconds, "Time of refreshes of materialized views"),
+];
+
 fn describe() {
-    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
-    describe_gauge!(
-        "lockstep_staleness_seconds",
-        Unit::Seconds,
-        "How long ago the group's read models were last known to be current"
-    );
-    describe_histogram!(
-        "lockstep_freshness_seconds",
-        Unit::Seconds,
-        "From a commit in the source to its visibility in the read model"
-    );
-    describe_gauge!("lockstep_lag_bytes", Unit::Bytes, "WAL written after the position that the group contains");
-    describe_gauge!("lockstep_slot_retained_bytes", Unit::Bytes, "WAL that the slot keeps the source from recycling");
-    describe_gauge!(
-        "lockstep_slot_safe_bytes",
-        Unit::Bytes,
-        "WAL that may be written before the slot is in danger; -1 without a limit"
-    );
-    describe_gauge!("lockstep_dirty_keys", Unit::Count, "Dirty keys that wait");
-    describe_counter!("lockstep_changes_total", Unit::Count, "Row changes received");
-    describe_histogram!(
-        "lockstep_refresh_duration_seconds",
-        Unit::Seconds,
-        "Time of the phases of a batch: fence, trace, merge, commit"
-    );
-    describe_counter!("lockstep_refresh_rows_total", Unit::Count, "Rows written, by operation");
-    describe_counter!("lockstep_batches_total", Unit::Count, "Batches committed");
-    describe_counter!("lockstep_errors_total", Unit::Count, "Errors, by class");
-    describe_gauge!("lockstep_projection_state", Unit::Count, "1 for the projection's current state, 0 for the others");
-    describe_gauge!("lockstep_projection_rows", Unit::Count, "Rows in the projection's table");
-    describe_gauge!("lockstep_differing_rows", Unit::Count, "Rows that the last look found wrong and that are not repaired yet");
-    describe_gauge!("lockstep_slot_active", Unit::Count, "1 while somebody streams from the slot");
-    describe_counter!("lockstep_http_requests_total", Unit::Count, "Requests to the read API, by route and status");
-    describe_histogram!("lockstep_http_request_duration_seconds", Unit::Seconds, "Time of requests to the read API");
-    describe_counter!("lockstep_reads_total", Unit::Count, "Answers of the read API, by the source that they come from");
-    describe_counter!("lockstep_read_fallbacks_total", Unit::Count, "Times another source had to be tried");
-    describe_counter!("lockstep_read_errors_total", Unit::Count, "Times a source could not answer, by reason");
-    describe_gauge!("lockstep_feed_subscribers", Unit::Count, "Clients that follow the changes of a projection");
-    describe_counter!("lockstep_feed_events_total", Unit::Count, "Changes told to clients");
-    describe_histogram!("product_search_query_duration_ms", Unit::Milliseconds, "Product search query duration in milliseconds");
-    describe_histogram!(
-        "product_search_mv_refresh_duration_ms",
-        Unit::Milliseconds,
-        "Materialized view refresh duration in milliseconds"
-    );
-    describe_gauge!("product_search_mv_staleness_seconds", Unit::Seconds, "Seconds since last MV refresh");
-    describe_counter!("product_search_query_errors_total", Unit::Count, "Total number of product search query errors");
-    describe_counter!("product_search_fallback_total", Unit::Count, "Number of times a fallback was used");
-    describe_histogram!("item_search_latency_seconds", Unit::Seconds, "Time of searches for items");
-    describe_gauge!("cache_hit_ratio", Unit::Count, "Share of answers that needed no rows from the database, lately");
-    describe_gauge!("db_connection_usage", Unit::Count, "Share of the read API's sessions that are in use");
+    for &(name, unit, meaning) in GAUGES {
+        metrics::describe_gauge!(name, unit, meaning);
+    }
+    for &(name, unit, meaning) in COUNTERS {
+        metrics::describe_counter!(name, unit, meaning);
+    }
+    for &(name, unit, meaning) in HISTOGRAMS {
+        metrics::describe_histogram!(name, unit, meaning);
+    }
 }

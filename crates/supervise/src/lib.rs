@@ -5,14 +5,14 @@
 //!                                                                                   ├─ capture (one stream)
 //!                                                                                   ├─ groups (one task each)
 //!                                                                                   └─ what looks after them:
-//!      requests.rs ─► carried.rs: what commands ask for      catalogs.rs: whether the source is what it was
-//!      verification/, backstop.rs: by schedule or request    versions/: new definitions take their places
+//!      requests.rs ─► request_handler.rs: what commands ask for      catalogs.rs: whether the source is what it was
+//!      verification/, schedule.rs: by schedule or request    versions/: new definitions take their places
 //!      monitor.rs, progress.rs: told to those who look       upkeep.rs: what has been kept for long enough goes
+//!   another schema, version, configuration (reload.rs) ──► supervisor/renew.rs: set up again in place, while what is the same runs on
 //!   a round ends ──► supervisor/: why, and how the next one begins (setbacks.rs), after a pause
 //! ```
 
-mod backstop;
-mod carried;
+mod admission;
 mod catalogs;
 mod hooks;
 mod lease;
@@ -20,19 +20,20 @@ mod metadata;
 mod monitor;
 mod progress;
 mod reload;
+mod request_handler;
 pub mod requests;
-mod set_aside;
+mod schedule;
 mod setup;
 mod supervisor;
 mod upkeep;
 mod verification;
 mod versions;
 
+pub use admission::may_set_aside;
 pub use hooks::Hooks;
 pub use lease::lock_out_others;
 pub use metadata::migrate;
 pub use reload::{Reading, Reload};
-pub use set_aside::may_set_aside;
 pub use setup::{NOT_CONFIGURED, drop_slot};
 pub use supervisor::{Given, supervise};
 pub use verification::{Wish, shown};

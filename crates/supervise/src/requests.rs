@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lockstep_connect::Session;
-use lockstep_preflight::standing::WRITER_LOCK;
+use lockstep_preflight::standing::writer_lock_is_held;
 
 /// When nobody has been there for so long to give an answer, none will come. Between two set-ups nobody is, for a moment.
 const ABSENT_MAX: Duration = Duration::from_secs(10);
@@ -102,17 +102,7 @@ pub async fn asks_for_new_slot(target: &Session) -> Result<bool, tokio_postgres:
 /// Whether a projector runs: it holds the writer's lock.
 ///
 /// # Errors
-/// The query failed.
+/// `pg_locks` cannot be read.
 pub async fn is_running(target: &Session) -> Result<bool, tokio_postgres::Error> {
-    let row = target
-        .query_one(
-            "SELECT EXISTS (
-                 SELECT FROM pg_locks
-                 WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted AND objsubid = 1
-                   AND (classid::bigint << 32 | objid::bigint) = $1
-                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
-            &[&WRITER_LOCK],
-        )
-        .await?;
-    Ok(row.get(0))
+    writer_lock_is_held(target).await
 }

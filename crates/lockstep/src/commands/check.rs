@@ -9,7 +9,7 @@ use crate::{Exit, logging};
 /// Shows every finding, or only the statements that they ask for; fails if one is an error.
 ///
 /// # Errors
-/// Standard output cannot be written.
+/// The JSON cannot be written. What is wrong with servers and queries is a finding, told with exit status 1.
 pub async fn check(config: &Config, sql: bool, json: bool) -> anyhow::Result<Exit> {
     let preflight = preflight::run(config, Depth::Full).await;
     let exit = if preflight.passed() { Exit::Good } else { Exit::Failure };

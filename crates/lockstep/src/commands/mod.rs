@@ -1,4 +1,4 @@
-//! The commands that look or tidy, one a file.
+//! The commands, one a file.
 
 mod adopt;
 mod check;

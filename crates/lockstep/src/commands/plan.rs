@@ -11,7 +11,7 @@ use crate::{Exit, logging};
 /// Shows how each projection, or one, is maintained.
 ///
 /// # Errors
-/// Standard output cannot be written.
+/// The JSON cannot be written. What is wrong with servers and queries is a finding, told with exit status 1.
 pub async fn plan(config: &Config, name: Option<&str>, with_sql: bool, json: bool) -> anyhow::Result<Exit> {
     if let Some(exit) = common::unknown_projection(config, name.into_iter()) {
         return Ok(exit);

@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// Asks for a new version of a projection and waits until it has taken the old one's place.
 ///
 /// # Errors
-/// The target cannot be reached, nothing is set up, or there is no such projection.
+/// The target cannot be reached, nothing is set up, or it has no table for the projection yet.
 pub async fn rebuild(config: &Config, name: &str, timeout: Duration, patience: Duration, json: bool) -> anyhow::Result<Exit> {
     if let Some(exit) = common::unknown_projection(config, std::iter::once(name)) {
         return Ok(exit);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use lockstep_config::Config;
 use lockstep_connect::{ConnectError, Session, Settings};
 use lockstep_observe::Health;
-use lockstep_serve::{api, operators, start_metrics};
+use lockstep_serve::{admin, api, start_metrics};
 use lockstep_supervise::Reload;
 use tokio::sync::watch;
 
@@ -36,7 +36,7 @@ pub async fn serve(config: &Config, listen: Option<SocketAddr>) -> anyhow::Resul
         return Ok(Exit::Failure);
     }
     let health = Health::of_a_reader();
-    operators::serve(config, start_metrics(), health.clone(), None).await?;
+    admin::serve(config, start_metrics(), health.clone(), None).await?;
     let running = api::serve(config, api_config, address).await?;
     let (sender, wished) = watch::channel(0);
     let mut reload = Reload::of_a_reader(wished, Box::new(move |config| running.configure(config)));

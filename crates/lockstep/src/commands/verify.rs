@@ -52,7 +52,7 @@ struct DifferenceView {
 /// Compares projections with their defining queries.
 ///
 /// # Errors
-/// A server cannot be reached, nothing is set up, or there is no such projection.
+/// A server cannot be reached, nothing is set up, or the projector that carries it out has ended.
 pub async fn verify(
     config: &Config,
     names: Vec<String>,

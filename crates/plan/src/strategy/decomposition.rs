@@ -97,7 +97,7 @@ impl Parts<'_> {
     /// The stand-in's name for an inner query; equal queries are one.
     pub(super) fn add(&mut self, select: &SelectStmt) -> Outcome<String> {
         let mut select = select.clone();
-        expose_groups(&mut select, &self.query.functions)?;
+        expose_groups(&mut select, &self.query.functions);
         let sql = print_select_pretty(&select)?;
         if let Some((name, _)) = self.inner.iter().find(|(_, found)| *found == sql) {
             return Ok(name.clone());
@@ -282,16 +282,15 @@ pub(super) fn hidden_groups(select: &SelectStmt, functions: &[Function]) -> Outc
 }
 
 /// Adds them as columns of a hidden table: the rows are the same.
-fn expose_groups(select: &mut SelectStmt, functions: &[Function]) -> Outcome<()> {
+fn expose_groups(select: &mut SelectStmt, functions: &[Function]) {
     let plain_distinct = !select.distinct_clause.is_empty() && select.distinct_clause.iter().all(|node| node.node.is_none());
     if plain_distinct {
-        return Ok(());
+        return;
     }
     // One window over all rows makes all of it one group.
     let hidden = hidden_groups(select, functions).unwrap_or_default();
     let targets = hidden.into_iter().enumerate();
     select.target_list.extend(targets.map(|(n, group)| syntax::target(&format!("lockstep_g{}", n + 1), group)));
-    Ok(())
 }
 
 /// Gives a subquery's columns the names that its alias gives them.

@@ -38,7 +38,7 @@ struct Found {
 /// The latest word about a slot.
 ///
 /// # Errors
-/// A statement failed.
+/// The source's large objects and their comments cannot be read or written.
 pub async fn of_slot(source: &Session, slot: &str) -> Result<Option<Mark>, tokio_postgres::Error> {
     Ok(latest(marks(source).await?, slot))
 }
@@ -56,7 +56,7 @@ pub(super) fn latest(marks: Vec<Mark>, slot: &str) -> Option<Mark> {
 /// Whether an installation other than `installation` uses a publication.
 ///
 /// # Errors
-/// A statement failed.
+/// The source's large objects and their comments cannot be read or written.
 pub async fn others_of_publication(
     source: &Session,
     publication: &str,
@@ -69,7 +69,7 @@ pub async fn others_of_publication(
 /// Notes whose a slot is.
 ///
 /// # Errors
-/// A statement failed.
+/// The source's large objects and their comments cannot be read or written.
 pub async fn put(source: &Session, mark: &Mark) -> Result<(), tokio_postgres::Error> {
     let found = read(source).await?.into_iter().find(|found| found.own && found.mark.slot == mark.slot);
     if found.as_ref().is_some_and(|found| found.mark == *mark) {
@@ -87,7 +87,7 @@ pub async fn put(source: &Session, mark: &Mark) -> Result<(), tokio_postgres::Er
 /// Forgets a slot that is gone.
 ///
 /// # Errors
-/// A statement failed.
+/// The source's large objects and their comments cannot be read or written.
 pub async fn forget(source: &Session, slot: &str) -> Result<(), tokio_postgres::Error> {
     for found in read(source).await?.into_iter().filter(|found| found.own && found.mark.slot == slot) {
         source.execute("SELECT lo_unlink($1)", &[&found.object]).await?;

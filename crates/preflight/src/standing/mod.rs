@@ -23,7 +23,7 @@ use anyhow::Context as _;
 use lockstep_config::Config;
 use lockstep_connect::Session;
 
-pub use lock::WRITER_LOCK;
+pub use lock::{WRITER_LOCK, writer_lock_is_held};
 pub use mark::{Mark, forget, of_slot, others_of_publication, put};
 use mark::{latest, marks};
 pub use place::{Installation, Place};

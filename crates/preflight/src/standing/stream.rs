@@ -9,7 +9,7 @@ use std::time::Duration;
 use lockstep_connect::Session;
 use tokio::time::Instant;
 
-use super::lock::WRITER_LOCK;
+use super::lock::writer_lock_is_held;
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
@@ -86,12 +86,8 @@ async fn stream(source: &Session, slot: &str) -> Result<Option<Stream>, tokio_po
 
 /// Whether another session has the writer's lock of a target.
 async fn written_by_another(target: Option<&Session>) -> Result<bool, tokio_postgres::Error> {
-    let Some(target) = target else { return Ok(false) };
-    // A lock by one number is shown as its two halves (`SET_LOCKTAG_ADVISORY` in PostgreSQL's lockfuncs.c).
-    let held = "SELECT EXISTS (
-                    SELECT FROM pg_locks
-                    WHERE locktype = 'advisory' AND granted AND pid <> pg_backend_pid() AND objsubid = 1
-                      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                      AND (classid::bigint << 32) | objid::bigint = $1)";
-    Ok(target.query_one(held, &[&WRITER_LOCK]).await?.get(0))
+    match target {
+        Some(target) => writer_lock_is_held(target).await,
+        None => Ok(false),
+    }
 }

@@ -1,7 +1,7 @@
-//! The read API over HTTP: product endpoints as the migration plan has them, every projection with filters, and the feed of changes.
+//! The read API over HTTP: product endpoints, every projection with filters, and the feed of changes.
 //!
 //! ```text
-//!   request ──► answered() (time-out, metrics) ──► products / read / changes ──► lockstep_read::Reader
+//!   request ──► answered() (time-out, metrics) ──► products / projections / changes ──► lockstep_read::Reader
 //!                                                         └──► problem+json, if anything is wrong
 //! ```
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 /// What went wrong, for a client.
 #[derive(Debug, Serialize)]
 pub(super) struct Problem {
-    /// As the migration plan's clients expect it.
+    /// As clients of the product endpoints expect it.
     success: bool,
     #[serde(rename = "type")]
     kind: &'static str,

@@ -1,4 +1,4 @@
-//! The product endpoints, with the parameters and the shape of the migration plan.
+//! The product endpoints: parameters and shape are those of a catalogue's API that was there before.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! `lockstep run`: sets up, starts capture and groups, watches them, stops them.
 
+mod active_setup;
 mod grouping;
-mod in_force;
 mod interlude;
 mod member;
 mod renew;
@@ -21,10 +21,10 @@ use lockstep_preflight::{self as preflight, Depth, Preflight};
 use lockstep_wal::Lsn;
 use tokio::sync::watch as watched;
 
+use crate::admission::may_set_aside;
 use crate::hooks::Hooks;
 use crate::lease;
 use crate::reload::{Reading, Reload};
-use crate::set_aside::may_set_aside;
 use crate::setup::slot;
 use round::{RoundEnd, Started};
 use running::{Running, start};

@@ -17,8 +17,8 @@ use lockstep_plan::facts::RelationKind;
 use lockstep_preflight::{Planned, Preflight};
 use lockstep_refresh::{ProjectionState, Registered, load_registered};
 
+use super::active_setup::InForce;
 use super::grouping::{Common, Grouped, by_group, interests};
-use super::in_force::InForce;
 use super::member::{Member, identity};
 use super::running::Running;
 use crate::hooks::Hooks;

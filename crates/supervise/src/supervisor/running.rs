@@ -14,20 +14,20 @@ use lockstep_refresh::{GroupEnd, GroupStatus, ProjectionState};
 use lockstep_wal::Lsn;
 use tokio::sync::watch as watched;
 
+use super::active_setup::InForce;
 use super::grouping::{Common, by_group, interests};
-use super::in_force::InForce;
 use super::member::{Member, identity};
 use super::round::{RoundEnd, Started};
-use crate::carried::Asked;
+use crate::admission::may_set_aside;
 use crate::hooks::Hooks;
 use crate::metadata::identities;
 use crate::reload::Reload;
-use crate::set_aside::may_set_aside;
+use crate::request_handler::Asked;
 use crate::setup::types;
 use crate::verification::Verifier;
 use crate::verification::boundaries::Boundaries;
-use crate::verification::giving_way::GivingWay;
-use crate::{backstop, carried, catalogs, lease, metadata, monitor, progress, setup, upkeep, versions};
+use crate::verification::ddl_yield::GivingWay;
+use crate::{catalogs, lease, metadata, monitor, progress, request_handler, schedule, setup, upkeep, versions};
 
 /// Dirty keys kept for each relation and group. A million rows in one transaction collapse to "whole relation" long before they
 /// cost memory.
@@ -165,7 +165,7 @@ impl Running {
     /// Tells those who look from outside what runs now.
     pub(super) async fn look_after(&mut self, observed: &Arc<Observed>) -> anyhow::Result<()> {
         let (config, checked, _) = self.in_force.parts();
-        backstop::drop_unwanted(&self.target, &config.schema, &self.in_force.backed)
+        schedule::drop_unwanted(&self.target, &config.schema, &self.in_force.backed)
             .await
             .context("dropping views that are no longer wanted")?;
         let names: Vec<String> = self.members.iter().map(|member| member.name.clone()).collect();
@@ -220,7 +220,7 @@ impl Running {
         let (catalogs, asked) = catalogs::Catalogs::new();
         let verifier = self.verifier(catalogs);
         let progress = tokio::spawn(progress::show(config.clone(), statuses.clone(), hooks.quiet));
-        let requests = Box::pin(carried::follow(&self.target, &verifier));
+        let requests = Box::pin(request_handler::follow(&self.target, &verifier));
         let upkeep = Box::pin(upkeep::follow(config));
         let names: Vec<String> = self.members.iter().map(|member| member.name.clone()).collect();
         let giving_way = Box::pin(self.giving_way.follow(config, &names));
@@ -229,7 +229,7 @@ impl Running {
             if hooks.no_schedules {
                 std::future::pending::<()>().await;
             }
-            backstop::follow(&verifier, backed).await;
+            schedule::follow(&verifier, backed).await;
         });
         let (in_force, checked, making) = self.in_force.parts();
         let types = Box::pin(types::follow(in_force, &checked.planned));

@@ -1,8 +1,8 @@
 //! Verification of projections at batch boundaries, and repair of what differs.
 
 pub(crate) mod boundaries;
+pub(crate) mod ddl_yield;
 pub(crate) mod drift;
-pub(crate) mod giving_way;
 mod run;
 
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::catalogs::Catalogs;
 use boundaries::{Boundaries, Boundary};
-use giving_way::GivingWay;
+use ddl_yield::GivingWay;
 use run::{Asked, Repair, Run};
 pub use run::{Wish, shown};
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
-use lockstep_preflight::offered::{Offered, Readers, SCHEMA};
+use lockstep_preflight::materialized_views::{Offered, Readers, SCHEMA};
 
 /// The directory of queries and indexes, beside the configuration.
 pub(super) const DIRECTORY: &str = "projections";

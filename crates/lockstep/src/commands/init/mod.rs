@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use lockstep_config::Config;
 use lockstep_connect::{Session, Settings};
-use lockstep_preflight::offered::{Offered, grants, readers, views};
+use lockstep_preflight::materialized_views::{Offered, grants, readers, views};
 use lockstep_preflight::{self as preflight, Depth};
 
 use crate::Exit;

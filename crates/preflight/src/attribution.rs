@@ -3,7 +3,7 @@
 use lockstep_config::Config;
 
 use crate::finding::{Finding, Severity};
-use crate::found::{Planned, Preflight};
+use crate::report::{Planned, Preflight};
 
 /// What findings about a table are about.
 pub(crate) fn relation_subject(label: &str) -> String {

@@ -6,7 +6,7 @@ use lockstep_capture::Signature;
 use lockstep_config::{Config, DEFAULT_GROUP};
 use lockstep_preflight::{Planned, Preflight};
 
-use crate::backstop::{self, Backed};
+use crate::schedule::{self, Backed};
 use crate::setup::fingerprint::view_fingerprint;
 use crate::setup::version::Making;
 use crate::versions::Effective;
@@ -60,6 +60,6 @@ impl InForce {
         self.signatures = signatures;
         let (_, checked, _) = self.parts();
         let fingerprint = |planned: &Planned| view_fingerprint(planned, &checked.planned, &checked.tracked, &self.signatures);
-        self.backed = Arc::new(backstop::backed(&self.configured, &checked.planned, fingerprint));
+        self.backed = Arc::new(schedule::backed(&self.configured, &checked.planned, fingerprint));
     }
 }

@@ -4,7 +4,7 @@ use lockstep_config::Config;
 use lockstep_connect::Session;
 use lockstep_plan::quote;
 
-use crate::found::Preflight;
+use crate::report::Preflight;
 
 /// Tells of publications that take Lockstep's tables with them, and what that costs.
 ///

@@ -3,7 +3,7 @@
 use lockstep_config::Config;
 use lockstep_connect::Session;
 
-use crate::found::Preflight;
+use crate::report::Preflight;
 use crate::standing::{self, Installation, Standing, behind};
 
 pub(crate) async fn look(config: &Config, source: &Session, target: &Session, preflight: &mut Preflight) {

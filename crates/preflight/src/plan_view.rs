@@ -7,7 +7,7 @@ use lockstep_plan::emit::{Fresh, Link, Places, TracedKeys};
 use lockstep_plan::{Branch, GroupForm, Maintenance, Plan, Role, Tie, Trace, WholePlan};
 use serde::Serialize;
 
-use crate::found::{Planned, Preflight};
+use crate::report::{Planned, Preflight};
 
 /// Rows a page of a link's filling has, in the statements shown.
 const SHOWN_PAGE_ROWS: usize = 50_000;

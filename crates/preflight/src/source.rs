@@ -7,10 +7,10 @@ use lockstep_plan::quote;
 use lockstep_refresh::analysis::may_read;
 use lockstep_wal::{ReplicationConnection, SystemIdentity};
 
-use crate::concerned::relation_subject;
+use crate::attribution::relation_subject;
 use crate::finding::Severity;
-use crate::found::{Depth, Preflight};
 use crate::remedy::{By, Remedy, Side};
+use crate::report::{Depth, Preflight};
 use crate::standby_names;
 use crate::{privileges, slot};
 
