@@ -13,11 +13,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use lockstep_plan::Maintenance;
 use lockstep_preflight::{self as preflight, Depth};
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{cluster, connect};
 
-use crate::harness::{Projector, Setup, assert_equal, until};
+use crate::harness::{Projector, Setup, assert_equal, shop, until};
 use crate::locks::Locks;
 
 /// One file.
@@ -124,4 +125,72 @@ async fn all_cases() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_third_case_with_two_databases() -> anyhow::Result<()> {
     run(true, |number| number % 3 == 2).await
+}
+
+/// How many of the queries in this repository's tests are maintained incrementally, hidden parts included; those that are not, with the
+/// reason. `cargo test … cases::how_many -- --nocapture` prints it.
+#[tokio::test(flavor = "multi_thread")]
+async fn how_many_are_incremental() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let administrator = connect(&cluster.url("postgres")).await?;
+    let mut tally = Tally::default();
+    for case in cases()? {
+        administrator.batch_execute(&format!("CREATE DATABASE \"{}\"", case.name)).await?;
+        let session = connect(&cluster.url(&case.name)).await?;
+        session.batch_execute(&case.types).await?;
+        session.batch_execute(&case.ddl).await?;
+        let mut setup = Setup::new(&cluster.url(&case.name), &[]);
+        setup.projections.clone_from(&case.queries);
+        tally.add(&format!("cases/{}", case.name), &setup).await?;
+    }
+    administrator.batch_execute("CREATE DATABASE shop").await?;
+    shop(&cluster.url("shop")).await?;
+    let mut setup = Setup::new(&cluster.url("shop"), &crate::conformance::all());
+    setup.preamble = "[[group]]\nname = \"methods\"\n".to_owned();
+    tally.add("conformance", &setup).await?;
+    println!("{} of {} queries are incremental; the others:\n{}", tally.incremental, tally.all, tally.others.join("\n"));
+    // Whoever makes this number smaller has lost something.
+    assert!(tally.all - tally.incremental <= WHOLE_AT_MOST, "{} of {} are whole", tally.all - tally.incremental, tally.all);
+    Ok(())
+}
+
+/// So many queries are of all rows by their nature, or nobody has found a rule for them.
+const WHOLE_AT_MOST: usize = 29;
+
+#[derive(Default)]
+struct Tally {
+    all: usize,
+    incremental: usize,
+    others: Vec<String>,
+}
+
+impl Tally {
+    async fn add(&mut self, label: &str, setup: &Setup) -> anyhow::Result<()> {
+        let found = preflight::run(&setup.config(), Depth::Plans).await;
+        anyhow::ensure!(found.passed(), "{label}: {}", found.errors(false).join("\n"));
+        for planned in found.planned.iter().filter(|planned| planned.part_of.is_none()) {
+            self.all += 1;
+            let parts = || {
+                found
+                    .planned
+                    .iter()
+                    .filter(|part| part.plan.projection.starts_with(&format!("{}__part", planned.plan.projection)))
+            };
+            if planned.plan.is_incremental() && parts().all(|part| part.plan.is_incremental()) {
+                self.incremental += 1;
+                continue;
+            }
+            let whole = std::iter::once(planned).chain(parts()).find_map(|one| match &one.plan.maintenance {
+                Maintenance::Whole(whole) => Some(whole.reason.clone()),
+                Maintenance::Row(_) | Maintenance::Grouped(_) => None,
+            });
+            let how = if planned.plan.is_incremental() || parts().next().is_some() { "over parts" } else { "whole" };
+            self.others.push(format!(
+                "  {label}: {} ({how}): {}",
+                planned.plan.projection,
+                whole.unwrap_or_else(|| "for some relations".to_owned())
+            ));
+        }
+        Ok(())
+    }
 }

@@ -72,6 +72,29 @@ const PROJECTIONS: &[(&str, &str)] = &[
         "share_of_groups",
         "SELECT t.status, t.n, round(t.n / sum(t.n) OVER (), 4) AS share FROM (SELECT status, count(*) AS n FROM c.orders GROUP BY status) t",
     ),
+    (
+        "top_of_customer",
+        "SELECT s.customer_id, s.id, s.amount FROM (SELECT o.customer_id, o.id, o.amount, row_number() OVER (PARTITION BY o.customer_id ORDER BY o.amount DESC, o.id) AS place FROM c.orders o) s WHERE s.place <= 2",
+    ),
+    (
+        "top_joined",
+        "SELECT k.id, k.name, s.id AS best FROM c.customer k LEFT JOIN (SELECT o.customer_id, o.id, row_number() OVER (PARTITION BY o.customer_id ORDER BY o.amount DESC, o.id) AS place FROM c.orders o) s ON s.customer_id = k.id AND s.place = 1",
+    ),
+    (
+        "gaps",
+        "SELECT s.customer_id, max(s.gap) AS widest FROM (SELECT o.customer_id, o.id - lag(o.id) OVER (PARTITION BY o.customer_id ORDER BY o.id) AS gap FROM c.orders o) s GROUP BY s.customer_id",
+    ),
+    (
+        "window_of_groups",
+        "SELECT o.customer_id, o.status, count(*) AS n, rank() OVER (PARTITION BY o.customer_id ORDER BY count(*)) AS place FROM c.orders o GROUP BY o.customer_id, o.status",
+    ),
+    ("except_rows", "SELECT o.customer_id, o.ref FROM c.orders o EXCEPT SELECT k.id, k.name FROM c.customer k"),
+    (
+        "intersect_all",
+        "SELECT o.customer_id FROM c.orders o WHERE o.amount > 3 INTERSECT ALL SELECT o.customer_id FROM c.orders o WHERE o.amount > 4",
+    ),
+    ("rollup", "SELECT o.status, o.customer_id, count(*) AS n FROM c.orders o GROUP BY ROLLUP (o.status, o.customer_id)"),
+    ("over_a_value", "SELECT o.id, o.amount FROM c.orders o WHERE o.amount >= (SELECT max(x.amount) FROM c.orders x)"),
 ];
 
 /// Building all of them over the large tables may take so long.

@@ -100,7 +100,7 @@ fn documents_name_what_exists() -> anyhow::Result<()> {
 fn every_metric_that_is_told_is_described() -> anyhow::Result<()> {
     let described = std::fs::read_to_string(root().join("crates/serve/src/metrics.rs"))?;
     let mut told = 0;
-    for entry in walkdir::WalkDir::new(root().join("crates")).into_iter() {
+    for entry in walkdir::WalkDir::new(root().join("crates")) {
         let path = entry?.into_path();
         if path.extension().is_none_or(|extension| extension != "rs")
             || path.components().any(|part| part.as_os_str() == "target")

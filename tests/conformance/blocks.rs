@@ -23,5 +23,15 @@ pub(super) const BLOCKS: &[Construct] = &[
     ("with_totals", Incremental, "SELECT o.id, o.amount, t.n, t.first FROM shop.orders o CROSS JOIN (SELECT count(DISTINCT p.status) AS n, min(p.placed) AS first FROM shop.orders p) t", ""),
     ("groups_joined", Incremental, "SELECT c.id, a.n, b.total FROM shop.customer c LEFT JOIN (SELECT o.customer_id, count(*) AS n FROM shop.orders o GROUP BY o.customer_id) a ON a.customer_id = c.id
         LEFT JOIN (SELECT o.customer_id, sum(l.quantity) AS total, row_number() OVER (PARTITION BY o.customer_id ORDER BY sum(l.quantity)) AS place FROM shop.orders o JOIN shop.line l ON l.order_id = o.id GROUP BY o.customer_id, o.status) b ON b.customer_id = c.id AND b.place = 1", ""),
+    ("intersect_rows", Incremental, "SELECT o.customer_id FROM shop.orders o INTERSECT SELECT c.id FROM shop.customer c WHERE c.tier < 3", ""),
+    ("intersect_all", Incremental, "SELECT o.status, o.customer_id FROM shop.orders o INTERSECT ALL SELECT o.status, o.customer_id + 1 FROM shop.orders o WHERE o.amount > 20", ""),
+    ("except_all", Incremental, "SELECT l.product FROM shop.line l EXCEPT ALL SELECT l.product FROM shop.line l WHERE l.quantity > 3", ""),
+    ("union_in_union_all", Incremental, "(SELECT o.customer_id FROM shop.orders o UNION SELECT c.id FROM shop.customer c) UNION ALL SELECT p.order_id FROM shop.payment p", ""),
+    ("nested_set_operations", Incremental, "(SELECT o.customer_id FROM shop.orders o EXCEPT ALL SELECT c.id FROM shop.customer c) UNION ALL (SELECT c.id FROM shop.customer c INTERSECT SELECT o.customer_id FROM shop.orders o WHERE o.status = 'paid')", ""),
+    ("set_operation_joined", Incremental, "SELECT s.id, c.\"fullName\" AS name FROM (SELECT o.customer_id AS id FROM shop.orders o EXCEPT SELECT o.customer_id FROM shop.orders o WHERE o.status = 'paid') s LEFT JOIN shop.customer c ON c.id = s.id", ""),
+    ("grouped_arms", Incremental, "SELECT o.customer_id, count(*) AS n FROM shop.orders o GROUP BY o.customer_id EXCEPT SELECT c.id, 2 FROM shop.customer c", ""),
+    ("indexed_aggregate", Incremental, "SELECT o.status, (array_agg(o.id ORDER BY o.id))[1] AS first, (array_agg(o.id ORDER BY o.id))[2:3] AS next FROM shop.orders o GROUP BY o.status", ""),
+    ("cube", Incremental, "SELECT o.status, o.customer_id, count(*) AS n, sum(o.amount) AS total, grouping(o.status, o.customer_id) AS level, coalesce(o.status, 'all') AS label FROM shop.orders o GROUP BY CUBE (o.status, o.customer_id) HAVING count(*) > 1", ""),
+    ("grouping_sets", Incremental, "SELECT c.region_code, o.status, max(o.placed) AS latest FROM shop.orders o LEFT JOIN shop.customer c ON c.id = o.customer_id GROUP BY GROUPING SETS ((c.region_code, o.status), (o.status), (o.status), ())", ""),
     ("over_all_rows", Inner, "SELECT s.status, s.n FROM (SELECT o.status, count(*) AS n, rank() OVER (ORDER BY count(*) DESC) AS place FROM shop.orders o GROUP BY o.status) s WHERE s.place <= 3", ""),
 ];

@@ -141,11 +141,11 @@ pub(super) const GROUPS: &[Construct] = &[
     ("window_all", Whole, "SELECT e.id, row_number() OVER (ORDER BY e.id) AS n FROM shop.employee e", ""),
     (
         "rollup",
-        Whole,
+        Incremental,
         "SELECT o.status, o.customer_id, count(*) AS n FROM shop.orders o GROUP BY ROLLUP (o.status, o.customer_id)",
         "",
     ),
-    ("except_rows", Whole, "SELECT o.customer_id FROM shop.orders o EXCEPT SELECT c.id FROM shop.customer c", ""),
+    ("except_rows", Incremental, "SELECT o.customer_id FROM shop.orders o EXCEPT SELECT c.id FROM shop.customer c", ""),
 ];
 
 /// Aggregates that are accumulated. The casts to text make the comparison see decimals, which equality of numbers does not.
@@ -226,14 +226,14 @@ pub(super) const CHAINS: &[Construct] = &[
     ("growth_in_one", Inner, "SELECT o.status, sum(o.amount) AS total, rank() OVER (ORDER BY sum(o.amount) DESC NULLS LAST, o.status) AS place FROM shop.orders o GROUP BY o.status HAVING count(*) > 3", ""),
     ("top_products", Inner, "SELECT l.product, sum(l.quantity) AS n FROM shop.line l GROUP BY l.product ORDER BY sum(l.quantity) DESC NULLS LAST, l.product LIMIT 4", ""),
     ("group_not_selected", Incremental, "SELECT count(*) AS n, sum(p.amount) AS total FROM shop.payment p GROUP BY p.method", ""),
-    ("dashboard", Inner, "WITH a AS (SELECT count(*) AS orders, sum(amount) AS amount FROM shop.orders), b AS (SELECT count(DISTINCT product) AS products FROM shop.line),
+    ("dashboard", Incremental, "WITH a AS (SELECT count(*) AS orders, sum(amount) AS amount FROM shop.orders), b AS (SELECT count(DISTINCT product) AS products FROM shop.line),
         c AS (SELECT avg(amount) AS mean FROM shop.payment WHERE method = 'card') SELECT a.orders, a.amount, b.products, c.mean, a.amount / nullif(b.products, 0) AS ratio FROM a CROSS JOIN b CROSS JOIN c", ""),
     ("brackets", Incremental, "WITH totals AS (SELECT o.customer_id, sum(o.amount) AS total FROM shop.orders o GROUP BY o.customer_id),
         bracketed AS (SELECT CASE WHEN total > 200 THEN 'high' WHEN total > 80 THEN 'middle' ELSE 'low' END AS bracket, total FROM totals)
         SELECT bracket, count(*) AS customers, sum(total) AS total FROM bracketed GROUP BY bracket", ""),
     ("ratio_of_groups", Incremental, "SELECT a.status, a.n, b.n AS customers FROM (SELECT status, count(*) AS n FROM shop.orders GROUP BY status) a
         LEFT JOIN (SELECT status, count(DISTINCT customer_id) AS n FROM shop.orders WHERE amount > 3 GROUP BY status) b ON b.status = a.status", ""),
-    ("united_groups", Inner, "SELECT o.status AS label, count(*) AS n FROM shop.orders o GROUP BY o.status UNION ALL SELECT 'payments', count(*) FROM shop.payment", ""),
+    ("united_groups", Incremental, "SELECT o.status AS label, count(*) AS n FROM shop.orders o GROUP BY o.status UNION ALL SELECT 'payments', count(*) FROM shop.payment", ""),
     (
         "constant_branch",
         Whole,

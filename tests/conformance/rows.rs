@@ -97,7 +97,7 @@ pub(super) const SUBQUERIES: &[Construct] = &[
     ("lateral_many", Incremental, "SELECT o.id, x.position FROM shop.orders o CROSS JOIN LATERAL (SELECT l.position FROM shop.line l WHERE l.order_id = o.id) x", ""),
     ("lateral_aggregate", Incremental, "SELECT c.id, x.n, x.total FROM shop.customer c CROSS JOIN LATERAL (SELECT count(*) AS n, sum(o.amount) AS total FROM shop.orders o WHERE o.customer_id = c.id) x WHERE x.n <> 5", ""),
     ("row_by_constant", Incremental, "SELECT o.id, (SELECT r.name FROM shop.region r WHERE r.code = 'r3') AS region FROM shop.orders o WHERE o.id < 60", ""),
-    ("uncorrelated", Partly, "SELECT o.id FROM shop.orders o WHERE o.amount > (SELECT avg(p.amount) FROM shop.payment p)", ""),
+    ("uncorrelated", Incremental, "SELECT o.id FROM shop.orders o WHERE o.amount > (SELECT avg(p.amount) FROM shop.payment p)", ""),
     ("uncorrelated_self", Incremental, "SELECT o.id FROM shop.orders o WHERE o.amount > (SELECT avg(p.amount) FROM shop.orders p)", ""),
 ];
 

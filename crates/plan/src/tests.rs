@@ -267,11 +267,7 @@ fn what_cannot_be_traced_is_whole() {
     );
     check("SELECT k.a FROM s.keyless k", 1, "whole: s.keyless has no primary key and no replica identity index");
     check("SELECT o.id FROM s.orders o LIMIT 3", 1, "whole: it has LIMIT or OFFSET");
-    check(
-        "SELECT o.id FROM s.orders o INTERSECT SELECT c.id FROM s.customer c",
-        1,
-        "whole: it combines SELECTs with INTERSECT or EXCEPT",
-    );
+    check("SELECT o.id FROM s.orders o INTERSECT SELECT c.id FROM s.customer c", 1, "aggregate: root o + root c");
     check(
         "SELECT o.id, CURRENT_DATE FROM s.orders o",
         2,

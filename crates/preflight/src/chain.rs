@@ -193,10 +193,10 @@ impl Planner<'_> {
         let mut plan = self.with_types(&query, plan, &stand_ins).await?;
         let mut all = Vec::new();
         let mut reads: Vec<String> = read.iter().map(|planned| planned.plan.projection.clone()).collect();
-        if matches!(plan.maintenance, Maintenance::Whole(_))
+        if !plan.is_incremental()
             && read.is_empty()
             && depth < DEPTH_MAX
-            && let Some(apart) = Box::pin(self.apart(&query, &definition, depth)).await?
+            && let Some(apart) = Box::pin(self.apart(&query, &definition, &plan, depth)).await?
         {
             all = apart.inner;
             let why = std::mem::replace(&mut plan, apart.outer).maintenance;
@@ -233,14 +233,22 @@ impl Planner<'_> {
     }
 
     /// Blocks and a plan over them: an incremental one if there is a way, else one that recomputes from blocks that are small.
-    async fn apart(&mut self, query: &Query, definition: &Definition, depth: usize) -> Result<Option<Apart>, Problem> {
+    async fn apart(
+        &mut self,
+        query: &Query,
+        definition: &Definition,
+        plan: &Plan,
+        depth: usize,
+    ) -> Result<Option<Apart>, Problem> {
         for parts in compositions(query, self.two_databases) {
             let composed = Box::pin(self.taken_apart(query, definition, parts, depth)).await?;
             if let Some(apart) = composed.filter(|apart| apart.outer.is_incremental()) {
                 return Ok(Some(apart));
             }
         }
-        let Some(parts) = decompose(query) else { return Ok(None) };
+        // What is incremental for some of its relations is better than what is for none.
+        let whole = matches!(plan.maintenance, Maintenance::Whole(_));
+        let Some(parts) = decompose(query).filter(|_| whole) else { return Ok(None) };
         // Rows of groups are as many as there are groups; rows as they are would only be a copy.
         let smaller = |planned: &Planned| match &planned.plan.maintenance {
             Maintenance::Grouped(grouped) => grouped.form != GroupForm::Rows,
@@ -268,7 +276,12 @@ impl Planner<'_> {
                 // A part that refers to what is around it is no query by itself.
                 Err(Problem::Analysis(error)) if error.class != ErrorClass::Definite => return Err(error.into()),
                 // Nor is one that reads no table.
-                Err(Problem::Analysis(_) | Problem::Refused(_)) => {
+                Err(Problem::Analysis(error)) => {
+                    tracing::debug!(part = name, reason = error.message, "no block");
+                    self.first_node = first_node;
+                    return Ok(None);
+                }
+                Err(Problem::Refused(_)) => {
                     self.first_node = first_node;
                     return Ok(None);
                 }
@@ -277,7 +290,8 @@ impl Planner<'_> {
             inner.extend(planned);
         }
         let incremental = |planned: &Planned| planned.plan.is_incremental() || !planned.reads.is_empty();
-        if !inner.iter().all(incremental) {
+        if let Some(whole) = inner.iter().find(|planned| !incremental(planned)) {
+            tracing::debug!(part = whole.plan.projection, maintenance = ?whole.plan.maintenance, "no block: it is whole");
             self.first_node = first_node;
             return Ok(None);
         }
@@ -287,6 +301,7 @@ impl Planner<'_> {
         let outer_query = match analysis::analyse(self.source, &outer, &stand_ins).await {
             Ok(analysed) => analysed.query,
             Err(error) if error.class == ErrorClass::Definite => {
+                tracing::debug!(projection = definition.name, reason = error.message, "nothing reads its blocks");
                 self.first_node = first_node;
                 return Ok(None);
             }
@@ -386,7 +401,7 @@ fn stand_in(planned: &Planned) -> StandIn {
         RowKey::Primary(columns) => (columns.clone(), Vec::new()),
         // Their columns may be NULL.
         RowKey::Located(columns) => (located(columns.clone()), columns.clone()),
-        RowKey::Copies { .. } if planned.part_of.is_some() => (located(whole_row(plan)), whole_row(plan)),
+        RowKey::Copies { .. } | RowKey::SingleRow if planned.part_of.is_some() => (located(whole_row(plan)), whole_row(plan)),
         RowKey::SingleRow | RowKey::Copies { .. } => (Vec::new(), Vec::new()),
     };
     let columns = plan
@@ -423,8 +438,7 @@ pub(crate) fn mark_read(planned: &mut [Planned]) {
     for planned in planned {
         let keyed = match planned.plan.key {
             RowKey::Primary(_) | RowKey::Located(_) => true,
-            RowKey::Copies { .. } => planned.part_of.is_some() && !whole_row(&planned.plan).is_empty(),
-            RowKey::SingleRow => false,
+            RowKey::Copies { .. } | RowKey::SingleRow => planned.part_of.is_some() && !whole_row(&planned.plan).is_empty(),
         };
         planned.plan.reports_keys = keyed && (planned.feed || read.contains(&planned.plan.projection));
     }

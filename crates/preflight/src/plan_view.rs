@@ -143,6 +143,7 @@ fn groups(plan: &Plan) -> Option<String> {
         (GroupForm::Aggregate { .. }, Some(reason)) => format!("recomputed from all their contributions, because {reason}"),
         (GroupForm::First { .. }, _) => "recomputed from all their contributions, of which the first counts".to_owned(),
         (GroupForm::Rows, _) => "written again, each contribution a row".to_owned(),
+        (GroupForm::Counted { .. }, _) => "counted arm by arm, and written as often as the set operation says".to_owned(),
     })
 }
 

@@ -215,10 +215,13 @@ impl Maker {
         let text = self.column_of(&[Kind::Text]).unwrap_or_else(|| "'x'".to_owned());
         query.select = vec![format!("{number}::bigint"), format!("{text}::text")];
         let all = if self.chance(50) { " ALL" } else { "" };
+        let operation = self.pick(&["UNION", "UNION", "EXCEPT", "INTERSECT"]);
         query.union = Some(self.pick(&[
-            format!("UNION{all} SELECT u.id, u.method FROM shop.payment u WHERE u.amount > 10"),
-            format!("UNION{all} SELECT u.tier, r.name FROM shop.customer u LEFT JOIN shop.region r ON r.code = u.region_code"),
-            format!("UNION{all} SELECT u.order_id, u.product FROM shop.line u"),
+            format!("{operation}{all} SELECT u.id, u.method FROM shop.payment u WHERE u.amount > 10"),
+            format!(
+                "{operation}{all} SELECT u.tier, r.name FROM shop.customer u LEFT JOIN shop.region r ON r.code = u.region_code"
+            ),
+            format!("{operation}{all} SELECT u.order_id, u.product FROM shop.line u"),
         ]));
     }
 
@@ -242,6 +245,28 @@ impl Maker {
             2 => {
                 let shown = self.pick(columns);
                 let text = format!("(SELECT DISTINCT i.{} FROM {table} i)", shown.0);
+                (text, Item { alias, columns: vec![(shown.0.to_owned(), shown.1)] })
+            }
+            3 => {
+                // The first few of each, and gaps.
+                let (key, by) = (columns[0], self.pick(columns));
+                let window = format!("(PARTITION BY i.{} ORDER BY i.{})", by.0, key.0);
+                let text = format!("(SELECT i.{}, i.{}, row_number() OVER {window} AS place FROM {table} i)", key.0, by.0);
+                let mut shown = owned(&[key, by]);
+                shown.dedup();
+                if shown.len() < 2 {
+                    return (table.to_owned(), Item { alias, columns: owned(columns) });
+                }
+                shown.push(("place".to_owned(), Kind::Number));
+                (text, Item { alias, columns: shown })
+            }
+            4 => {
+                let shown = self.pick(columns);
+                let operation = self.pick(&["EXCEPT", "EXCEPT ALL", "INTERSECT", "INTERSECT ALL", "UNION", "UNION ALL"]);
+                let text = format!(
+                    "(SELECT i.{0} FROM {table} i {operation} SELECT j.{0} FROM {table} j WHERE j.{1} IS NOT NULL)",
+                    shown.0, columns[1].0
+                );
                 (text, Item { alias, columns: vec![(shown.0.to_owned(), shown.1)] })
             }
             _ => (table.to_owned(), Item { alias, columns: owned(columns) }),

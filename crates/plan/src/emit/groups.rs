@@ -3,7 +3,7 @@
 use super::accumulate;
 use super::merge::{self, Merge, Target, same_key};
 use super::parts::{Fresh, Places, TracedKeys, fresh_cte, names, nothing, staged, texts};
-use crate::model::contributions::CONTRIBUTION_ALIAS;
+use crate::model::contributions::{ARM, CONTRIBUTION_ALIAS};
 use crate::model::plan::{GroupForm, GroupedPlan, Plan};
 use crate::model::quote;
 use crate::model::row_key::RowKey;
@@ -202,6 +202,7 @@ fn recomputing_query(grouped: &GroupedPlan, places: &Places, restriction: Option
     let distinct = match &grouped.form {
         GroupForm::First { .. } => format!("DISTINCT ON ({}) ", quote::prefixed_list(&format!("{alias}."), group_columns)),
         GroupForm::Aggregate { .. } | GroupForm::Rows => String::new(),
+        GroupForm::Counted { count, once } => return counted_query(grouped, places, restriction, (count, *once)),
     };
     let from = contributions(grouped, places);
     let mut query = format!("SELECT {distinct}{}\nFROM {from} AS {alias}", grouped.select_list.join(", "));
@@ -223,9 +224,33 @@ fn recomputing_query(grouped: &GroupedPlan, places: &Places, restriction: Option
                 query.push_str(&format!("\nORDER BY {}", order.join(", ")));
             }
         }
-        GroupForm::Rows => {}
+        GroupForm::Rows | GroupForm::Counted { .. } => {}
     }
     query
+}
+
+/// The rows of a set operation: each as often as it says. How many rows that will be is a guess that decides how they are merged: a series
+/// would be guessed at a thousand for each, and the table read whole.
+fn counted_query(grouped: &GroupedPlan, places: &Places, restriction: Option<&str>, (count, once): (&str, bool)) -> String {
+    let alias = CONTRIBUTION_ALIAS;
+    let columns = quote::prefixed_list(&format!("{alias}."), &grouped.group_columns);
+    let dirty = restriction.map(|restriction| format!("\n  JOIN dirty ON {restriction}")).unwrap_or_default();
+    let each = if once {
+        format!("WHERE {alias}.copies = 1")
+    } else {
+        format!("CROSS JOIN unnest(array_fill(1, ARRAY[{alias}.copies::integer]))")
+    };
+    format!(
+        "SELECT {}
+FROM (
+  SELECT {columns}, {count} AS copies
+  FROM {} AS {alias}{dirty}
+  GROUP BY {columns}
+) AS {alias}
+{each}",
+        grouped.select_list.join(", "),
+        contributions(grouped, places)
+    )
 }
 
 /// The contributions of all branches as a FROM item.
@@ -235,12 +260,15 @@ pub(super) fn contributions(grouped: &GroupedPlan, places: &Places) -> String {
     match states.as_slice() {
         [state] => name(state),
         states => {
+            let is_counted = matches!(grouped.form, GroupForm::Counted { .. });
             // The keys of different roots have nothing in common.
-            let select = |state: &&StateTable| {
+            let select = |(branch, state): (usize, &&StateTable)| {
                 let columns: Vec<String> = state.columns.iter().filter(|column| !state.key.contains(column)).cloned().collect();
-                format!("SELECT {} FROM {}", quote::list(&columns), name(state))
+                let arm =
+                    grouped.arms.get(branch).filter(|_| is_counted).map(|arm| format!(", {arm} AS {ARM}")).unwrap_or_default();
+                format!("SELECT {}{arm} FROM {}", quote::list(&columns), name(state))
             };
-            format!("(\n  {}\n)", states.iter().map(select).collect::<Vec<_>>().join("\n  UNION ALL\n  "))
+            format!("(\n  {}\n)", states.iter().enumerate().map(select).collect::<Vec<_>>().join("\n  UNION ALL\n  "))
         }
     }
 }

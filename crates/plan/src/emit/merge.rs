@@ -65,7 +65,15 @@ pub(crate) fn merge(ctes: &[String], target: &Target<'_>, gone_among: Option<(&s
         return copies(ctes, target, gone_among);
     }
     let Target { table, columns, key, .. } = target;
-    let returning = if target.report { quote::prefixed_list("t.", key.columns()) } else { "1".to_owned() };
+    let single = target.report && matches!(key, RowKey::SingleRow);
+    let returning = match target.report {
+        true if single => format!("{} AS \"lockstep:row\"", locator("t.", columns)),
+        true => quote::prefixed_list("t.", key.columns()),
+        false => "1".to_owned(),
+    };
+    // A single row is known by all that it has, and that changes with it.
+    let was = single.then(|| format!("was AS MATERIALIZED (\n  SELECT {returning} FROM {table} AS t\n)"));
+    let ctes: Vec<String> = ctes.iter().cloned().chain(was).collect();
     let matches = |other: &str| {
         let owned = same_key(other, "t", target.owner, target.owner, &RowKey::Primary(Vec::new()));
         let same = same_key(other, "t", key.columns(), key.columns(), key);
@@ -99,22 +107,26 @@ pub(crate) fn merge(ctes: &[String], target: &Target<'_>, gone_among: Option<(&s
     );
     let duplicates = duplicates_count(target);
     let zero = "0::bigint";
-    let reported = |parts: &[&str]| if target.report { reported(key, parts) } else { Vec::new() };
+    let reported = |parts: &[&str]| match target.report {
+        true if single => whole_rows(&[&["was"], parts].concat()),
+        true => reported(key, parts),
+        false => Vec::new(),
+    };
     Merge {
         in_place: statement(
-            ctes,
+            &ctes,
             &[gone.clone(), changed, added.clone()],
             [count("added"), count("changed"), count("gone"), duplicates.clone()],
             &reported(&["gone", "changed", "added"]),
         ),
         delete_first: [
             statement(
-                ctes,
+                &ctes,
                 &[gone, different],
                 [zero.to_owned(), zero.to_owned(), format!("{} + {}", count("gone"), count("different")), zero.to_owned()],
                 &reported(&["gone", "different"]),
             ),
-            statement(ctes, &[added], [count("added"), zero.to_owned(), zero.to_owned(), duplicates], &reported(&["added"])),
+            statement(&ctes, &[added], [count("added"), zero.to_owned(), zero.to_owned(), duplicates], &reported(&["added"])),
         ],
     }
 }
@@ -132,6 +144,12 @@ fn reported(key: &RowKey, parts: &[&str]) -> Vec<String> {
     };
     let values = values.into_iter().chain(columns.iter().map(|column| format!("written.{}", quote::identifier(column))));
     values.enumerate().map(array).collect()
+}
+
+/// The hashes of the rows written, whole, as one array.
+fn whole_rows(parts: &[&str]) -> Vec<String> {
+    let selects: Vec<String> = parts.iter().map(|part| format!("SELECT \"lockstep:row\" FROM {part}")).collect();
+    vec![format!("ARRAY(SELECT \"lockstep:row\"::text FROM ({}) AS written) AS k1", selects.join(" UNION ALL "))]
 }
 
 /// The text of a row, which tells apart whatever can be told apart by looking.
@@ -155,11 +173,7 @@ fn copies(ctes: &[String], target: &Target<'_>, among: Option<(&str, &str)>) -> 
     let same = SAME_COPY;
     // Whoever reads them knows a row by the hash of all that it has.
     let whole_row = |prefix: &str| if *report { locator(prefix, columns) } else { "1".to_owned() };
-    let reported = |parts: &[&str]| {
-        let selects: Vec<String> = parts.iter().map(|part| format!("SELECT \"lockstep:row\" FROM {part}")).collect();
-        let array = || format!("ARRAY(SELECT \"lockstep:row\"::text FROM ({}) AS written) AS k1", selects.join(" UNION ALL "));
-        if *report { vec![array()] } else { Vec::new() }
-    };
+    let reported = |parts: &[&str]| if *report { whole_rows(parts) } else { Vec::new() };
     let among = among.map(|(item, condition)| format!(" JOIN {item} ON {condition}")).unwrap_or_default();
     let have = format!(
         "have AS MATERIALIZED (\n  SELECT t.ctid AS \"lockstep:row\", {} FROM {table} AS t{among}\n)",

@@ -1,5 +1,8 @@
 //! How contributions are named.
 
+/// The column that tells which arm of a set operation a contribution is of, from 1.
+pub(crate) const ARM: &str = "arm";
+
 /// The alias of the contributions in the group query.
 pub(crate) const CONTRIBUTION_ALIAS: &str = "c";
 

@@ -84,6 +84,8 @@ pub struct GroupedPlan {
     pub branches: Vec<Branch>,
     /// The group columns of the contributions (empty for a global aggregate).
     pub group_columns: Vec<String>,
+    /// For each branch the number of its arm in a set operation, from 1.
+    pub arms: Vec<usize>,
     /// Columns of the contributions that the group determines; they must be comparable.
     pub dependent_columns: Vec<String>,
     /// The user's select list over the contributions, one expression an output column.
@@ -136,6 +138,13 @@ pub enum GroupForm {
     },
     /// Each is a row; windows look at the others of its group.
     Rows,
+    /// As many equal rows as the arms of a set operation make of theirs.
+    Counted {
+        /// How many, over the contributions and the number of their arm.
+        count: String,
+        /// Whether there is never more than one.
+        once: bool,
+    },
 }
 
 /// A projection recomputed in full.

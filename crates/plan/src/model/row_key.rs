@@ -24,8 +24,7 @@ impl RowKey {
         match self {
             Self::Primary(columns) => columns.len(),
             // The hash of those columns; of the whole row.
-            Self::Located(_) | Self::Copies { .. } => 1,
-            Self::SingleRow => 0,
+            Self::Located(_) | Self::Copies { .. } | Self::SingleRow => 1,
         }
     }
 

@@ -4,13 +4,16 @@
 //!   as fast, and the planner sees one kind of nesting only.
 //! * `outer`: a full join becomes two branches, one for the rows that each side owns.
 //! * `order`: what is not determined is made so.
-//! * `union`: UNION and UNION ALL become a list of branches.
+//! * `grouping_sets`: they become a UNION ALL of groupings.
+//! * `union`: set operations become a list of arms, and how often a row counts.
 
+mod grouping_sets;
 mod inline;
 mod order;
 mod outer;
 mod union;
 
+pub(crate) use grouping_sets::written_out as groupings_written_out;
 pub(crate) use inline::inline;
 pub use order::{Settled, Tie, settle};
 pub(crate) use outer::split_full_joins;

@@ -68,6 +68,13 @@ struct Splitter<'a> {
 impl Splitter<'_> {
     /// Rewrites an expression of the select list or HAVING so that it reads contributions.
     fn over_contributions(&mut self, mut node: Node) -> Outcome<Node> {
+        // `[1]` is no expression by itself.
+        if matches!(&node.node, Some(NodeEnum::AIndices(_))) {
+            for child in children(&mut node)? {
+                *child = self.over_contributions(std::mem::take(child))?;
+            }
+            return Ok(node);
+        }
         let printed = print_expression(&node)?;
         if let Some(group) = self.groups.iter().position(|text| *text == printed) {
             return Ok(column_reference(CONTRIBUTION_ALIAS, &group_column(group)));

@@ -48,6 +48,9 @@ fn compose(query: &Query, extent: Extent) -> Outcome<Decomposition> {
     let mut select = syntax::parse_select(&query.sql)?;
     normalise::inline(&mut select, &query.views)?;
     let mut blocks = Blocks { parts: Parts { query, inner: Vec::new() }, extent };
+    if let Some(arms) = normalise::groupings_written_out(&select, &query.columns, &query.functions)? {
+        select = arms;
+    }
     if syntax::is_set_operation(&select) {
         blocks.arms(&mut select)?;
     } else {

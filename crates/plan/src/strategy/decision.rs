@@ -155,8 +155,8 @@ pub fn at_time(sql: &str, time: &str) -> String {
 fn by_form(query: &Query, select: SelectStmt) -> Outcome<Plan> {
     let (arms, combination) = normalise::arms(select)?;
     let is_union = arms.len() > 1;
-    let mut parts = Vec::new();
-    for arm in arms {
+    let (mut parts, mut numbers) = (Vec::new(), Vec::new());
+    for (number, arm) in (1..).zip(arms) {
         if let Some(limit) = arm.limit_count.as_ref().or(arm.limit_offset.as_ref()) {
             return Err(Obstacle::at("it has LIMIT or OFFSET", location(limit)));
         }
@@ -169,6 +169,7 @@ fn by_form(query: &Query, select: SelectStmt) -> Outcome<Plan> {
         }
         for core in normalise::split_full_joins(arm)? {
             parts.push((Part::new(core, query)?, form));
+            numbers.push(number);
         }
     }
     match parts.as_slice() {
@@ -176,10 +177,10 @@ fn by_form(query: &Query, select: SelectStmt) -> Outcome<Plan> {
         _ => {
             let mut grouped = Vec::new();
             for (part, form) in parts {
-                let grouping = grouping(query, &part, form, combination)?;
+                let grouping = grouping(query, &part, form, &combination)?;
                 grouped.push((part, grouping));
             }
-            grouped_plan(query, &grouped)
+            grouped_plan(query, &grouped, numbers)
         }
     }
 }
@@ -222,10 +223,10 @@ fn form(select: &SelectStmt, query: &Query) -> Outcome<Form> {
     }
 }
 
-fn grouping(query: &Query, part: &Part, form: Form, combination: Combination) -> Outcome<Grouping> {
+fn grouping(query: &Query, part: &Part, form: Form, combination: &Combination) -> Outcome<Grouping> {
     match form {
         Form::Plain => grouping::by_all_columns(part, query, combination),
-        Form::Distinct => grouping::by_all_columns(part, query, Combination::Distinct),
+        Form::Distinct => grouping::by_all_columns(part, query, &Combination::Distinct),
         Form::DistinctOn => distinct::by_distinct_on(part),
         Form::Window => windows::by_partition(part),
         Form::Aggregate => aggregation::split(&part.resolved.select, &query.functions),
@@ -235,7 +236,7 @@ fn grouping(query: &Query, part: &Part, form: Form, combination: Combination) ->
 /// A plain SELECT: rows are found by their root's key, or, where that is not among the columns, by all columns.
 fn row_or_copies(query: &Query, part: &Part) -> Outcome<Plan> {
     if part.key_outputs.is_empty() {
-        let grouping = grouping::by_all_columns(part, query, Combination::All)?;
+        let grouping = grouping::by_all_columns(part, query, &Combination::All)?;
         let (plan, key) = grouping::assemble(query, &[(part, grouping)])?;
         return Ok(finished(query, Maintenance::Grouped(Box::new(plan)), key, Vec::new()));
     }
@@ -249,9 +250,10 @@ fn row_or_copies(query: &Query, part: &Part) -> Outcome<Plan> {
     Ok(finished(query, Maintenance::Row(Box::new(branch)), key, owner))
 }
 
-fn grouped_plan(query: &Query, parts: &[(Part, Grouping)]) -> Outcome<Plan> {
+fn grouped_plan(query: &Query, parts: &[(Part, Grouping)], arms: Vec<usize>) -> Outcome<Plan> {
     let parts: Vec<(&Part, Grouping)> = parts.iter().map(|(part, grouping)| (part, grouping.clone())).collect();
-    let (plan, key) = grouping::assemble(query, &parts)?;
+    let (mut plan, key) = grouping::assemble(query, &parts)?;
+    plan.arms = arms;
     Ok(finished(query, Maintenance::Grouped(Box::new(plan)), key, Vec::new()))
 }
 

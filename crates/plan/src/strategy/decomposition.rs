@@ -226,6 +226,7 @@ impl Columns<'_> {
                     | NodeEnum::SortBy(_)
                     | NodeEnum::WindowDef(_)
                     | NodeEnum::CaseWhen(_)
+                    | NodeEnum::AIndices(_)
                     | NodeEnum::NamedArgExpr(_)
                     | NodeEnum::List(_)
             )

@@ -1,8 +1,8 @@
 //! Projections made of groups: which contributions, grouped by what, and what becomes of them.
 //!
 //! The rule: with contributions `C = ⊎ branches` and `Q = γ[g](C)`, the groups that can differ after the roots D changed are
-//! `π[g] σ[k ∈ D] C ∪ π[g] σ[k ∈ D] C'`: those that they left and those that they joined. UNION is γ by all columns with each row once;
-//! a result without any key is γ by all columns with each row as often as it occurs.
+//! `π[g] σ[k ∈ D] C ∪ π[g] σ[k ∈ D] C'`: those that they left and those that they joined. UNION is γ by all columns with each row once,
+//! other set operations with each row as often as `normalise/union.rs` says; a result without any key is γ by all columns with each row as often as it occurs.
 
 use pg_query::protobuf::SelectStmt;
 
@@ -35,7 +35,7 @@ pub(crate) struct Grouping {
 }
 
 /// The grouping of a SELECT's rows that count once each: UNION and DISTINCT, or that count each: no key in the result.
-pub(crate) fn by_all_columns(part: &Part, query: &Query, combination: Combination) -> Outcome<Grouping> {
+pub(crate) fn by_all_columns(part: &Part, query: &Query, combination: &Combination) -> Outcome<Grouping> {
     if let Some(column) = query.columns.iter().find(|column| !column.hashable) {
         return Err(Obstacle::new(format!("its column {} has type {}, which cannot be hashed", column.name, column.type_name)));
     }
@@ -49,6 +49,7 @@ pub(crate) fn by_all_columns(part: &Part, query: &Query, combination: Combinatio
         form: match combination {
             Combination::All => GroupForm::Rows,
             Combination::Distinct => GroupForm::Aggregate { having: None },
+            Combination::Counted { count, once } => GroupForm::Counted { count: count.clone(), once: *once },
         },
         typed_as_output: true,
     })
@@ -100,13 +101,14 @@ pub(crate) fn assemble(query: &Query, parts: &[(&Part, Grouping)]) -> Outcome<(G
         .collect::<Outcome<Vec<_>>>()?;
     let key = match (&first.form, located.is_empty()) {
         _ if by_root.is_some() => RowKey::Primary(located),
-        (GroupForm::Rows, _) => RowKey::Copies { within: located },
+        (GroupForm::Rows | GroupForm::Counted { once: false, .. }, _) => RowKey::Copies { within: located },
         (_, true) => RowKey::SingleRow,
         (_, false) => RowKey::Located(located),
     };
     let plan = GroupedPlan {
         branches,
         group_columns: (0..first.groups.len()).map(group_column).collect(),
+        arms: Vec::new(),
         dependent_columns: first.dependents.clone(),
         select_list: first.select_list.clone(),
         form: first.form.clone(),

@@ -51,7 +51,8 @@ pub(crate) fn find(resolved: &Resolved, relations: &[Relation], preferred: &dyn 
         let occurrence = &resolved.occurrences[index];
         occurrence.place == Place::Row && !occurrence.nullable && !occurrence.inert && resolved.table(index).is_some()
     });
-    let mut found: Vec<(Cost, Paths)> = Vec::new();
+    // A single row is the root of what has no other.
+    let mut found: Vec<((bool, Cost), Paths)> = Vec::new();
     let mut reason = None;
     for root in candidates {
         match why_not_traceable(resolved, root, relations) {
@@ -60,7 +61,8 @@ pub(crate) fn find(resolved: &Resolved, relations: &[Relation], preferred: &dyn 
             }
             None => {
                 let paths = from_root(root, resolved, relations);
-                found.push((cost(&paths, resolved, preferred(root)), paths));
+                let single = is_single(root, resolved, relations);
+                found.push(((single, cost(&paths, resolved, relations, preferred(root))), paths));
             }
         }
     }
@@ -76,12 +78,17 @@ pub(crate) fn find(resolved: &Resolved, relations: &[Relation], preferred: &dyn 
 /// of one concerns the others; a root key that is not in the result; links that need state; links.
 type Cost = (usize, usize, bool, usize, usize);
 
-fn cost(paths: &Paths, resolved: &Resolved, key_selected: bool) -> Cost {
+fn is_single(index: usize, resolved: &Resolved, relations: &[Relation]) -> bool {
+    resolved.table(index).is_some_and(|found| relations[found].single_row)
+}
+
+fn cost(paths: &Paths, resolved: &Resolved, relations: &[Relation], key_selected: bool) -> Cost {
+    let untied = paths.unreached.iter().filter(|(index, _)| !is_single(*index, resolved, relations)).count();
     let hops = || paths.hops.iter().filter(|hop| !resolved.occurrences[hop.occurrence].inert);
     let is_link = |hop: &&Hop| matches!(hop.kind, HopKind::Link | HopKind::KeyLink);
     let many = hops().filter(is_link).filter(|hop| resolved.occurrences[hop.occurrence].place == Place::Row).count();
     let count = |kind: HopKind| hops().filter(|hop| hop.kind == kind).count();
-    (paths.unreached.len(), many, !key_selected, count(HopKind::Link), count(HopKind::KeyLink))
+    (untied, many, !key_selected, count(HopKind::Link), count(HopKind::KeyLink))
 }
 
 fn why_not_traceable(resolved: &Resolved, index: usize, relations: &[Relation]) -> Option<String> {
@@ -248,10 +255,9 @@ impl Paths {
 
     /// Whether one root row can make more than one row (before aggregation).
     pub(crate) fn fans_out(&self, resolved: &Resolved, relations: &[Relation]) -> bool {
-        let is_single = |index: usize| resolved.table(index).is_some_and(|found| relations[found].single_row);
         let reached_by_key = |index: usize| self.hop(index).is_some_and(|hop| hop.kind == HopKind::Lookup);
         let by_table = resolved.occurrences.iter().enumerate().any(|(index, occurrence)| {
-            let many = !reached_by_key(index) && !is_single(index);
+            let many = !reached_by_key(index) && !is_single(index, resolved, relations);
             occurrence.place == Place::Row && !occurrence.inert && index != self.root && many
         });
         by_table

@@ -74,7 +74,7 @@ impl Over<'_> {
         }
         for child in children(&mut node)? {
             *child = match child.node.as_ref() {
-                Some(NodeEnum::CaseWhen(_)) => self.inside(std::mem::take(child))?,
+                Some(NodeEnum::CaseWhen(_) | NodeEnum::AIndices(_)) => self.inside(std::mem::take(child))?,
                 Some(_) | None => self.contributions(std::mem::take(child))?,
             };
         }
