@@ -88,10 +88,10 @@ async fn expect_plans(setup: &Setup, constructs: &[Construct]) -> anyhow::Result
         .map(|planned| {
             let parts = || preflight.planned.iter().filter(|part| is_part_of(part, &planned.plan.projection, &preflight.planned));
             let how = match (planned.plan.kind(), planned.plan.is_incremental()) {
+                (_, true) if parts().all(|part| part.plan.is_incremental()) => format!("{Incremental:?}"),
+                (_, true) => format!("{Inner:?}"),
                 ("whole", _) if parts().next().is_some() => format!("{Inner:?}"),
-                (_, true) if parts().any(|part| !part.plan.is_incremental()) => format!("{Inner:?}"),
                 ("whole", _) => format!("{Whole:?}"),
-                (_, true) => format!("{Incremental:?}"),
                 (_, false) => format!("{Partly:?}"),
             };
             (planned.plan.projection.as_str(), how)

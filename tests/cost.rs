@@ -94,6 +94,10 @@ const PROJECTIONS: &[(&str, &str)] = &[
         "SELECT o.customer_id FROM c.orders o WHERE o.amount > 3 INTERSECT ALL SELECT o.customer_id FROM c.orders o WHERE o.amount > 4",
     ),
     ("rollup", "SELECT o.status, o.customer_id, count(*) AS n FROM c.orders o GROUP BY ROLLUP (o.status, o.customer_id)"),
+    (
+        "top_of_all",
+        "SELECT o.customer_id, count(*) AS n, sum(o.amount) AS total FROM c.orders o GROUP BY o.customer_id ORDER BY sum(o.amount) DESC NULLS LAST, o.customer_id LIMIT 5 OFFSET 2",
+    ),
     ("over_a_value", "SELECT o.id, o.amount FROM c.orders o WHERE o.amount >= (SELECT max(x.amount) FROM c.orders x)"),
 ];
 

@@ -224,7 +224,7 @@ pub(super) const CHAINS: &[Construct] = &[
     ("growth", Inner, "WITH daily AS (SELECT o.placed, sum(o.amount) AS total, count(*) AS n FROM shop.orders o GROUP BY o.placed)
         SELECT d.placed, d.total, d.total - lag(d.total) OVER (ORDER BY d.placed) AS growth, round(d.n / sum(d.n) OVER (), 3) AS share FROM daily d", ""),
     ("growth_in_one", Inner, "SELECT o.status, sum(o.amount) AS total, rank() OVER (ORDER BY sum(o.amount) DESC NULLS LAST, o.status) AS place FROM shop.orders o GROUP BY o.status HAVING count(*) > 3", ""),
-    ("top_products", Inner, "SELECT l.product, sum(l.quantity) AS n FROM shop.line l GROUP BY l.product ORDER BY sum(l.quantity) DESC NULLS LAST, l.product LIMIT 4", ""),
+    ("top_products", Incremental, "SELECT l.product, sum(l.quantity) AS n FROM shop.line l GROUP BY l.product ORDER BY sum(l.quantity) DESC NULLS LAST, l.product LIMIT 4", ""),
     ("group_not_selected", Incremental, "SELECT count(*) AS n, sum(p.amount) AS total FROM shop.payment p GROUP BY p.method", ""),
     ("dashboard", Incremental, "WITH a AS (SELECT count(*) AS orders, sum(amount) AS amount FROM shop.orders), b AS (SELECT count(DISTINCT product) AS products FROM shop.line),
         c AS (SELECT avg(amount) AS mean FROM shop.payment WHERE method = 'card') SELECT a.orders, a.amount, b.products, c.mean, a.amount / nullif(b.products, 0) AS ratio FROM a CROSS JOIN b CROSS JOIN c", ""),

@@ -8,7 +8,7 @@ use lockstep_connect::{ErrorClass, Session};
 use lockstep_plan::RowKey;
 use lockstep_plan::chains::{StoodFor, stand_for_projections};
 use lockstep_plan::facts::{Column, Identity, LOCATOR, Query, Relation, RelationKind, TypeFacts};
-use lockstep_plan::{Decomposition, GroupForm, Maintenance, Plan, compositions, decompose, quote};
+use lockstep_plan::{Decomposition, GroupForm, Maintenance, Plan, WholePlan, compositions, decompose, quote};
 use lockstep_refresh::analysis::{self, Analysed, AnalysisError, Definition, StandIn};
 
 use crate::query_errors::{in_query, wrong_time_zone};
@@ -365,26 +365,30 @@ impl Planner<'_> {
 /// The indexes that a plan wants on the hidden tables of its blocks are made with them.
 fn make_indexes(plan: &mut Plan, inner: &mut [Planned]) {
     let relations = plan.relations.clone();
-    for role in plan.branches_mut().iter_mut().flat_map(|branch| &mut branch.roles) {
-        role.missing_indexes.retain(|index| {
-            let table = index.split(" ON ").nth(1).unwrap_or_default();
-            let block = inner.iter_mut().find(|planned| {
-                let name = quote::qualified(STATE_SCHEMA, &planned.plan.projection);
-                table.starts_with(&format!("{name} ")) && relations.iter().any(|relation| relation.oid == planned.node)
-            });
-            let Some(block) = block else { return true };
-            let statement = index.replace("INDEX CONCURRENTLY ON", "INDEX ON").replace(
-                &format!("{} ", quote::qualified(STATE_SCHEMA, &block.plan.projection)),
-                &format!("{} ", quote::identifier(&block.plan.projection)),
-            );
-            let indexes = block.indexes.get_or_insert_default();
-            if !indexes.contains(&statement) {
-                indexes.push_str(&statement);
-                indexes.push('\n');
-            }
-            false
-        });
+    if let Maintenance::Whole(WholePlan { first: Some(first), .. }) = &plan.maintenance {
+        make_index(&first.index, inner, &relations);
     }
+    for role in plan.branches_mut().iter_mut().flat_map(|branch| &mut branch.roles) {
+        role.missing_indexes.retain(|index| !make_index(index, inner, &relations));
+    }
+}
+
+/// Lets a block's table have an index, if the statement is for one of them.
+fn make_index(index: &str, inner: &mut [Planned], relations: &[Relation]) -> bool {
+    let table = index.split(" ON ").nth(1).unwrap_or_default();
+    let qualified = |planned: &Planned| format!("{} ", quote::qualified(STATE_SCHEMA, &planned.plan.projection));
+    let is_its = |planned: &&mut Planned| {
+        table.starts_with(&qualified(planned)) && relations.iter().any(|relation| relation.oid == planned.node)
+    };
+    let Some(block) = inner.iter_mut().find(is_its) else { return false };
+    let name = format!("{} ", quote::identifier(&block.plan.projection));
+    let statement = index.replace("INDEX CONCURRENTLY ON", "INDEX ON").replace(&qualified(block), &name);
+    let indexes = block.indexes.get_or_insert_default();
+    if !indexes.contains(&statement) {
+        indexes.push_str(&statement);
+        indexes.push('\n');
+    }
+    true
 }
 
 /// The columns that identify a row where its hash does; none where one of them cannot be hashed.

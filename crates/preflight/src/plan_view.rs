@@ -103,8 +103,8 @@ pub fn plans(checked: &Preflight) -> BTreeMap<String, serde_json::Value> {
 pub fn view(planned: &Planned, with_sql: bool) -> PlanView<'_> {
     let plan = &planned.plan;
     let whole = match &plan.maintenance {
-        Maintenance::Whole(whole) => Some(whole),
-        Maintenance::Row(_) | Maintenance::Grouped(_) => None,
+        Maintenance::Whole(whole) if whole.first.is_none() => Some(whole),
+        Maintenance::Whole(_) | Maintenance::Row(_) | Maintenance::Grouped(_) => None,
     };
     let state = plan
         .state_tables()
@@ -137,6 +137,9 @@ pub fn view(planned: &Planned, with_sql: bool) -> PlanView<'_> {
 
 /// How a projection's groups are computed; `None` if it has none.
 fn groups(plan: &Plan) -> Option<String> {
+    if let Maintenance::Whole(WholePlan { first: Some(first), .. }) = &plan.maintenance {
+        return Some(format!("the first rows of {}, read again by an index when a batch wrote there", first.of));
+    }
     let Maintenance::Grouped(grouped) = &plan.maintenance else { return None };
     Some(match (&grouped.form, &grouped.recomputed_because) {
         (GroupForm::Aggregate { .. }, None) => "accumulated: a change costs the same whatever a group's size".to_owned(),

@@ -121,6 +121,7 @@ fn describe(planned: &Planned) -> String {
     match &planned.plan.maintenance {
         Maintenance::Row(_) => format!("{inner}row projection of {}", roots.join(" and ")),
         Maintenance::Grouped(_) => format!("{inner}grouped projection of {}", roots.join(" and ")),
+        Maintenance::Whole(plan) if plan.first.is_some() => format!("{inner}the first rows of {}", planned.reads.join(", ")),
         Maintenance::Whole(plan) if planned.reads.is_empty() => format!("{inner}recomputed as a whole, because {}", plan.reason),
         Maintenance::Whole(_) => format!("{inner}recomputed from {} when that has changed", planned.reads.join(", ")),
     }

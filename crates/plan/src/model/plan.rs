@@ -156,6 +156,17 @@ pub struct WholePlan {
     pub position: Option<usize>,
     /// Whether its result depends on the time, so that it is recomputed on a schedule too.
     pub on_schedule: bool,
+    /// Where all of it is the first rows of a block.
+    pub first: Option<FirstRows>,
+}
+
+/// The first rows of a block, in an order that an index has: to recompute them costs what they are, not what the block is.
+#[derive(Debug, Clone)]
+pub struct FirstRows {
+    /// The block.
+    pub of: String,
+    /// The statement that makes the index.
+    pub index: String,
 }
 
 /// The relation whose rows own the projection's rows.
@@ -184,7 +195,7 @@ impl Root {
 }
 
 impl Plan {
-    /// `row`, `aggregate` or `whole`.
+    /// `row`, `aggregate` or `whole`: how its rows are written.
     pub fn kind(&self) -> &'static str {
         match &self.maintenance {
             Maintenance::Row(_) => "row",
@@ -195,7 +206,7 @@ impl Plan {
 
     /// Whether a change of any relation costs what the affected rows cost.
     pub fn is_incremental(&self) -> bool {
-        !matches!(self.maintenance, Maintenance::Whole(_))
+        !matches!(&self.maintenance, Maintenance::Whole(whole) if whole.first.is_none())
             && !self.branches().iter().flat_map(|branch| &branch.roles).any(|role| {
                 // Another value of a single row may change every row.
                 role.role == Role::Whole && !self.relations.get(role.relation).is_some_and(|relation| relation.single_row)

@@ -8,6 +8,7 @@ use pg_query::protobuf::SelectStmt;
 
 use super::branches::Part;
 use super::grouping::{self, Grouping};
+use super::top::first_rows;
 use super::{aggregation, distinct, windows};
 use crate::model::facts::{Function, Identity, Query, Volatility};
 use crate::model::obstacle::{Obstacle, Outcome};
@@ -318,7 +319,7 @@ fn whole(query: &Query, obstacle: Obstacle) -> Plan {
     // The text's leading blanks are dropped.
     let dropped = query.sql.len() - query.sql.trim_start().len();
     let position = obstacle.position.and_then(|position| position.checked_sub(dropped));
-    let maintenance = Maintenance::Whole(WholePlan { reason: obstacle.reason, position, on_schedule });
+    let maintenance = Maintenance::Whole(WholePlan { reason: obstacle.reason, position, on_schedule, first: first_rows(query) });
     Plan { key_needs_check: query.declared_key.is_some(), declared_key: None, ..finished(query, maintenance, key, Vec::new()) }
 }
 

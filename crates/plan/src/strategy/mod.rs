@@ -10,6 +10,7 @@ mod decomposition;
 mod distinct;
 mod grouping;
 mod paths;
+mod top;
 mod traces;
 mod windows;
 
