@@ -105,6 +105,10 @@ impl Blocks<'_> {
         if windows && !select.distinct_clause.is_empty() {
             return self.distinct_over_windows(select);
         }
+        let plain = !aggregates && !windows && select.distinct_clause.is_empty();
+        if plain && select.limit_count.is_some() && !select.sort_clause.is_empty() && self.parts.query.relations.len() > 1 {
+            return self.first_rows(select);
+        }
         if hides_groups {
             let name = self.parts.add(select)?;
             *select = over(&name, "part", self.parts.outputs("part"));
@@ -123,6 +127,45 @@ impl Blocks<'_> {
         let name = self.parts.add(select)?;
         *select = over(&name, "part", self.parts.outputs("part"));
         select.distinct_clause = distinct;
+        Ok(())
+    }
+
+    /// `SELECT a … ORDER BY b LIMIT n` over several tables becomes `SELECT part.a FROM (SELECT a, b …) part ORDER BY part.b LIMIT n`. Of a
+    /// single table the first rows are read as they are, by an index that it has.
+    fn first_rows(&mut self, select: &mut SelectStmt) -> Outcome<()> {
+        if select.limit_option == pg_query::protobuf::LimitOption::WithTies as i32 {
+            return Err(Obstacle::new("it has WITH TIES"));
+        }
+        let (count, offset) = (select.limit_count.take(), select.limit_offset.take());
+        let mut sorts = std::mem::take(&mut select.sort_clause);
+        for (number, sort) in sorts.iter_mut().enumerate() {
+            let Some(NodeEnum::SortBy(by)) = sort.node.as_mut() else {
+                return Err(Obstacle::new("its ORDER BY is of an unknown kind"));
+            };
+            let Some(value) = by.node.as_deref_mut() else { continue };
+            if matches!(&value.node, Some(NodeEnum::AConst(_))) {
+                return Err(Obstacle::new("its ORDER BY names a column by number"));
+            }
+            let text = syntax::print_expression(value)?;
+            let outputs = select.target_list.iter().map(|target| {
+                let name = match &target.node {
+                    Some(NodeEnum::ResTarget(target)) => target.name.clone(),
+                    Some(_) | None => String::new(),
+                };
+                (name, syntax::target_expression(target).and_then(|value| syntax::print_expression(value).ok()))
+            });
+            let found = outputs.into_iter().find(|(_, printed)| printed.as_ref() == Some(&text)).map(|(name, _)| name);
+            let name = found.unwrap_or_else(|| {
+                let name = format!("lockstep_o{}", number + 1);
+                select.target_list.push(syntax::target(&name, value.clone()));
+                name
+            });
+            *value = column_reference("part", &name);
+        }
+        let name = self.parts.add(select)?;
+        *select = over(&name, "part", self.parts.outputs("part"));
+        (select.sort_clause, select.limit_count, select.limit_offset) = (sorts, count, offset);
+        select.limit_option = pg_query::protobuf::LimitOption::Count as i32;
         Ok(())
     }
 
