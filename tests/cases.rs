@@ -184,7 +184,7 @@ impl Tally {
                 Maintenance::Whole(whole) => Some(whole.reason.clone()),
                 Maintenance::Row(_) | Maintenance::Grouped(_) => None,
             });
-            let how = if planned.plan.is_incremental() || parts().next().is_some() { "over parts" } else { "whole" };
+            let how = if planned.plan.is_incremental() || parts().count() > 1 { "over parts" } else { "whole" };
             self.others.push(format!(
                 "  {label}: {} ({how}): {}",
                 planned.plan.projection,

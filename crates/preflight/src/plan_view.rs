@@ -17,7 +17,7 @@ const SHOWN_PAGE_ROWS: usize = 50_000;
 pub struct PlanView<'a> {
     /// The projection.
     pub name: &'a str,
-    /// `row`, `grouped` or `whole`.
+    /// `row`, `aggregate`, `whole`, or `top`: the first rows of a block.
     pub kind: &'a str,
     /// Whether a change of any relation is followed key by key.
     pub incremental: bool,
@@ -31,6 +31,8 @@ pub struct PlanView<'a> {
     pub key: &'a [String],
     /// The defining query as PostgreSQL prints it.
     pub query: &'a str,
+    /// Statements that create the indexes of its table.
+    pub indexes: Option<&'a str>,
     /// The projection that it is a hidden part of.
     pub part_of: Option<&'a str>,
     /// The projections that it reads.
@@ -92,7 +94,7 @@ pub fn plans(checked: &Preflight) -> BTreeMap<String, serde_json::Value> {
     let outer = checked.planned.iter().filter(|planned| planned.part_of.is_none());
     let one = |planned: &Planned| {
         let name = &planned.plan.projection;
-        let of_it = |other: &&Planned| &other.plan.projection == name || other.part_of.as_ref() == Some(name);
+        let of_it = |other: &&Planned| checked.is_of(other, name);
         let views: Vec<PlanView<'_>> = checked.planned.iter().filter(of_it).map(|planned| view(planned, false)).collect();
         (name.clone(), serde_json::to_value(views).unwrap_or_default())
     };
@@ -117,13 +119,17 @@ pub fn view(planned: &Planned, with_sql: bool) -> PlanView<'_> {
         .collect();
     PlanView {
         name: &plan.projection,
-        kind: plan.kind(),
+        kind: match &plan.maintenance {
+            Maintenance::Whole(whole) if whole.first.is_some() => "top",
+            Maintenance::Row(_) | Maintenance::Grouped(_) | Maintenance::Whole(_) => plan.kind(),
+        },
         incremental: plan.is_incremental(),
         reason: whole.map(|whole| whole.reason.as_str()),
         position: whole.and_then(|whole| whole.position),
         group: &planned.group,
         key: plan.key.columns(),
         query: &plan.definition,
+        indexes: planned.indexes.as_deref(),
         part_of: planned.part_of.as_deref(),
         reads: &planned.reads,
         groups: groups(plan),

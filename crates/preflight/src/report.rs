@@ -116,6 +116,15 @@ impl Preflight {
         ServerIdentity { system_identifier: self.system_identifier.clone(), timeline: self.timeline }
     }
 
+    /// Whether a planned projection is that of this name, or a hidden part of it at any depth.
+    pub fn is_of(&self, planned: &Planned, name: &str) -> bool {
+        if planned.plan.projection == name {
+            return true;
+        }
+        let whole = planned.part_of.as_ref().and_then(|whole| self.planned.iter().find(|other| &other.plan.projection == whole));
+        whole.is_some_and(|whole| self.is_of(whole, name))
+    }
+
     /// Whether nothing stands in the way.
     pub fn passed(&self) -> bool {
         self.findings.iter().all(|finding| finding.severity != Severity::Error)

@@ -17,16 +17,14 @@ pub async fn plan(config: &Config, name: Option<&str>, with_sql: bool, json: boo
         return Ok(exit);
     }
     let preflight = preflight::run(config, Depth::Plans).await;
-    let wanted =
-        |planned: &&Planned| name.is_none_or(|name| planned.plan.projection == name || planned.part_of.as_deref() == Some(name));
+    let wanted = |planned: &&Planned| name.is_none_or(|name| preflight.is_of(planned, name));
     let planned: Vec<&Planned> = preflight.planned.iter().filter(wanted).collect();
     let views: Vec<PlanView<'_>> = planned.iter().map(|planned| view(planned, with_sql)).collect();
     if json {
         common::print_json(&views)?;
     } else {
-        for view in &views {
-            print_plan(view);
-            println!();
+        for view in views.iter().filter(|view| view.part_of.is_none()) {
+            print_tree(view, &views, 0);
         }
     }
     for error in preflight.errors(logging::colours()) {
@@ -35,22 +33,34 @@ pub async fn plan(config: &Config, name: Option<&str>, with_sql: bool, json: boo
     Ok(if preflight.passed() { Exit::Good } else { Exit::Failure })
 }
 
-fn print_plan(view: &PlanView<'_>) {
+/// A projection, and below it the blocks that it is made of.
+fn print_tree(view: &PlanView<'_>, all: &[PlanView<'_>], depth: usize) {
+    let margin = "    ".repeat(depth);
+    for line in plan_text(view).lines() {
+        println!("{}", format!("{margin}{line}").trim_end());
+    }
+    println!();
+    for block in all.iter().filter(|block| block.part_of == Some(view.name)) {
+        print_tree(block, all, depth + 1);
+    }
+}
+
+fn plan_text(view: &PlanView<'_>) -> String {
     let how = match (view.reason, view.incremental) {
         (Some(_), _) if !view.reads.is_empty() => format!("recomputed from {} when that has changed", view.reads.join(", ")),
         (Some(_), _) => "whole: recomputed when a relation changes".to_owned(),
         (None, true) => format!("{}, incremental", view.kind),
         (None, false) => format!("{}, incremental for some of its relations", view.kind),
     };
-    let hidden = view.part_of.map(|whole| format!(", inner part of {whole}")).unwrap_or_default();
-    println!("{}  ({how}{hidden})", view.name);
+    let block = view.part_of.map(|_| "block ").unwrap_or_default();
+    let mut text = format!("{block}{}  ({how})\n", view.name);
     if let Some(reason) = view.reason {
         let mut note = Diagnostic::note(format!("not incremental, because {reason}"));
         if let Some(position) = view.position.filter(|position| view.query.is_char_boundary(*position)) {
             let characters = view.query[..position].chars().count();
             note = note.at_character(Path::new("the query as PostgreSQL prints it"), view.query, characters);
         }
-        println!("{}", note.render(logging::colours()));
+        text.push_str(&format!("{}\n", note.render(logging::colours())));
     }
     let key = if view.key.is_empty() { "none".to_owned() } else { view.key.join(", ") };
     let mut branches: Vec<String> = vec![format!("group {}, key {key}", view.group)];
@@ -67,17 +77,20 @@ fn print_plan(view: &PlanView<'_>) {
     for state in &view.state {
         branches.push(format!("state   {} ({}): {}", state.table, state.columns.join(", "), state.purpose));
     }
+    let indexes = view.indexes.unwrap_or_default().lines();
+    branches.extend(indexes.filter(|_| view.part_of.is_some()).map(|index| format!("index   {}", index.trim_end_matches(';'))));
     for (index, branch) in branches.iter().enumerate() {
         let last = index + 1 == branches.len();
         let mut lines = branch.lines();
-        println!("{} {}", if last { "└─" } else { "├─" }, lines.next().unwrap_or_default());
+        text.push_str(&format!("{} {}\n", if last { "└─" } else { "├─" }, lines.next().unwrap_or_default()));
         for line in lines {
-            println!("{}  {line}", if last { " " } else { "│" });
+            text.push_str(&format!("{}  {line}\n", if last { " " } else { "│" }));
         }
     }
     for statement in view.statements.iter().flatten() {
-        println!("\n  -- {}\n{}", statement.purpose, indent(&statement.sql));
+        text.push_str(&format!("\n  -- {}\n{}\n", statement.purpose, indent(&statement.sql)));
     }
+    text
 }
 
 fn relation_line(relation: &RelationView<'_>, several: bool, whole: bool) -> String {

@@ -258,7 +258,11 @@ impl Part {
                     relation,
                     alias,
                     role: Role::Whole,
-                    reason: format!("a change of it recomputes everything: {reason}"),
+                    reason: if query.relations[relation].single_row {
+                        "one value: another one makes all rows dirty, and a batch that leaves it as it is none".to_owned()
+                    } else {
+                        format!("a change of it recomputes everything: {reason}")
+                    },
                     trace: Trace::Whole,
                     missing_indexes: Vec::new(),
                 },
