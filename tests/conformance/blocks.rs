@@ -33,6 +33,8 @@ pub(super) const BLOCKS: &[Construct] = &[
     ("indexed_aggregate", Incremental, "SELECT o.status, (array_agg(o.id ORDER BY o.id))[1] AS first, (array_agg(o.id ORDER BY o.id))[2:3] AS next FROM shop.orders o GROUP BY o.status", ""),
     ("newest_joined", Incremental, "SELECT o.id, c.\"fullName\" AS name, o.placed FROM shop.orders o LEFT JOIN shop.customer c ON c.id = o.customer_id WHERE o.status <> 'new' ORDER BY o.placed DESC NULLS LAST, o.amount, o.id LIMIT 7 OFFSET 1", ""),
     ("top_of_groups", Incremental, "SELECT o.status, o.customer_id, sum(o.amount) AS total FROM shop.orders o GROUP BY o.status, o.customer_id ORDER BY total DESC NULLS LAST LIMIT 5", ""),
+    ("full_using", Incremental, "SELECT id, o.amount, p.method FROM shop.orders o FULL JOIN shop.payment p USING (id)", ""),
+    ("full_using_grouped", Incremental, "SELECT customer_id, count(*) AS n, max(o.amount) AS most, max(s.n) AS m FROM shop.orders o FULL JOIN (SELECT c.id AS customer_id, c.tier AS n FROM shop.customer c) s USING (customer_id) GROUP BY customer_id", ""),
     ("cube", Incremental, "SELECT o.status, o.customer_id, count(*) AS n, sum(o.amount) AS total, grouping(o.status, o.customer_id) AS level, coalesce(o.status, 'all') AS label FROM shop.orders o GROUP BY CUBE (o.status, o.customer_id) HAVING count(*) > 1", ""),
     ("grouping_sets", Incremental, "SELECT c.region_code, o.status, max(o.placed) AS latest FROM shop.orders o LEFT JOIN shop.customer c ON c.id = o.customer_id GROUP BY GROUPING SETS ((c.region_code, o.status), (o.status), (o.status), ())", ""),
     ("over_all_rows", Inner, "SELECT s.status, s.n FROM (SELECT o.status, count(*) AS n, rank() OVER (ORDER BY count(*) DESC) AS place FROM shop.orders o GROUP BY o.status) s WHERE s.place <= 3", ""),
