@@ -442,7 +442,7 @@ async fn plans_point_at_what_makes_them_whole() -> anyhow::Result<()> {
         "-- link: what the dirty rows of shop.payment as p are joined by now",
         "-- trace: from those values to root keys",
         "growing  (recomputed from growing__part1 when that has changed)",
-        "growing__part1  (aggregate, incremental, inner part of growing)",
+        "    block growing__part1  (aggregate, incremental)",
         "groups  accumulated",
     ] {
         assert!(output.contains(part), "{part} is not in:\n{output}");

@@ -183,6 +183,8 @@ async fn chains_with_two_databases() -> anyhow::Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_with_two_databases() -> anyhow::Result<()> {
-    let constructs: Vec<Construct> = [JOINS, SUBQUERIES, FROM_ITEMS, GROUPS].concat().into_iter().step_by(3).collect();
+    let mut constructs: Vec<Construct> = [JOINS, SUBQUERIES, FROM_ITEMS, GROUPS].concat().into_iter().step_by(3).collect();
+    // The first rows of a table are read whole where it is; in another database it is a block first, which is kept.
+    constructs.iter_mut().filter(|(name, ..)| *name == "limited").for_each(|(_, how, ..)| *how = Incremental);
     conforms(&constructs, true).await
 }

@@ -32,7 +32,7 @@ pub(super) const BLOCKS: &[Construct] = &[
     ("grouped_arms", Incremental, "SELECT o.customer_id, count(*) AS n FROM shop.orders o GROUP BY o.customer_id EXCEPT SELECT c.id, 2 FROM shop.customer c", ""),
     ("indexed_aggregate", Incremental, "SELECT o.status, (array_agg(o.id ORDER BY o.id))[1] AS first, (array_agg(o.id ORDER BY o.id))[2:3] AS next FROM shop.orders o GROUP BY o.status", ""),
     ("newest_joined", Incremental, "SELECT o.id, c.\"fullName\" AS name, o.placed FROM shop.orders o LEFT JOIN shop.customer c ON c.id = o.customer_id WHERE o.status <> 'new' ORDER BY o.placed DESC NULLS LAST, o.amount, o.id LIMIT 7 OFFSET 1", ""),
-    ("top_of_groups", Incremental, "SELECT o.status, o.customer_id, sum(o.amount) AS total FROM shop.orders o GROUP BY o.status, o.customer_id ORDER BY total DESC NULLS LAST LIMIT 5", ""),
+    ("top_of_groups", Incremental, "SELECT o.status, o.customer_id, sum(o.amount) AS total FROM shop.orders o GROUP BY o.status, o.customer_id ORDER BY total DESC NULLS LAST, o.status, o.customer_id LIMIT 5", ""),
     ("full_using", Incremental, "SELECT id, o.amount, p.method FROM shop.orders o FULL JOIN shop.payment p USING (id)", ""),
     ("full_using_grouped", Incremental, "SELECT customer_id, count(*) AS n, max(o.amount) AS most, max(s.n) AS m FROM shop.orders o FULL JOIN (SELECT c.id AS customer_id, c.tier AS n FROM shop.customer c) s USING (customer_id) GROUP BY customer_id", ""),
     ("cube", Incremental, "SELECT o.status, o.customer_id, count(*) AS n, sum(o.amount) AS total, grouping(o.status, o.customer_id) AS level, coalesce(o.status, 'all') AS label FROM shop.orders o GROUP BY CUBE (o.status, o.customer_id) HAVING count(*) > 1", ""),

@@ -19,6 +19,9 @@ pub(crate) fn without_using(mut select: SelectStmt, relations: &[Relation]) -> O
     if merged.is_empty() {
         return Ok(select);
     }
+    if select.from_clause.iter().any(has_alias) {
+        return Err(Obstacle::new("a join with USING has a name of its own"));
+    }
     let mut replacements = Vec::new();
     for name in merged {
         let found = select.from_clause.iter().find_map(|item| column(item, &name, relations));
@@ -51,6 +54,13 @@ fn full_joins(item: &Node, found: &mut Vec<String>) {
     for side in [&join.larg, &join.rarg].into_iter().flatten() {
         full_joins(side, found);
     }
+}
+
+/// Whether a join has a name, by which a merged column may be meant that ON would show twice.
+fn has_alias(item: &Node) -> bool {
+    let Some(NodeEnum::JoinExpr(join)) = &item.node else { return false };
+    let sides = [&join.larg, &join.rarg];
+    join.alias.is_some() || join.join_using_alias.is_some() || sides.into_iter().flatten().any(|side| has_alias(side))
 }
 
 /// What a column that a FROM item shows stands for.
