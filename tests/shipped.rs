@@ -86,13 +86,27 @@ fn documents_name_what_exists() -> anyhow::Result<()> {
                 .iter()
                 .any(|top| word.starts_with(top));
             if is_path && !word.contains('*') {
-                anyhow::ensure!(root().join(word).exists(), "{document} names {word}, which does not exist");
+                let (path, heading) = word.split_once('#').map_or((word, None), |(path, heading)| (path, Some(heading)));
+                anyhow::ensure!(root().join(path).exists(), "{document} names {path}, which does not exist");
+                if let Some(heading) = heading {
+                    let headings = headings(&std::fs::read_to_string(root().join(path))?);
+                    anyhow::ensure!(
+                        headings.iter().any(|found| found == heading),
+                        "{document} names {word}: there are {headings:?}"
+                    );
+                }
                 named += 1;
             }
         }
     }
     assert!(named > 10, "only {named} paths were found");
     Ok(())
+}
+
+/// A document's headings as links name them.
+fn headings(text: &str) -> Vec<String> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix('#'));
+    lines.map(|line| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-")).collect()
 }
 
 /// Every metric that is told is described.
