@@ -400,6 +400,11 @@ async fn wrong_chains_and_zones_are_refused() -> anyhow::Result<()> {
         &[("a", "SELECT o.id FROM shop.orders o", "timezone = \"Mars/Olympus\"")],
         &["knows no time zone \"Mars/Olympus\"", "^^^"],
     )?;
+    refused(
+        "",
+        &[("a__part1", "SELECT o.id FROM shop.orders o", "")],
+        &["must not end in __part and a number", "what the blocks of a"],
+    )?;
     // The caret points into the text as the user wrote it, stand-ins or not.
     refused(
         "",
@@ -451,5 +456,37 @@ async fn plans_point_at_what_makes_them_whole() -> anyhow::Result<()> {
     let plans: serde_json::Value = serde_json::from_str(&output)?;
     let position = usize::try_from(plans[0]["position"].as_u64().unwrap_or_default())?;
     assert!(plans[0]["query"].as_str().unwrap_or_default()[position..].starts_with("row_number()"), "{output}");
+    Ok(())
+}
+
+/// What a projection keeps beside its table is told with its size: blocks by name, below what reads them.
+#[tokio::test(flavor = "multi_thread")]
+async fn status_tells_of_blocks() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let both = "SELECT c.id, s.n FROM shop.customer c LEFT JOIN \
+                (SELECT o.customer_id AS a, 1 AS n FROM shop.orders o UNION ALL SELECT p.order_id, 1 FROM shop.payment p) s ON s.a = c.id";
+    let setup = Setup::new(&cluster.url("postgres"), &[("joined", both, ""), ("orders", ORDERS, "")]);
+    let session = shop(&setup.source_url).await?;
+    let program = Program::new(&setup)?;
+    assert_eq!(program.run(&["run", "--once"])?.0, GOOD);
+    assert_equal(&setup).await?;
+    let (status, output, errors) = program.run(&["status", "--json"])?;
+    assert_eq!(status, GOOD, "{errors}");
+    let told: serde_json::Value = serde_json::from_str(&output)?;
+    let block = &told["projections"][1];
+    assert_eq!((block["part_of"].as_str(), block["kind"].as_str()), (Some("joined"), Some("aggregate")), "{output}");
+    let rows: i64 =
+        session.query_one("SELECT (SELECT count(*) FROM shop.orders) + (SELECT count(*) FROM shop.payment)", &[]).await?.get(0);
+    assert_eq!(block["rows"].as_i64(), Some(rows), "{output}");
+    assert!(block["bytes"].as_i64() > Some(8192) && told["projections"][0]["bytes"].as_i64() > Some(8192), "{output}");
+    assert_eq!(
+        (told["projections"][2]["name"].as_str(), told["projections"][2]["state_bytes"].as_i64()),
+        (Some("orders"), Some(0))
+    );
+    // Blocks are verified with what reads them, those with equal rows too.
+    let (status, output, errors) = program.run(&["verify"])?;
+    assert_eq!(status, GOOD, "{output}{errors}");
+    let (_, output, _) = program.run(&["status"])?;
+    assert!(output.contains("  block joined__part1"), "{output}");
     Ok(())
 }

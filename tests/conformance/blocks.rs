@@ -1,7 +1,7 @@
 //! What cannot be seen through, and what reads it.
 
 use super::construct::Construct;
-use super::construct::How::{Incremental, Inner};
+use super::construct::How::{Incremental, Inner, Whole};
 
 /// Windows, groups and single values that something else is made of.
 pub(super) const BLOCKS: &[Construct] = &[
@@ -38,4 +38,15 @@ pub(super) const BLOCKS: &[Construct] = &[
     ("cube", Incremental, "SELECT o.status, o.customer_id, count(*) AS n, sum(o.amount) AS total, grouping(o.status, o.customer_id) AS level, coalesce(o.status, 'all') AS label FROM shop.orders o GROUP BY CUBE (o.status, o.customer_id) HAVING count(*) > 1", ""),
     ("grouping_sets", Incremental, "SELECT c.region_code, o.status, max(o.placed) AS latest FROM shop.orders o LEFT JOIN shop.customer c ON c.id = o.customer_id GROUP BY GROUPING SETS ((c.region_code, o.status), (o.status), (o.status), ())", ""),
     ("over_all_rows", Inner, "SELECT s.status, s.n FROM (SELECT o.status, count(*) AS n, rank() OVER (ORDER BY count(*) DESC) AS place FROM shop.orders o GROUP BY o.status) s WHERE s.place <= 3", ""),
+    ("cube_windowed", Whole, "SELECT o.status, count(*) AS n, sum(count(*)) OVER () AS total FROM shop.orders o GROUP BY CUBE (o.status)", ""),
+    ("rollup_distinct", Whole, "SELECT DISTINCT count(*) AS n FROM shop.orders o GROUP BY ROLLUP (o.status, o.customer_id)", ""),
+    ("rollup_of_a_row", Whole, "SELECT ROW(o.status, o.customer_id)::text AS t, count(*) AS n FROM shop.orders o GROUP BY ROLLUP (ROW(o.status, o.customer_id))", ""),
+    ("rollup_of_some", Incremental, "SELECT o.status, count(*) AS n FROM shop.orders o WHERE o.status <> 'new' GROUP BY ROLLUP (o.status)", ""),
+    ("rollup_with_a_subquery", Whole, "SELECT c.id, c.tier, count(*) AS n, (SELECT max(o.id) FROM shop.orders o WHERE o.customer_id = c.tier) AS most FROM shop.customer c GROUP BY GROUPING SETS ((c.id, c.tier), (c.id))", ""),
+    ("distinct_windows_from_the_second", Inner, "SELECT DISTINCT rank() OVER (PARTITION BY s.n > 3 ORDER BY s.n) AS place FROM (SELECT o.status, count(*) AS n FROM shop.orders o GROUP BY o.status) s ORDER BY 1 OFFSET 1", ""),
+    ("groups_as_rows", Whole, "SELECT c.id, s.j FROM shop.customer c LEFT JOIN (SELECT t.n AS id, to_jsonb(t) AS j FROM (SELECT count(*) AS n FROM shop.orders o GROUP BY o.customer_id) t) s ON s.id = c.id", ""),
+    ("value_beside_a_count", Whole, "SELECT count(*) AS n, (SELECT max(o.amount) FROM shop.orders o) AS most FROM shop.payment p WHERE p.id < 3", ""),
+    ("equal_rows_joined", Incremental, "SELECT c.id, s.n FROM shop.customer c LEFT JOIN (SELECT o.customer_id AS a, 1 AS n FROM shop.orders o UNION ALL SELECT p.order_id, 1 FROM shop.payment p) s ON s.a = c.id", ""),
+    ("spellings_joined", Whole, "SELECT c.id, s.n FROM shop.customer c LEFT JOIN (SELECT o.amount::numeric AS n FROM shop.orders o UNION ALL SELECT trim_scale(p.amount) FROM shop.payment p) s ON s.n::text = c.id::text", ""),
+    ("nested_of_two_types", Whole, "(SELECT o.id FROM shop.orders o EXCEPT SELECT p.order_id FROM shop.payment p) UNION ALL SELECT p.amount::double precision FROM shop.payment p", ""),
 ];

@@ -37,6 +37,14 @@ impl Reader<'_> {
                 "that is what versions of a projection are called while one takes the other's place",
             );
         }
+        let numbered = name.rsplit_once("__part").is_some_and(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()));
+        if numbered {
+            return self.fail(
+                projection.name.span(),
+                "a projection name must not end in __part and a number",
+                "that is what the blocks of a projection are called",
+            );
+        }
         let (query_path, sql) = match (&projection.query, &projection.sql) {
             (Some(query), None) => {
                 let (path, text) = self.read(query)?;

@@ -119,7 +119,7 @@ async fn find_dependencies(source: &Session, earlier: &[Planned], planned: &mut 
     for index in 0..planned.len() {
         let one = &planned[index];
         let read = earlier.iter().chain(planned.iter()).filter(|other| one.reads.contains(&other.plan.projection));
-        let stand_ins: Vec<StandIn> = read.map(stand_in).collect();
+        let stand_ins: Vec<StandIn> = read.map(|read| stand_in(read, true)).collect();
         let mut found = analysis::dependencies(source, &one.plan.query, &stand_ins).await?;
         if one.plan.query != one.written.trim().trim_end_matches(';') {
             found.absorb(analysis::dependencies(source, &one.written, &stand_ins).await?);
@@ -184,7 +184,7 @@ impl Planner<'_> {
         part_of: Option<&str>,
         depth: usize,
     ) -> Result<Vec<Planned>, Problem> {
-        let stand_ins: Vec<StandIn> = read.iter().map(|planned| stand_in(planned)).collect();
+        let stand_ins = self.stand_ins(read).await?;
         let Analysed { query, written, ties } = analysis::analyse(self.source, &definition, &stand_ins).await?;
         let plan = lockstep_plan::plan(&query).map_err(|error| {
             let message = format!("projection {}: {}", self.projection.name, error.message);
@@ -296,7 +296,7 @@ impl Planner<'_> {
             return Ok(None);
         }
         let read: Vec<&Planned> = inner.iter().filter(|planned| names.contains(&planned.plan.projection)).collect();
-        let stand_ins: Vec<StandIn> = read.iter().map(|planned| stand_in(planned)).collect();
+        let stand_ins = self.stand_ins(&read).await?;
         let outer = Definition { sql: parts.outer, settled: true, ..definition.clone() };
         let outer_query = match analysis::analyse(self.source, &outer, &stand_ins).await {
             Ok(analysed) => analysed.query,
@@ -321,6 +321,24 @@ impl Planner<'_> {
         plan.definition_at = lockstep_plan::plan_whole(query, "").definition_at;
         query.sql.trim().trim_end_matches(';').clone_into(&mut plan.definition);
         Ok(Some(Apart { inner, outer: plan, reads: names }))
+    }
+
+    /// Projections as those see them that read them.
+    async fn stand_ins(&self, read: &[&Planned]) -> Result<Vec<StandIn>, Problem> {
+        let mut all = Vec::new();
+        for planned in read {
+            // Rows are told apart by the hash of what they are. What is equal and looks different has one.
+            let mut exact = true;
+            if matches!(planned.plan.key, RowKey::Copies { .. }) {
+                for column in &planned.plan.columns {
+                    let collated = column.collation.as_ref().map(|collation| format!("{} COLLATE {collation}", column.type_name));
+                    let declared = collated.unwrap_or_else(|| column.type_name.clone());
+                    exact &= analysis::type_facts(self.source, &declared).await?.exact;
+                }
+            }
+            all.push(stand_in(planned, exact));
+        }
+        Ok(all)
     }
 
     /// The plan with its hidden tables' columns typed; whole, if some type cannot be stored.
@@ -366,29 +384,42 @@ impl Planner<'_> {
 fn make_indexes(plan: &mut Plan, inner: &mut [Planned]) {
     let relations = plan.relations.clone();
     if let Maintenance::Whole(WholePlan { first: Some(first), .. }) = &plan.maintenance {
-        make_index(&first.index, inner, &relations);
+        make_index(&first.index, inner, &relations, true);
     }
     for role in plan.branches_mut().iter_mut().flat_map(|branch| &mut branch.roles) {
-        role.missing_indexes.retain(|index| !make_index(index, inner, &relations));
+        role.missing_indexes.retain(|index| !make_index(index, inner, &relations, false));
     }
 }
 
-/// Lets a block's table have an index, if the statement is for one of them.
-fn make_index(index: &str, inner: &mut [Planned], relations: &[Relation]) -> bool {
+/// Lets a block's table have an index, if the statement is for one of them. One that is not for an order serves equality alone.
+fn make_index(index: &str, inner: &mut [Planned], relations: &[Relation], ordered: bool) -> bool {
     let table = index.split(" ON ").nth(1).unwrap_or_default();
     let qualified = |planned: &Planned| format!("{} ", quote::qualified(STATE_SCHEMA, &planned.plan.projection));
     let is_its = |planned: &&mut Planned| {
         table.starts_with(&qualified(planned)) && relations.iter().any(|relation| relation.oid == planned.node)
     };
     let Some(block) = inner.iter_mut().find(is_its) else { return false };
+    // An expression may be one that cannot be indexed.
+    if index.contains("((") {
+        return true;
+    }
     let name = format!("{} ", quote::identifier(&block.plan.projection));
     let statement = index.replace("INDEX CONCURRENTLY ON", "INDEX ON").replace(&qualified(block), &name);
+    let statement = (!ordered).then(|| of_any_length(&statement, &block.plan)).flatten().unwrap_or(statement);
     let indexes = block.indexes.get_or_insert_default();
     if !indexes.contains(&statement) {
         indexes.push_str(&statement);
         indexes.push('\n');
     }
     true
+}
+
+/// The index as one of hashes, if it is on one column whose values may be longer than a B-tree takes.
+fn of_any_length(statement: &str, plan: &Plan) -> Option<String> {
+    let (table, columns) = statement.trim_end_matches(");").split_once(" (")?;
+    let column = plan.columns.iter().find(|column| quote::identifier(&column.name) == columns)?;
+    let is_long = ["text", "bytea", "character varying", "jsonb"].contains(&column.type_name.as_str());
+    (is_long && column.hashable).then(|| format!("{table} USING hash ({columns});"))
 }
 
 /// The columns that identify a row where its hash does; none where one of them cannot be hashed.
@@ -398,7 +429,7 @@ fn whole_row(plan: &Plan) -> Vec<String> {
 }
 
 /// A planned projection as those see it that read it.
-fn stand_in(planned: &Planned) -> StandIn {
+fn stand_in(planned: &Planned, exact: bool) -> StandIn {
     let plan = &planned.plan;
     let located = |columns: Vec<String>| if columns.is_empty() { Vec::new() } else { vec![LOCATOR.to_owned()] };
     let (key, located_by) = match &plan.key {
@@ -429,6 +460,7 @@ fn stand_in(planned: &Planned) -> StandIn {
         columns,
         children: Vec::new(),
         located_by,
+        alike: !exact,
         single_row: plan.key == RowKey::SingleRow,
         indexes: if key.is_empty() { Vec::new() } else { vec![key.clone()] },
         identity: if key.is_empty() { Identity::FullRow } else { Identity::Columns { columns: key, full: false } },

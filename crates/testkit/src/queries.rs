@@ -1,5 +1,5 @@
 //! Random defining queries over the shop of [`crate::SCHEMA`]: joins of one to four tables in any shape, subqueries, aggregates,
-//! HAVING, windows, UNION. Every query is valid, and its result does not depend on the order in which rows are read.
+//! HAVING, windows, UNION, each of them in the FROM clause of another, three deep. Every query is valid, and its result does not depend on the order in which rows are read.
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
@@ -52,7 +52,7 @@ pub struct RandomQuery {
 impl RandomQuery {
     /// The query of a seed.
     pub fn new(seed: u64) -> Self {
-        Maker { random: StdRng::seed_from_u64(seed), scope: Vec::new(), aliases: 0, text_joins: 0 }.query()
+        Maker { random: StdRng::seed_from_u64(seed), scope: Vec::new(), aliases: 0, text_joins: 0, depth: 1 }.query()
     }
 
     /// Its text.
@@ -120,7 +120,12 @@ struct Maker {
     aliases: usize,
     /// Joins on text meet many rows; more than one makes results too large.
     text_joins: usize,
+    /// How many queries the one that is being made is inside of, with itself.
+    depth: u32,
 }
+
+/// Queries inside queries go so deep.
+const DEEPEST: u32 = 3;
 
 impl Maker {
     fn chance(&mut self, percent: u32) -> bool {
@@ -140,7 +145,8 @@ impl Maker {
         let (first, item) = self.source();
         let mut from = vec![format!("{first} {}", item.alias)];
         self.scope.push(item);
-        for _ in 0..self.pick(&[0, 1, 1, 2, 2, 3]) {
+        let joins: &[u32] = if self.depth == 1 { &[0, 1, 1, 2, 2, 3] } else { &[0, 0, 1] };
+        for _ in 0..self.pick(joins) {
             if let Some(joined) = self.join() {
                 from.push(joined);
             }
@@ -225,8 +231,42 @@ impl Maker {
         ]));
     }
 
+    /// A whole query as a FROM item, with those of its columns whose kind can be seen; `None` if there are none.
+    fn nested(&mut self) -> Option<(String, Item)> {
+        let scope = std::mem::take(&mut self.scope);
+        self.depth += 1;
+        let query = self.query();
+        self.depth -= 1;
+        let kinds: Vec<Option<Kind>> = query.select.iter().map(|value| self.kind_of(value)).collect();
+        self.scope = scope;
+        let columns: Vec<(String, Kind)> =
+            kinds.iter().enumerate().filter_map(|(n, kind)| Some((format!("c{}", n + 1), (*kind)?))).collect();
+        let alias = self.alias();
+        (!columns.is_empty()).then(|| (format!("({})", query.sql()), Item { alias, columns }))
+    }
+
+    /// The kind of a selected value, where its text tells it.
+    fn kind_of(&self, value: &str) -> Option<Kind> {
+        let counted = ["count(", "rank("].iter().any(|start| value.starts_with(start));
+        if counted || value.ends_with("::bigint") {
+            return Some(Kind::Number);
+        }
+        if value.ends_with("::text") || value.starts_with("upper(") {
+            return Some(Kind::Text);
+        }
+        let (alias, column) = value.split_once('.')?;
+        let item = self.scope.iter().find(|item| item.alias == alias)?;
+        item.columns.iter().find(|(name, _)| name == column).map(|(_, kind)| *kind)
+    }
+
     /// A table, a view, or a subquery; as text and as an item.
     fn source(&mut self) -> (String, Item) {
+        if self.depth < DEEPEST
+            && self.chance(12)
+            && let Some(nested) = self.nested()
+        {
+            return nested;
+        }
         let (table, columns) = self.pick(TABLES);
         let alias = self.alias();
         let owned = |columns: &[Column]| columns.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect::<Vec<_>>();

@@ -41,10 +41,16 @@ struct GroupView {
 #[derive(Serialize)]
 struct ProjectionView {
     name: String,
+    /// The projection that this one is a block of.
+    part_of: Option<String>,
     group: String,
     kind: String,
     state: String,
     rows: i64,
+    /// Of its table, with indexes; absent if there is none.
+    bytes: Option<i64>,
+    /// Of what is kept beside it: contributions, links, accumulators, with indexes.
+    state_bytes: i64,
     dirty_keys: Option<u64>,
     quarantined: i64,
     sqlstate: Option<String>,
@@ -184,8 +190,11 @@ async fn projections(target: &Session, live: &Gauges, stalled: bool) -> anyhow::
     let rows = target
         .query(
             "SELECT name, group_name, kind, state, row_count, sqlstate, reason, hint, relations,
-                    (SELECT count(*) FROM lockstep.quarantine AS q WHERE q.projection = p.name)
-             FROM lockstep.projection AS p ORDER BY name",
+                    (SELECT count(*) FROM lockstep.quarantine AS q WHERE q.projection = p.name), part_of,
+                    pg_total_relation_size(to_regclass(format('%I.%I', table_schema, name))),
+                    (SELECT coalesce(sum(pg_total_relation_size(to_regclass(format('lockstep.%I', s.name)))), 0)::bigint
+                     FROM unnest(state_tables) AS s (name))
+             FROM lockstep.projection AS p ORDER BY coalesce(part_of, name), part_of IS NOT NULL, name",
             &[],
         )
         .await?;
@@ -211,6 +220,9 @@ async fn projections(target: &Session, live: &Gauges, stalled: bool) -> anyhow::
                 reason: row.get(6),
                 hint: row.get(7),
                 quarantined: row.get(9),
+                part_of: row.get(10),
+                bytes: row.get(11),
+                state_bytes: row.get(12),
             }
         })
         .collect())
@@ -235,19 +247,7 @@ fn print(view: &StatusView) {
         ]);
     }
     println!("{table}\n");
-    let mut table = common::table(&["PROJECTION", "GROUP", "KIND", "STATE", "ROWS", "DIRTY KEYS", "QUARANTINED"]);
-    for projection in &view.projections {
-        table.add_row([
-            projection.name.clone(),
-            projection.group.clone(),
-            projection.kind.clone(),
-            projection.state.clone(),
-            projection.rows.to_string(),
-            count(projection.dirty_keys),
-            projection.quarantined.to_string(),
-        ]);
-    }
-    println!("{table}");
+    println!("{}", projection_table(&view.projections));
     for projection in &view.projections {
         match (&projection.reason, &projection.hint) {
             (Some(reason), Some(hint)) => println!("\n{}: {reason}\n  {hint}", projection.name),
@@ -276,6 +276,27 @@ fn print(view: &StatusView) {
         ),
         None => println!("\nslot: none"),
     }
+}
+
+/// A line for each; blocks below what reads them.
+fn projection_table(projections: &[ProjectionView]) -> impl std::fmt::Display {
+    let mut table =
+        common::table(&["PROJECTION", "GROUP", "KIND", "STATE", "ROWS", "SIZE", "STATE SIZE", "DIRTY KEYS", "QUARANTINED"]);
+    for projection in projections {
+        let block = projection.part_of.as_ref().map(|_| "  block ").unwrap_or_default();
+        table.add_row([
+            format!("{block}{}", projection.name),
+            projection.group.clone(),
+            projection.kind.clone(),
+            projection.state.clone(),
+            projection.rows.to_string(),
+            projection.bytes.map_or("-".to_owned(), bytes),
+            bytes(projection.state_bytes),
+            projection.dirty_keys.map_or("-".to_owned(), |keys| keys.to_string()),
+            projection.quarantined.to_string(),
+        ]);
+    }
+    table
 }
 
 fn bytes(value: i64) -> String {

@@ -28,9 +28,15 @@ pub fn link_claim(link: &LinkTrace, places: &Places) -> HiddenClaim {
     let table = quote::qualified(&places.state_schema, &link.state.name);
     let filter: Vec<String> = link.filter.iter().map(|filter| format!("({filter})")).collect();
     let filter = if filter.is_empty() { String::new() } else { format!("\nWHERE {}", filter.join(" AND ")) };
+    let definition = format!("{}{filter}", link.state.definition);
     HiddenClaim {
         held: format!("(SELECT {} FROM {table})", quote::list(&link.state.columns)),
-        definition: format!("{}{filter}", link.state.definition),
+        // Equal rows of a table without a key have one identity.
+        definition: if link.located {
+            format!("SELECT DISTINCT {} FROM (\n{definition}\n) AS defined", quote::list(&link.state.columns))
+        } else {
+            definition
+        },
         columns: link.state.columns.clone(),
         identity: link.key_columns,
     }

@@ -4,7 +4,7 @@
 //! empty grouping has its row also where R is empty. An empty set given twice counts twice.
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{GroupingSetKind, Node, SelectStmt, SetOperation};
+use pg_query::protobuf::{CoercionForm, GroupingSetKind, Node, SelectStmt, SetOperation};
 
 use crate::model::facts::{Function, OutputColumn};
 use crate::model::obstacle::{Obstacle, Outcome};
@@ -21,6 +21,10 @@ pub(crate) fn written_out(select: &SelectStmt, columns: &[OutputColumn], functio
     }
     if select.group_distinct || select.limit_count.is_some() || select.limit_offset.is_some() {
         return Err(Obstacle::new("it has grouping sets with DISTINCT or LIMIT"));
+    }
+    // These are over the rows of all groupings together.
+    if !select.distinct_clause.is_empty() || syntax::has_window(select)? {
+        return Err(Obstacle::new("it has DISTINCT or window functions over grouping sets"));
     }
     let mut groupings: Vec<Vec<Node>> = vec![Vec::new()];
     for item in &select.group_clause {
@@ -76,10 +80,10 @@ fn sets(item: &Node) -> Outcome<Vec<Vec<Node>>> {
     }
 }
 
-/// `(a, b)` is two columns.
+/// `(a, b)` is two columns; `ROW(a, b)` is one.
 fn columns(item: &Node) -> Vec<Node> {
     match &item.node {
-        Some(NodeEnum::RowExpr(row)) => row.args.clone(),
+        Some(NodeEnum::RowExpr(row)) if row.row_format() == CoercionForm::CoerceImplicitCast => row.args.clone(),
         Some(NodeEnum::List(list)) => list.items.clone(),
         Some(_) | None => vec![item.clone()],
     }
@@ -112,9 +116,12 @@ fn arm(
             }
         }
     }
+    // The rows are there before they are grouped.
+    let condition = arm.where_clause.take();
     for clause in clauses(&mut arm) {
         left_out(clause, all, &within, functions)?;
     }
+    arm.where_clause = condition;
     // Without a group clause it has to aggregate all the same.
     if group_clause.is_empty() && arm.having_clause.is_none() {
         arm.having_clause = Some(Box::new(parse_expression("true")?));
@@ -138,6 +145,12 @@ fn left_out(node: &mut Node, all: &[String], within: &[String], functions: &[Fun
     }
     if syntax::is_aggregate_call(node, functions) {
         return Ok(());
+    }
+    if let Some(NodeEnum::SubLink(link)) = &node.node
+        && let Some(NodeEnum::SelectStmt(inner)) = link.subselect.as_ref().and_then(|node| node.node.as_ref())
+        && !syntax::is_self_contained(inner)?
+    {
+        return Err(Obstacle::new("a subquery beside grouping sets refers to columns that some of them leave out"));
     }
     let is_part = matches!(
         &node.node,

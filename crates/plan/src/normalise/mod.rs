@@ -19,5 +19,5 @@ pub(crate) use grouping_sets::written_out as groupings_written_out;
 pub(crate) use inline::inline;
 pub use order::{Settled, Tie, settle};
 pub(crate) use outer::split_full_joins;
-pub(crate) use union::{Combination, arms};
+pub(crate) use union::{Combination, arms, is_typed};
 pub(crate) use using::without_using;

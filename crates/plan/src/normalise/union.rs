@@ -3,11 +3,13 @@
 //! The rule: with a row r of which arm i has `nᵢ(r)`, `UNION ALL` has `a + b`, `INTERSECT ALL` `least(a, b)`, `EXCEPT ALL` `greatest(0, a - b)`;
 //! without ALL the same over `least(1, n)` on both sides, of which there is one at most.
 
-use pg_query::protobuf::{SelectStmt, SetOperation};
+use pg_query::NodeEnum;
+use pg_query::protobuf::{Node, RangeVar, SelectStmt, SetOperation};
 
 use crate::model::contributions::{ARM, CONTRIBUTION_ALIAS};
+use crate::model::facts::{OutputColumn, Relation};
 use crate::model::obstacle::{Obstacle, Outcome};
-use crate::syntax::is_set_operation;
+use crate::syntax::{is_set_operation, name_parts, print_expression, target_expression};
 
 /// How a query's arms make its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +76,53 @@ fn collect(select: SelectStmt, found: &mut Vec<SelectStmt>) -> Outcome<String> {
         Ok(SetOperation::Undefined | SetOperation::SetopNone) | Err(_) => {
             Err(Obstacle::new("it combines SELECTs in a way that is not known"))
         }
+    }
+}
+
+/// Whether every arm's columns are seen to be of the result's types. Arms are cast to these, but an inner set operation compares its rows
+/// under types of its own.
+pub(crate) fn is_typed(arms: &[SelectStmt], relations: &[Relation], columns: &[OutputColumn]) -> Outcome<bool> {
+    for arm in arms {
+        for (target, column) in arm.target_list.iter().zip(columns) {
+            let typed = match target_expression(target) {
+                Some(value) => type_of(value, arm, relations)?.is_some_and(|found| found == column.type_name),
+                None => false,
+            };
+            if !typed {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// The type of a table's column or of a cast.
+fn type_of(value: &Node, arm: &SelectStmt, relations: &[Relation]) -> Outcome<Option<String>> {
+    Ok(match &value.node {
+        Some(NodeEnum::ColumnRef(reference)) => {
+            let parts = name_parts(&reference.fields);
+            let [alias, column] = parts.as_slice() else { return Ok(None) };
+            let table = arm.from_clause.iter().find_map(|item| table_named(item, alias));
+            let relation = table.and_then(|table| {
+                relations.iter().find(|relation| relation.schema == table.schemaname && relation.name == table.relname)
+            });
+            relation.and_then(|relation| relation.column(column)).map(|column| column.type_name.clone())
+        }
+        Some(NodeEnum::TypeCast(_)) => print_expression(value)?.rsplit_once("::").map(|(_, name)| name.to_owned()),
+        Some(_) | None => None,
+    })
+}
+
+fn table_named<'a>(item: &'a Node, alias: &str) -> Option<&'a RangeVar> {
+    match &item.node {
+        Some(NodeEnum::RangeVar(table)) => {
+            let name = table.alias.as_ref().map_or(&table.relname, |alias| &alias.aliasname);
+            (name == alias).then_some(table)
+        }
+        Some(NodeEnum::JoinExpr(join)) => {
+            [&join.larg, &join.rarg].into_iter().flatten().find_map(|side| table_named(side, alias))
+        }
+        Some(_) | None => None,
     }
 }
 

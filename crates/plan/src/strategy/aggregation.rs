@@ -47,6 +47,10 @@ pub(crate) fn split(select: &SelectStmt, functions: &[Function]) -> Outcome<Grou
         Some(condition) => Some(print_expression(&splitter.over_contributions((**condition).clone())?)?),
         None => None,
     };
+    // There is a row also where there are none to keep such a value in.
+    if splitter.groups.is_empty() && !splitter.dependents.is_empty() {
+        return Err(Obstacle::new("it has a value beside an aggregation over all rows that is no aggregate"));
+    }
     Ok(Grouping {
         groups: splitter.groups,
         group_outputs,

@@ -47,7 +47,7 @@ pub fn compositions(query: &Query, two_databases: bool) -> Vec<Decomposition> {
 fn compose(query: &Query, extent: Extent) -> Outcome<Decomposition> {
     let mut select = syntax::parse_select(&query.sql)?;
     normalise::inline(&mut select, &query.views)?;
-    let mut blocks = Blocks { parts: Parts { query, inner: Vec::new() }, extent };
+    let mut blocks = Blocks { parts: Parts::new(query, &select)?, extent };
     if let Some(arms) = normalise::groupings_written_out(&select, &query.columns, &query.functions)? {
         select = arms;
     }
@@ -121,6 +121,9 @@ impl Blocks<'_> {
     fn distinct_over_windows(&mut self, select: &mut SelectStmt) -> Outcome<()> {
         if select.distinct_clause.iter().any(|node| node.node.is_some()) {
             return Err(Obstacle::new("it has DISTINCT ON over window functions"));
+        }
+        if select.limit_count.is_some() || select.limit_offset.is_some() {
+            return Err(Obstacle::new("it has LIMIT or OFFSET over DISTINCT and window functions"));
         }
         let distinct = std::mem::take(&mut select.distinct_clause);
         select.sort_clause.clear();

@@ -156,6 +156,10 @@ pub fn at_time(sql: &str, time: &str) -> String {
 fn by_form(query: &Query, select: SelectStmt) -> Outcome<Plan> {
     let (arms, combination) = normalise::arms(select)?;
     let is_union = arms.len() > 1;
+    let is_nested = arms.len() > 2 && matches!(combination, Combination::Counted { .. });
+    if is_nested && !normalise::is_typed(&arms, &query.relations, &query.columns)? {
+        return Err(Obstacle::new("its set operations combine columns of different types, or whose types are not seen"));
+    }
     let (mut parts, mut numbers) = (Vec::new(), Vec::new());
     for (number, arm) in (1..).zip(arms) {
         if let Some(limit) = arm.limit_count.as_ref().or(arm.limit_offset.as_ref()) {

@@ -6,6 +6,8 @@
 //!
 //! The rule: `Q = O(I…)` for blocks I that a strategy maintains; O is recomputed when a batch wrote a row of some I, and only then.
 
+use std::collections::BTreeSet;
+
 use pg_query::NodeEnum;
 use pg_query::protobuf::{Alias, Node, RangeVar, SelectStmt};
 
@@ -36,7 +38,7 @@ pub fn decompose(query: &Query) -> Option<Decomposition> {
 pub(super) fn take_apart(query: &Query) -> Outcome<Decomposition> {
     let mut select = syntax::parse_select(&query.sql)?;
     normalise::inline(&mut select, &query.views)?;
-    let mut parts = Parts { query, inner: Vec::new() };
+    let mut parts = Parts::new(query, &select)?;
     if syntax::is_set_operation(&select) {
         parts.arms(&mut select)?;
     } else {
@@ -77,6 +79,15 @@ fn is_more_than_aggregation(select: &SelectStmt, functions: &[Function]) -> Outc
 pub(super) struct Parts<'a> {
     pub(super) query: &'a Query,
     pub(super) inner: Vec<(String, String)>,
+    /// What the query uses as a whole row: `s.*`.
+    rows_used: BTreeSet<String>,
+}
+
+impl<'a> Parts<'a> {
+    /// Of a query, of which `select` is the text with views written out.
+    pub(super) fn new(query: &'a Query, select: &SelectStmt) -> Outcome<Self> {
+        Ok(Self { query, inner: Vec::new(), rows_used: syntax::whole_rows(select)? })
+    }
 }
 
 impl Parts<'_> {
@@ -158,6 +169,10 @@ impl Parts<'_> {
             return Ok(());
         };
         let (true, Some(alias)) = (select.values_lists.is_empty(), subselect.alias.clone()) else { return Ok(()) };
+        // A row of it would show the columns that are added to it.
+        if self.rows_used.contains(&alias.aliasname) && !hidden_groups(select, &self.query.functions)?.is_empty() {
+            return Err(Obstacle::new(format!("the subquery {} is used as a whole row", alias.aliasname)));
+        }
         name_columns(select, &alias);
         let name = self.add(select)?;
         *item = table(&name, &alias.aliasname);

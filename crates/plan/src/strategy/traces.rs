@@ -59,6 +59,13 @@ impl Tracer<'_> {
             );
             return Ok(Trace::Keys(sql));
         }
+        let is_plain = hop.equalities.iter().all(|equality| equality.column.is_some() && equality.cast.is_none());
+        if relation.alike && !is_plain {
+            return Err(Obstacle::new(format!(
+                "{} is joined by an expression, in which rows that are equal may differ",
+                relation.label()
+            )));
+        }
         Ok(Trace::Link(Box::new(self.link(hop, relation, select, values, state_name))))
     }
 

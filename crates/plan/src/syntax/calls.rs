@@ -97,8 +97,10 @@ fn aggregate_calls(node: &mut Node, functions: &[Function], found: &mut Vec<Node
 fn aliases(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
     match value {
         serde_json::Value::Object(fields) => {
-            for name in ["aliasname", "relname"] {
-                if let Some(serde_json::Value::String(text)) = fields.get(name) {
+            // Under an alias a table's own name is not to be referred to.
+            let hidden = fields.get("alias").is_some_and(|alias| !alias.is_null());
+            for name in if hidden { &["aliasname"][..] } else { &["aliasname", "relname"] } {
+                if let Some(serde_json::Value::String(text)) = fields.get(*name) {
                     found.insert(text.clone());
                 }
             }
@@ -153,6 +155,31 @@ fn qualified(value: &serde_json::Value, found: &mut std::collections::BTreeSet<S
         serde_json::Value::Array(items) => items.iter().for_each(|item| qualified(item, found)),
         _ => {}
     }
+}
+
+/// The names that are used as whole rows: `s.*`, and `s` where it is no column.
+pub(crate) fn whole_rows(select: &SelectStmt) -> Outcome<std::collections::BTreeSet<String>> {
+    fn collect(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
+        match value {
+            serde_json::Value::Object(fields) => {
+                for (name, field) in fields {
+                    let second = field.pointer("/fields/1/node");
+                    if name == "ColumnRef"
+                        && second.is_none_or(|second| second.get("String").is_none())
+                        && let Some(serde_json::Value::String(alias)) = field.pointer("/fields/0/node/String/sval")
+                    {
+                        found.insert(alias.clone());
+                    }
+                    collect(field, found);
+                }
+            }
+            serde_json::Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
+            _ => {}
+        }
+    }
+    let mut found = std::collections::BTreeSet::new();
+    collect(&serde_json::to_value(select).map_err(|error| error.to_string())?, &mut found);
+    Ok(found)
 }
 
 /// Whether the select list calls a function that returns a set.

@@ -11,7 +11,7 @@ mod windows;
 
 pub(crate) use calls::{
     aggregates_outer_rows, contains_aggregate, contains_set, is_aggregate, is_aggregate_call, is_self_contained, reads_columns,
-    returns_set,
+    returns_set, whole_rows,
 };
 pub use locking::{locking_clauses, place_of_call, place_of_table};
 pub use named::tables_named;
