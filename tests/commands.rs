@@ -400,11 +400,6 @@ async fn wrong_chains_and_zones_are_refused() -> anyhow::Result<()> {
         &[("a", "SELECT o.id FROM shop.orders o", "timezone = \"Mars/Olympus\"")],
         &["knows no time zone \"Mars/Olympus\"", "^^^"],
     )?;
-    refused(
-        "",
-        &[("a__part1", "SELECT o.id FROM shop.orders o", "")],
-        &["must not end in __part and a number", "what the blocks of a"],
-    )?;
     // The caret points into the text as the user wrote it, stand-ins or not.
     refused(
         "",

@@ -69,6 +69,11 @@ fn wrong_configurations_are_refused_where_they_are_wrong() {
     check_error(&format!("{source}{PROJECTION}group = \"nope\"\n"), "no group", "nope");
     check_error(&format!("{source}{PROJECTION}{PROJECTION}"), "second projection", "\"p\"");
     check_error(&format!("{source}[[projection]]\nname = \"No Good\"\nsql = \"SELECT 1\"\n"), "not a projection name", "No Good");
+    check_error(
+        &format!("{source}[[projection]]\nname = \"a__part12\"\nsql = \"SELECT 1\"\n"),
+        "__part and a number",
+        "a__part12",
+    );
     check_error(&format!("{source}[[projection]]\nname = \"p\"\n"), "no query", "\"p\"");
     check_error(&format!("{source}[[projection]]\nname = \"p\"\nquery = \"missing.sql\"\n"), "cannot read", "missing.sql");
     check_error(&format!("{source}[[projection]]\nname = \"p\"\nsql = \"${{NOPE}}\"\n"), "NOPE is not set", "${NOPE}");
