@@ -80,21 +80,16 @@ pub async fn status(config: &Config, json: bool) -> anyhow::Result<Exit> {
         return Ok(Exit::Failure);
     }
     let live = live_gauges(config).await;
-    let mut failing = Vec::new();
-    let (source_lsn, slot, stands_aside) = match Session::open(&config.source, "lockstep status").await {
+    let (source_lsn, slot, stands_aside, failing) = match Session::open(&config.source, "lockstep status").await {
         Ok(source) => {
             let lsn: String = source.query_one("SELECT pg_current_wal_lsn()::text", &[]).await?.get(0);
             let chosen = standby_names::chosen(&source).await?;
-            failing = unidentified_in(&source, &config.publication).await?;
-            (
-                Some(lsn),
-                slot_view(config, &source).await?,
-                chosen.map(|chosen| format!("{}\n  {}", chosen.message, chosen.remedy())),
-            )
+            let aside = chosen.map(|chosen| format!("{}\n  {}", chosen.message, chosen.remedy()));
+            (Some(lsn), slot_view(config, &source).await?, aside, unidentified_in(&source, &config.publication).await?)
         }
         Err(error) => {
             eprintln!("source: {error}");
-            (None, None, None)
+            (None, None, None, Vec::new())
         }
     };
     let trouble = trouble(&target).await?;
@@ -352,11 +347,6 @@ async fn live_gauges(config: &Config) -> Gauges {
         Ok::<_, std::io::Error>(text)
     };
     let Ok(Ok(text)) = tokio::time::timeout(std::time::Duration::from_secs(2), asking).await else { return Gauges::default() };
-    let gauges = text
-        .lines()
-        .filter(|line| line.starts_with("lockstep_"))
-        .filter_map(|line| line.rsplit_once(' '))
-        .filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)))
-        .collect();
-    Gauges(gauges)
+    let gauges = text.lines().filter(|line| line.starts_with("lockstep_")).filter_map(|line| line.rsplit_once(' '));
+    Gauges(gauges.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?))).collect())
 }
