@@ -194,7 +194,7 @@ async fn costs(rows: usize) -> anyhow::Result<Vec<BTreeMap<String, i64>>> {
     // The indexes that the plans ask for are all that it takes.
     let mut indexes: Vec<String> = Vec::new();
     for role in checked.planned.iter().flat_map(|planned| planned.plan.branches()).flat_map(|branch| &branch.roles) {
-        indexes.extend(role.missing_indexes.iter().map(|index| index.replace(" CONCURRENTLY", "")));
+        indexes.extend(role.missing_indexes.iter().map(|index| index.statement().replace(" CONCURRENTLY", "")));
     }
     indexes.sort();
     indexes.dedup();

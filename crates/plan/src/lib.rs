@@ -24,6 +24,7 @@ mod tests;
 
 pub use emit::{check_indexes, index_names, indexes_for};
 pub use model::accumulators::{Accumulators, Input, Sum, Values};
+pub use model::index::{Purpose, WantedIndex};
 pub use model::plan::{Branch, Clock, FirstRows, GroupForm, GroupedPlan, Maintenance, Plan, PlanError, Root, WholePlan};
 pub use model::row_key::RowKey;
 pub use model::state::StateTable;

@@ -5,17 +5,15 @@ use std::collections::BTreeMap;
 
 use lockstep_config::{Config, DEFAULT_GROUP, Diagnostic, ProjectionConfig};
 use lockstep_connect::{ErrorClass, Session};
-use lockstep_plan::RowKey;
 use lockstep_plan::chains::{StoodFor, stand_for_projections};
-use lockstep_plan::facts::{Column, Identity, LOCATOR, Query, Relation, RelationKind, TypeFacts};
-use lockstep_plan::{Decomposition, GroupForm, Maintenance, Plan, WholePlan, compositions, decompose, quote};
+use lockstep_plan::facts::{Query, RelationKind, TypeFacts};
+use lockstep_plan::{Decomposition, GroupForm, Maintenance, Plan, compositions, decompose};
 use lockstep_refresh::analysis::{self, Analysed, AnalysisError, Definition, StandIn};
 
+use crate::block_indexes::{STATE_SCHEMA, make_indexes};
 use crate::query_errors::{in_query, wrong_time_zone};
 use crate::report::Planned;
-
-/// Where hidden state and inner projections are.
-const STATE_SCHEMA: &str = "lockstep";
+use crate::stand_ins::stand_ins;
 
 /// Inner projections may have inner projections, so deep.
 const DEPTH_MAX: usize = 3;
@@ -118,8 +116,9 @@ pub(crate) async fn plan(
 async fn find_dependencies(source: &Session, earlier: &[Planned], planned: &mut [Planned]) -> Result<(), AnalysisError> {
     for index in 0..planned.len() {
         let one = &planned[index];
-        let read = earlier.iter().chain(planned.iter()).filter(|other| one.reads.contains(&other.plan.projection));
-        let stand_ins: Vec<StandIn> = read.map(|read| stand_in(read, true)).collect();
+        let all = earlier.iter().chain(planned.iter());
+        let read: Vec<&Planned> = all.filter(|other| one.reads.contains(&other.plan.projection)).collect();
+        let stand_ins = stand_ins(source, &read).await?;
         let mut found = analysis::dependencies(source, &one.plan.query, &stand_ins).await?;
         if one.plan.query != one.written.trim().trim_end_matches(';') {
             found.absorb(analysis::dependencies(source, &one.written, &stand_ins).await?);
@@ -184,7 +183,7 @@ impl Planner<'_> {
         part_of: Option<&str>,
         depth: usize,
     ) -> Result<Vec<Planned>, Problem> {
-        let stand_ins = self.stand_ins(read).await?;
+        let stand_ins = stand_ins(self.source, read).await?;
         let Analysed { query, written, ties } = analysis::analyse(self.source, &definition, &stand_ins).await?;
         let plan = lockstep_plan::plan(&query).map_err(|error| {
             let message = format!("projection {}: {}", self.projection.name, error.message);
@@ -296,7 +295,7 @@ impl Planner<'_> {
             return Ok(None);
         }
         let read: Vec<&Planned> = inner.iter().filter(|planned| names.contains(&planned.plan.projection)).collect();
-        let stand_ins = self.stand_ins(&read).await?;
+        let stand_ins = stand_ins(self.source, &read).await?;
         let outer = Definition { sql: parts.outer, settled: true, ..definition.clone() };
         let outer_query = match analysis::analyse(self.source, &outer, &stand_ins).await {
             Ok(analysed) => analysed.query,
@@ -321,24 +320,6 @@ impl Planner<'_> {
         plan.definition_at = lockstep_plan::plan_whole(query, "").definition_at;
         query.sql.trim().trim_end_matches(';').clone_into(&mut plan.definition);
         Ok(Some(Apart { inner, outer: plan, reads: names }))
-    }
-
-    /// Projections as those see them that read them.
-    async fn stand_ins(&self, read: &[&Planned]) -> Result<Vec<StandIn>, Problem> {
-        let mut all = Vec::new();
-        for planned in read {
-            // Rows are told apart by the hash of what they are. What is equal and looks different has one.
-            let mut exact = true;
-            if matches!(planned.plan.key, RowKey::Copies { .. }) {
-                for column in &planned.plan.columns {
-                    let collated = column.collation.as_ref().map(|collation| format!("{} COLLATE {collation}", column.type_name));
-                    let declared = collated.unwrap_or_else(|| column.type_name.clone());
-                    exact &= analysis::type_facts(self.source, &declared).await?.exact;
-                }
-            }
-            all.push(stand_in(planned, exact));
-        }
-        Ok(all)
     }
 
     /// The plan with its hidden tables' columns typed; whole, if some type cannot be stored.
@@ -377,105 +358,5 @@ impl Planner<'_> {
             }
         }
         Ok(plan)
-    }
-}
-
-/// The indexes that a plan wants on the hidden tables of its blocks are made with them.
-fn make_indexes(plan: &mut Plan, inner: &mut [Planned]) {
-    let relations = plan.relations.clone();
-    if let Maintenance::Whole(WholePlan { first: Some(first), .. }) = &plan.maintenance {
-        make_index(&first.index, inner, &relations, true);
-    }
-    for role in plan.branches_mut().iter_mut().flat_map(|branch| &mut branch.roles) {
-        role.missing_indexes.retain(|index| !make_index(index, inner, &relations, false));
-    }
-}
-
-/// Lets a block's table have an index, if the statement is for one of them. One that is not for an order serves equality alone.
-fn make_index(index: &str, inner: &mut [Planned], relations: &[Relation], ordered: bool) -> bool {
-    let table = index.split(" ON ").nth(1).unwrap_or_default();
-    let qualified = |planned: &Planned| format!("{} ", quote::qualified(STATE_SCHEMA, &planned.plan.projection));
-    let is_its = |planned: &&mut Planned| {
-        table.starts_with(&qualified(planned)) && relations.iter().any(|relation| relation.oid == planned.node)
-    };
-    let Some(block) = inner.iter_mut().find(is_its) else { return false };
-    // An expression may be one that cannot be indexed.
-    if index.contains("((") {
-        return true;
-    }
-    let name = format!("{} ", quote::identifier(&block.plan.projection));
-    let statement = index.replace("INDEX CONCURRENTLY ON", "INDEX ON").replace(&qualified(block), &name);
-    let statement = (!ordered).then(|| of_any_length(&statement, &block.plan)).flatten().unwrap_or(statement);
-    let indexes = block.indexes.get_or_insert_default();
-    if !indexes.contains(&statement) {
-        indexes.push_str(&statement);
-        indexes.push('\n');
-    }
-    true
-}
-
-/// The index as one of hashes, if it is on one column whose values may be longer than a B-tree takes.
-fn of_any_length(statement: &str, plan: &Plan) -> Option<String> {
-    let (table, columns) = statement.trim_end_matches(");").split_once(" (")?;
-    let column = plan.columns.iter().find(|column| quote::identifier(&column.name) == columns)?;
-    let is_long = ["text", "bytea", "character varying", "jsonb"].contains(&column.type_name.as_str());
-    (is_long && column.hashable).then(|| format!("{table} USING hash ({columns});"))
-}
-
-/// The columns that identify a row where its hash does; none where one of them cannot be hashed.
-fn whole_row(plan: &Plan) -> Vec<String> {
-    let all_hashable = plan.columns.iter().all(|column| column.hashable);
-    if all_hashable { plan.columns.iter().map(|column| column.name.clone()).collect() } else { Vec::new() }
-}
-
-/// A planned projection as those see it that read it.
-fn stand_in(planned: &Planned, exact: bool) -> StandIn {
-    let plan = &planned.plan;
-    let located = |columns: Vec<String>| if columns.is_empty() { Vec::new() } else { vec![LOCATOR.to_owned()] };
-    let (key, located_by) = match &plan.key {
-        RowKey::Primary(columns) => (columns.clone(), Vec::new()),
-        // Their columns may be NULL.
-        RowKey::Located(columns) => (located(columns.clone()), columns.clone()),
-        RowKey::Copies { .. } | RowKey::SingleRow if planned.part_of.is_some() => (located(whole_row(plan)), whole_row(plan)),
-        RowKey::SingleRow | RowKey::Copies { .. } => (Vec::new(), Vec::new()),
-    };
-    let columns = plan
-        .columns
-        .iter()
-        .map(|column| Column {
-            name: column.name.clone(),
-            type_name: match &column.collation {
-                Some(collation) => format!("{} COLLATE {collation}", column.type_name),
-                None => column.type_name.clone(),
-            },
-            not_null: key.contains(&column.name),
-            own_collation: column.collation.is_some(),
-        })
-        .collect();
-    let relation = Relation {
-        oid: planned.node,
-        schema: planned.schema.clone(),
-        name: plan.projection.clone(),
-        kind: RelationKind::Projection,
-        columns,
-        children: Vec::new(),
-        located_by,
-        alike: !exact,
-        single_row: plan.key == RowKey::SingleRow,
-        indexes: if key.is_empty() { Vec::new() } else { vec![key.clone()] },
-        identity: if key.is_empty() { Identity::FullRow } else { Identity::Columns { columns: key, full: false } },
-    };
-    StandIn { projection: plan.projection.clone(), relation }
-}
-
-/// Lets those projections tell the keys they write that others read or follow.
-pub(crate) fn mark_read(planned: &mut [Planned]) {
-    let read: Vec<String> = planned.iter().flat_map(|planned| planned.reads.clone()).collect();
-    for planned in planned {
-        let keyed = match planned.plan.key {
-            RowKey::Primary(_) | RowKey::Located(_) => true,
-            RowKey::Copies { .. } | RowKey::SingleRow => planned.part_of.is_some() && !whole_row(&planned.plan).is_empty(),
-        };
-        planned.plan.reports_keys = keyed && (planned.feed || read.contains(&planned.plan.projection));
     }
 }

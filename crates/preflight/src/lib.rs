@@ -8,6 +8,7 @@
 //! ```
 
 mod attribution;
+mod block_indexes;
 mod chain;
 mod encodings;
 mod finding;
@@ -25,6 +26,7 @@ mod report;
 mod settings;
 mod slot;
 mod source;
+mod stand_ins;
 pub mod standby_names;
 pub mod standing;
 mod target;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use lockstep_plan::emit;
 use lockstep_plan::emit::{Fresh, Link, Places, TracedKeys};
-use lockstep_plan::{Branch, GroupForm, Maintenance, Plan, Role, Tie, Trace, WholePlan};
+use lockstep_plan::{Branch, GroupForm, Maintenance, Plan, Role, Tie, Trace, WantedIndex, WholePlan};
 use serde::Serialize;
 
 use crate::report::{Planned, Preflight};
@@ -66,7 +66,7 @@ pub struct RelationView<'a> {
     /// Why it has that role.
     pub reason: &'a str,
     /// Statements for indexes that its changes are followed by.
-    pub missing_indexes: &'a [String],
+    pub missing_indexes: Vec<String>,
 }
 
 /// A hidden table of a plan.
@@ -164,7 +164,7 @@ fn relations<'a>(plan: &'a Plan, whole: Option<&'a WholePlan>) -> Vec<RelationVi
             branch: 1,
             role: Role::Whole,
             reason: &whole.reason,
-            missing_indexes: &[],
+            missing_indexes: Vec::new(),
         };
         return plan.relations.iter().map(view).collect();
     }
@@ -175,7 +175,7 @@ fn relations<'a>(plan: &'a Plan, whole: Option<&'a WholePlan>) -> Vec<RelationVi
             branch: number + 1,
             role: role.role,
             reason: &role.reason,
-            missing_indexes: &role.missing_indexes,
+            missing_indexes: role.missing_indexes.iter().map(WantedIndex::statement).collect(),
         })
     };
     plan.branches().iter().enumerate().flat_map(of_branch).collect()

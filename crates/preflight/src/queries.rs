@@ -8,7 +8,7 @@ use lockstep_refresh::analysis;
 
 use crate::remedy::Remedy;
 use crate::report::{Depth, Planned, Preflight};
-use crate::{chain, privileges};
+use crate::{chain, privileges, stand_ins};
 
 pub(crate) async fn plan_all(config: &Config, source: &Session, preflight: &mut Preflight) {
     let (order, circular) = chain::in_dependency_order(config);
@@ -47,7 +47,7 @@ pub(crate) async fn plan_all(config: &Config, source: &Session, preflight: &mut 
             }
         }
     }
-    chain::mark_read(&mut preflight.planned);
+    stand_ins::mark_read(&mut preflight.planned);
 }
 
 /// What is wrong with the index statements of a projection.
@@ -70,8 +70,8 @@ async fn report(subject: &str, source: &Session, planned: &Planned, preflight: &
         };
         let mut remedy = Remedy::default();
         for index in &role.missing_indexes {
-            let table = index.split(" ON ").nth(1).and_then(|rest| rest.split(" (").next()).unwrap_or_default();
-            remedy = remedy.and(Remedy::sql(&privileges::owner(source, table).await, [index]));
+            let owner = privileges::owner(source, &index.qualified_table()).await;
+            remedy = remedy.and(Remedy::sql(&owner, [index.statement()]));
         }
         preflight.warn(subject, message, remedy);
     }

@@ -104,7 +104,7 @@ fn relation_line(relation: &RelationView<'_>, several: bool, whole: bool) -> Str
     if !whole {
         line.push_str(&format!(": {}", relation.reason));
     }
-    for index in relation.missing_indexes {
+    for index in &relation.missing_indexes {
         line.push_str(&format!("\n        missing on the source: {index}"));
     }
     line

@@ -3,6 +3,7 @@
 pub(crate) mod accumulators;
 pub(crate) mod contributions;
 pub mod facts;
+pub(crate) mod index;
 pub mod names;
 pub(crate) mod obstacle;
 pub(crate) mod plan;

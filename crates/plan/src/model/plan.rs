@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::accumulators::Accumulators;
 use super::facts::{OutputColumn, Relation, RelationKind, TypeFacts};
+use super::index::WantedIndex;
 use super::quote;
 use super::row_key::{RowKey, locator};
 use super::state::StateTable;
@@ -165,8 +166,8 @@ pub struct WholePlan {
 pub struct FirstRows {
     /// The block.
     pub of: String,
-    /// The statement that makes the index.
-    pub index: String,
+    /// The index on the order.
+    pub index: WantedIndex,
 }
 
 /// The relation whose rows own the projection's rows.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::index::WantedIndex;
 use super::state::StateTable;
 
 /// One place where the query reads a relation.
@@ -17,8 +18,8 @@ pub struct RelationRole {
     pub reason: String,
     /// How a change of it leads to root keys.
     pub trace: Trace,
-    /// The CREATE INDEX statements that maintenance needs and the source lacks.
-    pub missing_indexes: Vec<String>,
+    /// The indexes that maintenance needs and the table lacks.
+    pub missing_indexes: Vec<WantedIndex>,
 }
 
 /// How dirty keys of a relation lead to root keys.

@@ -106,7 +106,8 @@ fn type_of(value: &Node, arm: &SelectStmt, relations: &[Relation]) -> Outcome<Op
             let relation = table.and_then(|table| {
                 relations.iter().find(|relation| relation.schema == table.schemaname && relation.name == table.relname)
             });
-            relation.and_then(|relation| relation.column(column)).map(|column| column.type_name.clone())
+            let found = relation.and_then(|relation| relation.column(column)).filter(|column| !column.own_collation);
+            found.map(|column| column.type_name.clone())
         }
         Some(NodeEnum::TypeCast(_)) => print_expression(value)?.rsplit_once("::").map(|(_, name)| name.to_owned()),
         Some(_) | None => None,

@@ -8,7 +8,9 @@ use pg_query::protobuf::{CoalesceExpr, JoinExpr, JoinType, Node, SelectStmt};
 
 use crate::model::facts::Relation;
 use crate::model::obstacle::{Obstacle, Outcome};
-use crate::syntax::{self, children, clauses, column_reference, for_each_subquery, string_of, target_expression, wrap};
+use crate::syntax::{
+    self, After, children, clauses, column_reference, for_each_reference, for_each_subquery, string_of, target_expression, wrap,
+};
 
 /// Rewrites the FROM clause, and what refers to its merged columns, if it has a full join with USING.
 pub(crate) fn without_using(mut select: SelectStmt, relations: &[Relation]) -> Outcome<SelectStmt> {
@@ -106,6 +108,7 @@ fn column(item: &Node, name: &str, relations: &[Relation]) -> Option<Node> {
                     Some(wrap(NodeEnum::CoalesceExpr(Box::new(CoalesceExpr { args, ..CoalesceExpr::default() }))))
                 }
                 Ok(JoinType::JoinRight) => right,
+                // Of inner and left joins; there are no others in FROM.
                 Ok(_) | Err(_) => left,
             }
         }
@@ -155,25 +158,11 @@ fn replace(node: &mut Node, replacements: &[(String, Node)]) -> Outcome<()> {
     }
     let mut inside = false;
     for_each_subquery(node, &mut |inner| {
-        let tree = serde_json::to_value(&*inner).map_err(|error| error.to_string())?;
-        inside |= replacements.iter().any(|(name, _)| refers_unqualified(&tree, name));
-        Ok(())
+        let is_merged = |first: &str| replacements.iter().any(|(name, _)| name == first);
+        for_each_reference(inner, &mut |first, after| inside |= after == After::Nothing && is_merged(first))
     })?;
     if inside {
         return Err(Obstacle::new("a subquery may refer to the columns of a full join with USING"));
     }
     children(node)?.into_iter().try_for_each(|child| replace(child, replacements))
-}
-
-fn refers_unqualified(value: &serde_json::Value, name: &str) -> bool {
-    match value {
-        serde_json::Value::Object(fields) => fields.iter().any(|(key, field)| {
-            let is_it = key == "ColumnRef"
-                && field.pointer("/fields/1").is_none()
-                && field.pointer("/fields/0/node/String/sval").and_then(serde_json::Value::as_str) == Some(name);
-            is_it || refers_unqualified(field, name)
-        }),
-        serde_json::Value::Array(items) => items.iter().any(|item| refers_unqualified(item, name)),
-        _ => false,
-    }
 }

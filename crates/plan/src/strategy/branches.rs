@@ -12,6 +12,7 @@ use pg_query::protobuf::{Node, SelectStmt};
 use super::paths::{self, HopKind, Paths};
 use super::traces::Tracer;
 use crate::model::facts::{Query, Relation, RelationKind};
+use crate::model::index::Purpose;
 use crate::model::obstacle::{Obstacle, Outcome};
 use crate::model::plan::{Branch, Clock, Root};
 use crate::model::quote;
@@ -189,7 +190,7 @@ impl Part {
         for comparison in self.resolved.clocks.iter().filter(|comparison| comparison.occurrence == occurrence) {
             role.reason.push_str(&format!("; its rows come and go as {} moves past {}", comparison.bound, comparison.side));
             if let Some(column) = &comparison.column {
-                role.missing_indexes.extend(tracer.missing_index(occurrence, std::slice::from_ref(column)));
+                role.missing_indexes.extend(tracer.missing_index(occurrence, std::slice::from_ref(column), Purpose::Order));
             }
         }
         role

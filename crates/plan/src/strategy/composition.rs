@@ -14,8 +14,8 @@ use crate::model::facts::{Function, Query};
 use crate::model::obstacle::{Obstacle, Outcome};
 use crate::normalise;
 use crate::syntax::{
-    self, children, clauses, column_reference, for_each_subquery, for_each_table, is_self_contained, print_select_pretty,
-    with_large_stack, wrap,
+    self, children, clauses, column_reference, for_each_item, for_each_select_inside, for_each_table, is_self_contained,
+    print_select_pretty, with_large_stack, wrap,
 };
 
 /// What is made a block.
@@ -174,50 +174,31 @@ impl Blocks<'_> {
 
     /// Subqueries in FROM and in expressions, at this level and in what is seen through.
     fn subqueries(&mut self, select: &mut SelectStmt) -> Outcome<()> {
-        for item in &mut select.from_clause {
-            self.item(item)?;
+        for_each_item(select, &mut |item| self.item(item))?;
+        if self.extent != Extent::Windows {
+            clauses(select).into_iter().try_for_each(|clause| self.values(clause))?;
         }
-        let mut failed = None;
-        for clause in clauses(select) {
-            if self.extent != Extent::Windows {
-                self.values(clause)?;
-            }
-            for_each_subquery(clause, &mut |inner| {
-                if failed.is_none() && !syntax::is_set_operation(inner) {
-                    failed = self.subqueries(inner).err();
-                }
-                Ok(())
-            })?;
-        }
-        failed.map_or(Ok(()), Err)
+        for_each_select_inside(select, &mut |inner| {
+            if syntax::is_set_operation(inner) { Ok(()) } else { self.subqueries(inner) }
+        })
     }
 
     fn item(&mut self, item: &mut Node) -> Outcome<()> {
-        match item.node.as_mut() {
-            Some(NodeEnum::JoinExpr(join)) => {
-                for side in [&mut join.larg, &mut join.rarg].into_iter().flatten() {
-                    self.item(side)?;
-                }
-                Ok(())
-            }
-            Some(NodeEnum::RangeSubselect(subselect)) => {
-                let Some(NodeEnum::SelectStmt(inner)) = subselect.subquery.as_mut().and_then(|node| node.node.as_mut()) else {
-                    return Ok(());
-                };
-                if !inner.values_lists.is_empty() {
-                    return Ok(());
-                }
-                let wanted = match self.extent {
-                    Extent::Windows => !syntax::is_set_operation(inner) && syntax::has_window(inner)?,
-                    Extent::Opaque | Extent::Everything => is_opaque(inner, &self.parts.query.functions)?,
-                };
-                if wanted && !subselect.lateral {
-                    return self.parts.block(item);
-                }
-                if syntax::is_set_operation(inner) { Ok(()) } else { self.subqueries(inner) }
-            }
-            Some(_) | None => Ok(()),
+        let Some(NodeEnum::RangeSubselect(subselect)) = item.node.as_mut() else { return Ok(()) };
+        let Some(NodeEnum::SelectStmt(inner)) = subselect.subquery.as_mut().and_then(|node| node.node.as_mut()) else {
+            return Ok(());
+        };
+        if !inner.values_lists.is_empty() {
+            return Ok(());
         }
+        let wanted = match self.extent {
+            Extent::Windows => !syntax::is_set_operation(inner) && syntax::has_window(inner)?,
+            Extent::Opaque | Extent::Everything => is_opaque(inner, &self.parts.query.functions)?,
+        };
+        if wanted && !subselect.lateral {
+            return self.parts.block(item);
+        }
+        if syntax::is_set_operation(inner) { Ok(()) } else { self.subqueries(inner) }
     }
 
     /// Single values that do not depend on the rows around them: `(SELECT avg(x) FROM t)`.

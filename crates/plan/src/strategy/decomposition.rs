@@ -17,8 +17,8 @@ use crate::model::facts::{Function, Query};
 use crate::model::obstacle::{Obstacle, Outcome};
 use crate::normalise;
 use crate::syntax::{
-    self, children, clauses, column_reference, for_each_subquery, for_each_table, print_expression, print_select_pretty,
-    string_of, with_large_stack, wrap,
+    self, children, clauses, column_reference, for_each_item, for_each_select_inside, for_each_table, print_expression,
+    print_select_pretty, string_of, with_large_stack, wrap,
 };
 
 /// A query taken apart.
@@ -134,32 +134,11 @@ impl Parts<'_> {
 
     /// Subqueries in FROM become inner projections, at this level and in subqueries of expressions.
     fn subqueries_in_from(&mut self, select: &mut SelectStmt) -> Outcome<()> {
-        for item in &mut select.from_clause {
-            self.item(item)?;
-        }
-        let mut failed = None;
-        for clause in clauses(select) {
-            for_each_subquery(clause, &mut |inner| {
-                if failed.is_none() {
-                    failed = self.subqueries_in_from(inner).err();
-                }
-                Ok(())
-            })?;
-        }
-        failed.map_or(Ok(()), Err)
-    }
-
-    fn item(&mut self, item: &mut Node) -> Outcome<()> {
-        match item.node.as_mut() {
-            Some(NodeEnum::JoinExpr(join)) => {
-                for side in [&mut join.larg, &mut join.rarg].into_iter().flatten() {
-                    self.item(side)?;
-                }
-                Ok(())
-            }
+        for_each_item(select, &mut |item| match &item.node {
             Some(NodeEnum::RangeSubselect(subselect)) if !subselect.lateral => self.block(item),
             Some(_) | None => Ok(()),
-        }
+        })?;
+        for_each_select_inside(select, &mut |inner| self.subqueries_in_from(inner))
     }
 
     /// A subquery in FROM becomes an inner projection.

@@ -7,8 +7,8 @@ use pg_query::NodeEnum;
 use pg_query::protobuf::{LimitOption, Node};
 
 use crate::model::facts::{Query, RelationKind};
+use crate::model::index::{Purpose, WantedIndex};
 use crate::model::plan::FirstRows;
-use crate::model::quote;
 use crate::syntax;
 
 /// The rows that a query takes from the start of a block, if that is all it does.
@@ -33,8 +33,8 @@ pub(super) fn first_rows(query: &Query) -> Option<FirstRows> {
     if order.is_empty() {
         return None;
     }
-    let index =
-        format!("CREATE INDEX CONCURRENTLY ON {} ({});", quote::qualified(&relation.schema, &relation.name), order.join(", "));
+    let (schema, name) = (relation.schema.clone(), relation.name.clone());
+    let index = WantedIndex { schema, table: name, keys: order, purpose: Purpose::Order };
     Some(FirstRows { of: relation.label(), index })
 }
 

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 
 use super::paths::{Hop, HopKind, Paths};
 use crate::model::facts::Relation;
+use crate::model::index::{Purpose, WantedIndex};
 use crate::model::obstacle::{Obstacle, Outcome};
 use crate::model::quote;
 use crate::model::state::StateTable;
@@ -156,15 +157,15 @@ impl Tracer<'_> {
         }
     }
 
-    /// The indexes that a hop needs on the source and the source lacks, as statements to run there: one to find the roots that a value
-    /// concerns, one for a link to find the rows that have a value.
-    pub(crate) fn missing_indexes(&self, hop: &Hop) -> Vec<String> {
+    /// The indexes that a hop needs and its tables lack: one to find the roots that a value concerns, one for a link to find the rows that
+    /// have a value.
+    pub(crate) fn missing_indexes(&self, hop: &Hop) -> Vec<WantedIndex> {
         let mut missing = Vec::new();
         let referring = hop.equalities.iter().flat_map(|equality| equality.depends_on.iter().copied()).next();
         let columns: Option<Vec<String>> =
             hop.equalities.iter().map(|equality| equality.value_column.as_ref().map(|(_, column)| column.clone())).collect();
         if let (Some(referring), Some(columns)) = (referring, columns) {
-            missing.extend(self.missing_index(referring, &columns));
+            missing.extend(self.missing_index(referring, &columns, Purpose::Equality));
         }
         if hop.kind != HopKind::Lookup {
             let sides: Vec<String> = hop
@@ -173,7 +174,7 @@ impl Tracer<'_> {
                 .map(|equality| equality.column.clone().unwrap_or_else(|| equality.side_sql.clone()))
                 .collect();
             if hop.equalities.iter().all(|equality| equality.column.is_some()) {
-                missing.extend(self.missing_index(hop.occurrence, &sides));
+                missing.extend(self.missing_index(hop.occurrence, &sides, Purpose::Equality));
             } else if let Some(relation) = self.relation(hop.occurrence) {
                 missing.extend(self.missing_expression_index(relation, hop));
             }
@@ -181,17 +182,17 @@ impl Tracer<'_> {
         missing
     }
 
-    pub(crate) fn missing_index(&self, occurrence: usize, wanted: &[String]) -> Option<String> {
+    pub(crate) fn missing_index(&self, occurrence: usize, wanted: &[String], purpose: Purpose) -> Option<WantedIndex> {
         let relation = self.relation(occurrence)?;
         let covers = |index: &Vec<String>| index.first().is_some_and(|first| wanted.contains(first));
         if relation.indexes.iter().any(covers) {
             return None;
         }
-        let table = quote::qualified(&relation.schema, &relation.name);
-        Some(format!("CREATE INDEX CONCURRENTLY ON {table} ({});", quote::list(wanted)))
+        let keys = wanted.iter().map(|column| quote::identifier(column)).collect();
+        Some(WantedIndex { schema: relation.schema.clone(), table: relation.name.clone(), keys, purpose })
     }
 
-    fn missing_expression_index(&self, relation: &Relation, hop: &Hop) -> Option<String> {
+    fn missing_expression_index(&self, relation: &Relation, hop: &Hop) -> Option<WantedIndex> {
         let alias = &self.resolved.occurrences[hop.occurrence].alias;
         let bare: Vec<String> = hop
             .equalities
@@ -206,11 +207,8 @@ impl Tracer<'_> {
         if relation.indexes.iter().any(covers) {
             return None;
         }
-        Some(format!(
-            "CREATE INDEX CONCURRENTLY ON {} ({});",
-            quote::qualified(&relation.schema, &relation.name),
-            bare.join(", ")
-        ))
+        let (schema, table) = (relation.schema.clone(), relation.name.clone());
+        Some(WantedIndex { schema, table, keys: bare, purpose: Purpose::Expressions })
     }
 }
 

@@ -1,8 +1,11 @@
 //! What expressions call: aggregates, functions that return sets; and whether they read columns at all.
 
+use std::collections::BTreeSet;
+
 use pg_query::NodeEnum;
 use pg_query::protobuf::{FuncCall, Node, SelectStmt};
 
+use super::references::{for_each_reference, names_of};
 use super::text::{name_parts, string_of};
 use super::walk::{children, for_each_subquery};
 use crate::model::facts::{Function, FunctionKind};
@@ -65,19 +68,18 @@ fn is_kind(call: &FuncCall, functions: &[Function], kind: FunctionKind) -> bool 
 
 /// Whether a subquery has an aggregate over columns of the query around it: `(SELECT sum(outer.x))`.
 pub(crate) fn aggregates_outer_rows(node: &Node, functions: &[Function]) -> Outcome<bool> {
-    let serialized = |value: &Node| serde_json::to_value(value).unwrap_or_default();
     let mut found = false;
     for_each_subquery(&mut node.clone(), &mut |select| {
-        let own = serde_json::to_value(&select.from_clause).map_err(|error| error.to_string())?;
-        let mut names = std::collections::BTreeSet::new();
-        aliases(&own, &mut names);
+        let names = names_of(&select.from_clause)?;
         for target in select.target_list.iter().chain(select.having_clause.as_deref()) {
             let mut copy = target.clone();
             let mut calls = Vec::new();
             aggregate_calls(&mut copy, functions, &mut calls).map_err(|obstacle| obstacle.reason)?;
             for call in calls {
-                let mut used = std::collections::BTreeSet::new();
-                referenced(&serialized(&call), &mut used);
+                let mut used = BTreeSet::new();
+                for_each_reference(&call, &mut |first, _| {
+                    used.insert(first.to_owned());
+                })?;
                 found |= !used.is_empty() && used.is_disjoint(&names);
             }
         }
@@ -92,94 +94,6 @@ fn aggregate_calls(node: &mut Node, functions: &[Function], found: &mut Vec<Node
         return Ok(());
     }
     children(node)?.into_iter().try_for_each(|child| aggregate_calls(child, functions, found))
-}
-
-fn aliases(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
-    match value {
-        serde_json::Value::Object(fields) => {
-            // Under an alias a table's own name is not to be referred to.
-            let hidden = fields.get("alias").is_some_and(|alias| !alias.is_null());
-            for name in if hidden { &["aliasname"][..] } else { &["aliasname", "relname"] } {
-                if let Some(serde_json::Value::String(text)) = fields.get(*name) {
-                    found.insert(text.clone());
-                }
-            }
-            fields.values().for_each(|field| aliases(field, found));
-        }
-        serde_json::Value::Array(items) => items.iter().for_each(|item| aliases(item, found)),
-        _ => {}
-    }
-}
-
-/// The aliases of the qualified references in a serialised tree.
-fn referenced(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
-    match value {
-        serde_json::Value::Object(fields) => {
-            for (name, field) in fields {
-                if name == "ColumnRef"
-                    && let Some(serde_json::Value::String(alias)) = field.pointer("/fields/0/node/String/sval")
-                {
-                    found.insert(alias.clone());
-                }
-                referenced(field, found);
-            }
-        }
-        serde_json::Value::Array(items) => items.iter().for_each(|item| referenced(item, found)),
-        _ => {}
-    }
-}
-
-/// Whether a subquery refers to nothing around it. References to what is around are printed qualified.
-pub(crate) fn is_self_contained(select: &SelectStmt) -> Outcome<bool> {
-    let tree = serde_json::to_value(select).map_err(|error| error.to_string())?;
-    let (mut names, mut used) = (std::collections::BTreeSet::new(), std::collections::BTreeSet::new());
-    aliases(&tree, &mut names);
-    qualified(&tree, &mut used);
-    Ok(used.is_subset(&names))
-}
-
-/// The aliases of the qualified references in a serialised tree.
-fn qualified(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
-    match value {
-        serde_json::Value::Object(fields) => {
-            for (name, field) in fields {
-                if name == "ColumnRef"
-                    && field.pointer("/fields/1").is_some()
-                    && let Some(serde_json::Value::String(alias)) = field.pointer("/fields/0/node/String/sval")
-                {
-                    found.insert(alias.clone());
-                }
-                qualified(field, found);
-            }
-        }
-        serde_json::Value::Array(items) => items.iter().for_each(|item| qualified(item, found)),
-        _ => {}
-    }
-}
-
-/// The names that are used as whole rows: `s.*`, and `s` where it is no column.
-pub(crate) fn whole_rows(select: &SelectStmt) -> Outcome<std::collections::BTreeSet<String>> {
-    fn collect(value: &serde_json::Value, found: &mut std::collections::BTreeSet<String>) {
-        match value {
-            serde_json::Value::Object(fields) => {
-                for (name, field) in fields {
-                    let second = field.pointer("/fields/1/node");
-                    if name == "ColumnRef"
-                        && second.is_none_or(|second| second.get("String").is_none())
-                        && let Some(serde_json::Value::String(alias)) = field.pointer("/fields/0/node/String/sval")
-                    {
-                        found.insert(alias.clone());
-                    }
-                    collect(field, found);
-                }
-            }
-            serde_json::Value::Array(items) => items.iter().for_each(|item| collect(item, found)),
-            _ => {}
-        }
-    }
-    let mut found = std::collections::BTreeSet::new();
-    collect(&serde_json::to_value(select).map_err(|error| error.to_string())?, &mut found);
-    Ok(found)
 }
 
 /// Whether the select list calls a function that returns a set.

@@ -3,6 +3,7 @@
 mod calls;
 mod locking;
 mod named;
+mod references;
 mod tables;
 mod text;
 mod unnamed;
@@ -10,11 +11,11 @@ mod walk;
 mod windows;
 
 pub(crate) use calls::{
-    aggregates_outer_rows, contains_aggregate, contains_set, is_aggregate, is_aggregate_call, is_self_contained, reads_columns,
-    returns_set, whole_rows,
+    aggregates_outer_rows, contains_aggregate, contains_set, is_aggregate, is_aggregate_call, reads_columns, returns_set,
 };
 pub use locking::{locking_clauses, place_of_call, place_of_table};
 pub use named::tables_named;
+pub(crate) use references::{After, for_each_reference, is_self_contained, whole_rows};
 pub(crate) use tables::for_each_table;
 pub(crate) use text::{
     and, change_subquery_with_alias, column_reference, conjuncts, is_false, is_set_operation, name_parts, not, parse_expression,
@@ -22,5 +23,5 @@ pub(crate) use text::{
     subselect_named, target, target_expression, with_large_stack, without_alias, wrap,
 };
 pub use unnamed::unnamed_columns;
-pub(crate) use walk::{Tally, any, children, clauses, for_each_subquery, tally};
+pub(crate) use walk::{Tally, any, children, clauses, for_each_item, for_each_select_inside, for_each_subquery, tally};
 pub(crate) use windows::{common_partition, has_window, written_out};

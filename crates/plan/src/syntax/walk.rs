@@ -7,6 +7,8 @@
 use pg_query::NodeEnum;
 use pg_query::protobuf::{Node, SelectStmt, WindowDef};
 
+use crate::model::obstacle::Outcome;
+
 /// The direct sub-expressions of an expression, or the name of a node that is not known.
 ///
 /// A subquery is not a sub-expression: the children of a `SubLink` are its test expression only.
@@ -97,6 +99,36 @@ pub(crate) fn clauses(select: &mut SelectStmt) -> Vec<&mut Node> {
     let mut all: Vec<&mut Node> = lists.into_iter().flatten().collect();
     all.extend(boxed([where_clause, having_clause, limit_offset, limit_count]));
     all
+}
+
+/// Calls `visit` for every item of a FROM clause that is no join, at any depth of joins.
+pub(crate) fn for_each_item(select: &mut SelectStmt, visit: &mut dyn FnMut(&mut Node) -> Outcome<()>) -> Outcome<()> {
+    fn within(item: &mut Node, visit: &mut dyn FnMut(&mut Node) -> Outcome<()>) -> Outcome<()> {
+        match item.node.as_mut() {
+            Some(NodeEnum::JoinExpr(join)) => {
+                [&mut join.larg, &mut join.rarg].into_iter().flatten().try_for_each(|side| within(side, visit))
+            }
+            Some(_) | None => visit(item),
+        }
+    }
+    select.from_clause.iter_mut().try_for_each(|item| within(item, visit))
+}
+
+/// Calls `visit` for every SELECT directly inside an expression of a SELECT's clauses; stops at the first that fails.
+pub(crate) fn for_each_select_inside(
+    select: &mut SelectStmt,
+    visit: &mut dyn FnMut(&mut SelectStmt) -> Outcome<()>,
+) -> Outcome<()> {
+    let mut failed = None;
+    for clause in clauses(select) {
+        for_each_subquery(clause, &mut |inner| {
+            if failed.is_none() {
+                failed = visit(inner).err();
+            }
+            Ok(())
+        })?;
+    }
+    failed.map_or(Ok(()), Err)
 }
 
 /// Whether some node of an expression satisfies a condition.

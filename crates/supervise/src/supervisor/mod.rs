@@ -155,7 +155,7 @@ impl Supervisor {
         let mut stop = self.stop.clone();
         let starting = start(&self.config, &self.checked, &self.hooks, &self.started, new_slot, &mut self.has_led);
         let started = tokio::select! {
-            started = Box::pin(starting) => started,
+            started = Box::pin(starting) => started.map_err(RoundEnd::SetUpFailed),
             new = self.reload.wanted(&self.config) => Err(RoundEnd::Reloaded(Box::new(new))),
             _ = stop.wait_for(|stop| *stop) => Err(RoundEnd::Stopped),
         };

@@ -66,18 +66,10 @@ pub(super) struct Postponed {
 }
 
 /// Takes the lead, sets everything up, starts it.
+///
+/// # Errors
+/// Another instance leads, or something cannot be set up.
 pub(super) async fn start(
-    config: &Config,
-    checked: &Preflight,
-    hooks: &Hooks,
-    started: &Started,
-    new_slot: bool,
-    has_led: &mut bool,
-) -> Result<Running, RoundEnd> {
-    start_or_fail(config, checked, hooks, started, new_slot, has_led).await.map_err(RoundEnd::SetUpFailed)
-}
-
-async fn start_or_fail(
     config: &Config,
     checked: &Preflight,
     hooks: &Hooks,

@@ -1,0 +1,96 @@
+//! Projections as those see them that read them: a table, its columns, and what identifies a row of it.
+
+use lockstep_connect::Session;
+use lockstep_plan::facts::{Column, Identity, LOCATOR, OutputColumn, Relation, RelationKind};
+use lockstep_plan::{Plan, RowKey};
+use lockstep_refresh::analysis::{self, AnalysisError, StandIn};
+
+use crate::report::Planned;
+
+/// The stand-ins of projections.
+///
+/// # Errors
+/// The source cannot be asked about a type.
+pub(crate) async fn stand_ins(source: &Session, read: &[&Planned]) -> Result<Vec<StandIn>, AnalysisError> {
+    let mut all = Vec::new();
+    for planned in read {
+        all.push(stand_in(planned, may_look_different(source, &planned.plan).await?));
+    }
+    Ok(all)
+}
+
+/// Whether rows with one identity may look different: where it is the hash of the row, what is equal has the same.
+async fn may_look_different(source: &Session, plan: &Plan) -> Result<bool, AnalysisError> {
+    if !matches!(plan.key, RowKey::Copies { .. }) {
+        return Ok(false);
+    }
+    for column in &plan.columns {
+        if !analysis::type_facts(source, &declared(column)).await?.exact {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// A column's type, with the collation where it is not the type's.
+fn declared(column: &OutputColumn) -> String {
+    match &column.collation {
+        Some(collation) => format!("{} COLLATE {collation}", column.type_name),
+        None => column.type_name.clone(),
+    }
+}
+
+/// The columns that identify a row where its hash does; none where one of them cannot be hashed.
+fn whole_row(plan: &Plan) -> Vec<String> {
+    let all_hashable = plan.columns.iter().all(|column| column.hashable);
+    if all_hashable { plan.columns.iter().map(|column| column.name.clone()).collect() } else { Vec::new() }
+}
+
+/// A planned projection as those see it that read it.
+fn stand_in(planned: &Planned, alike: bool) -> StandIn {
+    let plan = &planned.plan;
+    let located = |columns: Vec<String>| if columns.is_empty() { Vec::new() } else { vec![LOCATOR.to_owned()] };
+    let (key, located_by) = match &plan.key {
+        RowKey::Primary(columns) => (columns.clone(), Vec::new()),
+        // Their columns may be NULL.
+        RowKey::Located(columns) => (located(columns.clone()), columns.clone()),
+        RowKey::Copies { .. } | RowKey::SingleRow if planned.part_of.is_some() => (located(whole_row(plan)), whole_row(plan)),
+        RowKey::SingleRow | RowKey::Copies { .. } => (Vec::new(), Vec::new()),
+    };
+    let columns = plan
+        .columns
+        .iter()
+        .map(|column| Column {
+            name: column.name.clone(),
+            type_name: declared(column),
+            not_null: key.contains(&column.name),
+            own_collation: column.collation.is_some(),
+        })
+        .collect();
+    let relation = Relation {
+        oid: planned.node,
+        schema: planned.schema.clone(),
+        name: plan.projection.clone(),
+        kind: RelationKind::Projection,
+        columns,
+        children: Vec::new(),
+        located_by,
+        alike,
+        single_row: plan.key == RowKey::SingleRow,
+        indexes: if key.is_empty() { Vec::new() } else { vec![key.clone()] },
+        identity: if key.is_empty() { Identity::FullRow } else { Identity::Columns { columns: key, full: false } },
+    };
+    StandIn { projection: plan.projection.clone(), relation }
+}
+
+/// Lets those projections tell the keys they write that others read or follow.
+pub(crate) fn mark_read(planned: &mut [Planned]) {
+    let read: Vec<String> = planned.iter().flat_map(|planned| planned.reads.clone()).collect();
+    for planned in planned {
+        let keyed = match planned.plan.key {
+            RowKey::Primary(_) | RowKey::Located(_) => true,
+            RowKey::Copies { .. } | RowKey::SingleRow => planned.part_of.is_some() && !whole_row(&planned.plan).is_empty(),
+        };
+        planned.plan.reports_keys = keyed && (planned.feed || read.contains(&planned.plan.projection));
+    }
+}
