@@ -20,6 +20,9 @@ pub struct RelationRole {
     pub trace: Trace,
     /// The indexes that maintenance needs and the table lacks.
     pub missing_indexes: Vec<WantedIndex>,
+    /// In a hierarchy: every root of this branch (counted from 0), once it is found, is traced further as if it were a dirty key of the
+    /// relation. The relation's dirty keys are among those roots.
+    pub follows: Option<usize>,
 }
 
 /// How dirty keys of a relation lead to root keys.

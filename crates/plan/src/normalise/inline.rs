@@ -1,7 +1,9 @@
 //! WITH queries and views become subqueries in FROM.
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{Alias, CommonTableExpr, Node, RangeSubselect, RangeVar, SelectStmt};
+use pg_query::protobuf::{
+    Alias, CommonTableExpr, LimitOption, Node, RangeSubselect, RangeVar, SelectStmt, SetOperation, WithClause,
+};
 
 use crate::model::facts::View;
 use crate::model::obstacle::{Obstacle, Outcome};
@@ -63,13 +65,20 @@ impl Inliner<'_> {
     }
 
     fn named(&mut self, expression: CommonTableExpr, recursive: bool, names: &[Named]) -> Outcome<Named> {
-        let CommonTableExpr { ctename, aliascolnames, ctequery, location, .. } = expression;
+        let CommonTableExpr { ctename, aliascolnames, ctequery, location, search_clause, cycle_clause, .. } = expression;
         let Some(NodeEnum::SelectStmt(query)) = ctequery.and_then(|query| query.node) else {
             return Err(Obstacle::at("its WITH clause changes data", location));
         };
+        if search_clause.is_some() || cycle_clause.is_some() {
+            return Err(Obstacle::at("it has a recursive WITH with SEARCH or CYCLE", location));
+        }
         let mut query = *query;
         if recursive && reads(&mut query, &ctename)? {
-            return Err(Obstacle::at("it has a recursive WITH", location));
+            // Its own name means its own rows, whatever else is called so.
+            let around: Vec<Named> = names.iter().filter(|named| named.name != ctename).cloned().collect();
+            self.select(&mut query, &around)?;
+            let query = rows_of(&ctename, &aliascolnames, query, location)?;
+            return Ok(Named { name: ctename, columns: Vec::new(), query });
         }
         self.select(&mut query, names)?;
         Ok(Named { name: ctename, columns: aliascolnames, query })
@@ -133,6 +142,55 @@ impl Inliner<'_> {
         })?;
         failed.map_or(Ok(()), Err)
     }
+}
+
+/// `WITH RECURSIVE t (a, b) AS (…) SELECT t.a, t.b FROM t`: where the rows of a recursion are read, it stands as this.
+fn rows_of(name: &str, given: &[Node], query: SelectStmt, location: i32) -> Outcome<SelectStmt> {
+    let mut columns = output_names(&query);
+    for (column, given) in columns.iter_mut().zip(given) {
+        *column = syntax::string_of(given).map(str::to_owned);
+    }
+    let Some(columns) = columns.into_iter().collect::<Option<Vec<String>>>() else {
+        return Err(Obstacle::at("it has a recursive WITH with a column without a name", location));
+    };
+    let expression = CommonTableExpr {
+        ctename: name.to_owned(),
+        aliascolnames: columns.iter().map(|column| syntax::string(column)).collect(),
+        ctequery: Some(Box::new(wrap(NodeEnum::SelectStmt(Box::new(query))))),
+        ctematerialized: pg_query::protobuf::CteMaterialize::Default as i32,
+        location,
+        ..CommonTableExpr::default()
+    };
+    let table = RangeVar { relname: name.to_owned(), inh: true, relpersistence: "p".to_owned(), location, ..RangeVar::default() };
+    let column = |column: &String| syntax::target("", syntax::column_reference(name, column));
+    Ok(SelectStmt {
+        with_clause: Some(WithClause {
+            ctes: vec![wrap(NodeEnum::CommonTableExpr(Box::new(expression)))],
+            recursive: true,
+            location,
+        }),
+        target_list: columns.iter().map(column).collect(),
+        from_clause: vec![wrap(NodeEnum::RangeVar(table))],
+        limit_option: LimitOption::Default as i32,
+        op: SetOperation::SetopNone as i32,
+        ..SelectStmt::default()
+    })
+}
+
+/// The names of a SELECT's columns, those of its first arm.
+fn output_names(select: &SelectStmt) -> Vec<Option<String>> {
+    if let Some(first) = select.larg.as_deref().filter(|_| syntax::is_set_operation(select)) {
+        return output_names(first);
+    }
+    let name = |target: &Node| match &target.node {
+        Some(NodeEnum::ResTarget(target)) if !target.name.is_empty() => Some(target.name.clone()),
+        Some(NodeEnum::ResTarget(target)) => match target.val.as_ref()?.node.as_ref()? {
+            NodeEnum::ColumnRef(reference) => reference.fields.last().and_then(syntax::string_of).map(str::to_owned),
+            _ => None,
+        },
+        Some(_) | None => None,
+    };
+    select.target_list.iter().map(name).collect()
 }
 
 /// Whether a query reads a name that no schema qualifies.

@@ -55,8 +55,8 @@ pub(crate) fn resolve(mut select: SelectStmt, relations: &[Relation], functions:
 impl Resolver<'_> {
     /// Resolves one SELECT; the result is what its FROM clause holds. Equalities of its WHERE clause are collected.
     fn select(&mut self, select: &mut SelectStmt, place: Place, nullable: bool) -> Outcome<Side> {
-        if select.with_clause.is_some() {
-            return Err(Obstacle::new("it has a WITH clause"));
+        if let Some(with) = &select.with_clause {
+            return Err(Obstacle::at("it has a recursive WITH", with.location));
         }
         if !select.locking_clause.is_empty() {
             return Err(Obstacle::new("it locks rows"));

@@ -77,6 +77,13 @@ pub(super) fn elsewhere(location: i32) -> Obstacle {
 /// Some part asks for the statement's time, or is not known.
 pub(crate) fn fix_time(select: &mut SelectStmt) -> Outcome<bool> {
     let mut found = false;
+    for expression in select.with_clause.iter_mut().flat_map(|with| &mut with.ctes) {
+        if let Some(NodeEnum::CommonTableExpr(expression)) = expression.node.as_mut()
+            && let Some(NodeEnum::SelectStmt(query)) = expression.ctequery.as_mut().and_then(|query| query.node.as_mut())
+        {
+            found |= fix_time(query)?;
+        }
+    }
     for side in [&mut select.larg, &mut select.rarg].into_iter().flatten() {
         found |= fix_time(side)?;
     }

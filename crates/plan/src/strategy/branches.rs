@@ -80,7 +80,7 @@ impl Part {
         let root = self.root(query);
         select.sort_clause.clear();
         let unrestricted = print_select_pretty(&select)?;
-        self.restrict(&mut select, &root)?;
+        self.restrict(&mut select, &root, DIRTY)?;
         self.push_down(&mut select, query, &root)?;
         let roles = self.roles(query, number)?;
         Ok(Branch {
@@ -94,10 +94,10 @@ impl Part {
         })
     }
 
-    /// Restricts the SELECT to the root keys of the CTE `dirty`.
-    fn restrict(&self, select: &mut SelectStmt, root: &Root) -> Outcome<()> {
+    /// Restricts the SELECT to the root keys of a CTE.
+    pub(super) fn restrict(&self, select: &mut SelectStmt, root: &Root, keys: &str) -> Outcome<()> {
         let alias = &self.resolved.occurrences[self.paths.root].alias;
-        let restriction = syntax::parse_expression(&in_dirty(alias, root))?;
+        let restriction = syntax::parse_expression(&within(&root.values(&quote::identifier(alias)), keys))?;
         let Some(holder) = syntax::select_with_alias(select, alias) else {
             return Err(Obstacle::new(format!("{alias} was not found again")));
         };
@@ -225,11 +225,11 @@ impl Part {
         self.resolved.clocks.iter().filter_map(clock).collect()
     }
 
-    fn tracer<'a>(&'a self, query: &'a Query) -> Tracer<'a> {
+    pub(super) fn tracer<'a>(&'a self, query: &'a Query) -> Tracer<'a> {
         Tracer { resolved: &self.resolved, paths: &self.paths, relations: &query.relations }
     }
 
-    fn roles(&self, query: &Query, branch: usize) -> Outcome<Vec<RelationRole>> {
+    pub(super) fn roles(&self, query: &Query, branch: usize) -> Outcome<Vec<RelationRole>> {
         let tracer = self.tracer(query);
         let mut roles = Vec::new();
         for (index, occurrence) in self.resolved.occurrences.iter().enumerate() {
@@ -253,7 +253,7 @@ impl Part {
                         HopKind::KeyLink => (Role::Link, format!("many rows may match, and their key tells whom: {ties}")),
                         HopKind::Link => (Role::Link, format!("many rows may match; what they were joined by is kept: {ties}")),
                     };
-                    RelationRole { relation, alias, role, reason, trace, missing_indexes }
+                    RelationRole { relation, alias, role, reason, trace, missing_indexes, follows: None }
                 }
                 (None, Some((_, reason))) => RelationRole {
                     relation,
@@ -266,6 +266,7 @@ impl Part {
                     },
                     trace: Trace::Whole,
                     missing_indexes: Vec::new(),
+                    follows: None,
                 },
                 (None, None) => RelationRole {
                     relation,
@@ -274,6 +275,7 @@ impl Part {
                     reason: format!("its key ({}) is the root key", query.relations[relation].key_for_reader()),
                     trace: Trace::Root,
                     missing_indexes: Vec::new(),
+                    follows: None,
                 },
             };
             roles.push(self.with_clock(role, index, &tracer));
@@ -286,11 +288,18 @@ fn named(target: &Node, name: &str) -> bool {
     matches!(&target.node, Some(NodeEnum::ResTarget(target)) if target.name == name)
 }
 
+/// The CTE of the dirty roots' keys.
+pub(super) const DIRTY: &str = "dirty";
+
 /// `(alias.key…) IN (SELECT dirty.k1… FROM dirty)`.
 fn in_dirty(alias: &str, root: &Root) -> String {
-    let columns = root.values(&quote::identifier(alias));
-    let keys: Vec<String> = (1..=root.key.len()).map(|n| format!("dirty.k{n}")).collect();
-    format!("({}) IN (SELECT {} FROM dirty)", columns.join(", "), keys.join(", "))
+    within(&root.values(&quote::identifier(alias)), DIRTY)
+}
+
+/// Whether some values are a key of a CTE of keys.
+pub(super) fn within(values: &[String], keys: &str) -> String {
+    let columns: Vec<String> = (1..=values.len()).map(|n| format!("{keys}.k{n}")).collect();
+    format!("({}) IN (SELECT {} FROM {keys})", values.join(", "), columns.join(", "))
 }
 
 /// The output expressions as they read over tables' columns; empty where one cannot see through.

@@ -192,7 +192,7 @@ impl Blocks<'_> {
             return Ok(());
         }
         let wanted = match self.extent {
-            Extent::Windows => !syntax::is_set_operation(inner) && syntax::has_window(inner)?,
+            Extent::Windows => inner.with_clause.is_some() || (!syntax::is_set_operation(inner) && syntax::has_window(inner)?),
             Extent::Opaque | Extent::Everything => is_opaque(inner, &self.parts.query.functions)?,
         };
         if wanted && !subselect.lateral {
@@ -266,7 +266,8 @@ impl Blocks<'_> {
 
 /// Whether a row of a SELECT is more than one combination of its tables' rows.
 fn is_opaque(select: &SelectStmt, functions: &[Function]) -> Outcome<bool> {
-    Ok(syntax::is_set_operation(select)
+    Ok(select.with_clause.is_some()
+        || syntax::is_set_operation(select)
         || syntax::is_aggregate(select, functions)?
         || syntax::has_window(select)?
         || !select.distinct_clause.is_empty())

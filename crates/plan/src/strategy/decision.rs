@@ -9,7 +9,7 @@ use pg_query::protobuf::SelectStmt;
 use super::branches::Part;
 use super::grouping::{self, Grouping};
 use super::top::first_rows;
-use super::{aggregation, distinct, windows};
+use super::{aggregation, distinct, hierarchy, windows};
 use crate::model::facts::{Function, Identity, Query, Volatility};
 use crate::model::obstacle::{Obstacle, Outcome};
 use crate::model::plan::{Maintenance, Plan, PlanError, WholePlan};
@@ -154,6 +154,9 @@ pub fn at_time(sql: &str, time: &str) -> String {
 
 /// Finds out what kind of SELECT it is.
 fn by_form(query: &Query, select: SelectStmt) -> Outcome<Plan> {
+    if let Some((maintenance, key, owner)) = hierarchy::maintained(query, &select)? {
+        return Ok(finished(query, maintenance, key, owner));
+    }
     let (arms, combination) = normalise::arms(select)?;
     let is_union = arms.len() > 1;
     let is_nested = arms.len() > 2 && matches!(combination, Combination::Counted { .. });

@@ -4,7 +4,7 @@
 //! `π[g] σ[k ∈ D] C ∪ π[g] σ[k ∈ D] C'`: those that they left and those that they joined. UNION is γ by all columns with each row once,
 //! other set operations with each row as often as `normalise/union.rs` says; a result without any key is γ by all columns with each row as often as it occurs.
 
-use pg_query::protobuf::SelectStmt;
+use pg_query::protobuf::{Node, SelectStmt};
 
 use super::branches::Part;
 use crate::model::contributions::{CONTRIBUTION_ALIAS, argument_column, group_column};
@@ -99,24 +99,34 @@ pub(crate) fn assemble(query: &Query, parts: &[(&Part, Grouping)]) -> Outcome<(G
         .enumerate()
         .map(|(number, (part, grouping))| branch(query, part, grouping, number, parts.len() > 1))
         .collect::<Outcome<Vec<_>>>()?;
-    let key = match (&first.form, located.is_empty()) {
-        _ if by_root.is_some() => RowKey::Primary(located),
+    Ok(of_branches(first, branches, located, by_root.is_some()))
+}
+
+/// The plan whose groups, found by the columns `located`, are made of the branches' contributions.
+pub(super) fn of_branches(
+    grouping: &Grouping,
+    branches: Vec<Branch>,
+    located: Vec<String>,
+    found_by_root: bool,
+) -> (GroupedPlan, RowKey) {
+    let key = match (&grouping.form, located.is_empty()) {
+        _ if found_by_root => RowKey::Primary(located),
         (GroupForm::Rows | GroupForm::Counted { once: false, .. }, _) => RowKey::Copies { within: located },
         (_, true) => RowKey::SingleRow,
         (_, false) => RowKey::Located(located),
     };
     let plan = GroupedPlan {
         branches,
-        group_columns: (0..first.groups.len()).map(group_column).collect(),
+        group_columns: (0..grouping.groups.len()).map(group_column).collect(),
         arms: Vec::new(),
-        dependent_columns: first.dependents.clone(),
-        select_list: first.select_list.clone(),
-        form: first.form.clone(),
-        found_by_root: by_root.is_some(),
+        dependent_columns: grouping.dependents.clone(),
+        select_list: grouping.select_list.clone(),
+        form: grouping.form.clone(),
+        found_by_root,
         accumulators: None,
         recomputed_because: None,
     };
-    Ok((plan, key))
+    (plan, key)
 }
 
 /// The output columns that are the root's key, where each contribution is one row and the groups' columns are not in the result.
@@ -129,11 +139,9 @@ fn rows_found_by_root(query: &Query, parts: &[(&Part, Grouping)]) -> Option<Vec<
     Some(part.key_outputs.iter().map(|&position| query.columns[position].name.clone()).collect())
 }
 
-fn branch(query: &Query, part: &Part, grouping: &Grouping, number: usize, one_of_many: bool) -> Outcome<Branch> {
+/// The branch of a part, with its contributions.
+pub(super) fn branch(query: &Query, part: &Part, grouping: &Grouping, number: usize, one_of_many: bool) -> Outcome<Branch> {
     let root = part.root(query);
-    let key: Vec<String> = (1..=root.key.len()).map(|n| format!("k{n}")).collect();
-    let groups: Vec<String> = (0..grouping.groups.len()).map(group_column).collect();
-    let arguments: Vec<String> = (0..grouping.arguments.len()).map(argument_column).collect();
     let mut select = part.resolved.select.clone();
     let exposed = part.expose_key(&mut select, &root)?;
     select.sort_clause.clear();
@@ -141,34 +149,46 @@ fn branch(query: &Query, part: &Part, grouping: &Grouping, number: usize, one_of
     select.distinct_clause.clear();
     select.window_clause.clear();
     select.having_clause = None;
-    let keys = key.iter().cloned().zip(exposed);
+    select.target_list = contribution(query, grouping, exposed, one_of_many)?;
+    let mut branch = part.branch(select, query, number)?;
+    branch.contributions = Some(contributions(query, grouping, &branch, number));
+    Ok(branch)
+}
+
+/// The select list of contributions: the root's key, what they are grouped by, what else the result is made from.
+pub(super) fn contribution(query: &Query, grouping: &Grouping, keys: Vec<Node>, one_of_many: bool) -> Outcome<Vec<Node>> {
     let cast = |position: usize, text: &String| {
         let typed = query.columns.get(position).filter(|_| grouping.typed_as_output && one_of_many);
         typed.map_or_else(|| text.clone(), |column| format!("({text})::{}", column.typed()))
     };
-    let values = groups
+    let keys = keys.into_iter().enumerate().map(|(n, key)| Ok(syntax::target(&format!("k{}", n + 1), key)));
+    let groups = grouping
+        .groups
         .iter()
-        .zip(grouping.groups.iter().enumerate().map(|(position, text)| cast(position, text)))
-        .chain(arguments.iter().zip(grouping.arguments.iter().cloned()))
-        .map(|(name, text)| Ok((name.clone(), parse_expression(&text)?)))
-        .collect::<Outcome<Vec<_>>>()?;
-    select.target_list = keys.chain(values).map(|(name, value)| syntax::target(&name, value)).collect();
-    let mut branch = part.branch(select, query, number)?;
+        .enumerate()
+        .map(|(n, text)| Ok(syntax::target(&group_column(n), parse_expression(&cast(n, text))?)));
+    let arguments =
+        grouping.arguments.iter().enumerate().map(|(n, text)| Ok(syntax::target(&argument_column(n), parse_expression(text)?)));
+    keys.chain(groups).chain(arguments).collect()
+}
+
+/// The table of a branch's contributions.
+pub(super) fn contributions(query: &Query, grouping: &Grouping, branch: &Branch, number: usize) -> StateTable {
+    let Branch { root, fans_out, .. } = branch;
+    let key: Vec<String> = (1..=root.key.len()).map(|n| format!("k{n}")).collect();
+    let groups: Vec<String> = (0..grouping.groups.len()).map(group_column).collect();
+    let arguments: Vec<String> = (0..grouping.arguments.len()).map(argument_column).collect();
     let suffix = if number == 0 { String::new() } else { (number + 1).to_string() };
-    branch.contributions = Some(StateTable {
+    let rows = if *fans_out { "rows" } else { "row" };
+    StateTable {
         name: format!("{}_contribution{suffix}", query.projection),
-        purpose: if part.fans_out {
-            format!("the rows that each row of {}.{} makes, before grouping", root.schema, root.name)
-        } else {
-            format!("the row that each row of {}.{} makes, before grouping", root.schema, root.name)
-        },
+        purpose: format!("the {rows} that each row of {}.{} makes, before grouping", root.schema, root.name),
         columns: key.iter().chain(&groups).chain(&arguments).cloned().collect(),
         types: Vec::new(),
         domains: Vec::new(),
         key,
         located_by: groups,
-        many_per_key: part.fans_out,
+        many_per_key: *fans_out,
         definition: branch.query.clone(),
-    });
-    Ok(branch)
+    }
 }

@@ -9,6 +9,7 @@ mod decision;
 mod decomposition;
 mod distinct;
 mod grouping;
+mod hierarchy;
 mod paths;
 mod top;
 mod traces;

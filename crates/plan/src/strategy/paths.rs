@@ -105,7 +105,8 @@ fn why_not_traceable(resolved: &Resolved, index: usize, relations: &[Relation]) 
     None
 }
 
-fn from_root(root: usize, resolved: &Resolved, relations: &[Relation]) -> Paths {
+/// The paths from a given root.
+pub(crate) fn from_root(root: usize, resolved: &Resolved, relations: &[Relation]) -> Paths {
     let mut reached = BTreeSet::from([root]);
     // NOT IN concerns more roots than those whose value is equal, so nothing can be reached through it.
     let mut usable = reached.clone();

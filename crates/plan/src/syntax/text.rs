@@ -120,10 +120,14 @@ pub(crate) fn conjuncts(node: &Node) -> Vec<&Node> {
     }
 }
 
+/// A name as a node.
+pub(crate) fn string(text: &str) -> Node {
+    wrap(NodeEnum::String(protobuf::String { sval: text.to_owned() }))
+}
+
 /// A reference to `alias.column`.
 pub(crate) fn column_reference(alias: &str, column: &str) -> Node {
-    let part = |text: &str| wrap(NodeEnum::String(protobuf::String { sval: text.to_owned() }));
-    let reference = protobuf::ColumnRef { fields: vec![part(alias), part(column)], location: -1 };
+    let reference = protobuf::ColumnRef { fields: vec![string(alias), string(column)], location: -1 };
     wrap(NodeEnum::ColumnRef(reference))
 }
 
@@ -174,15 +178,24 @@ pub(crate) fn print_from_item(item: &Node) -> Result<String, String> {
 
 /// The expression with `alias.column` written as `column`.
 pub(crate) fn without_alias(node: &Node, alias: &str) -> Result<Node, String> {
+    under_alias(node, alias, None)
+}
+
+/// The expression with `alias.column` written as `other.column`.
+pub(crate) fn with_alias(node: &Node, alias: &str, other: &str) -> Result<Node, String> {
+    under_alias(node, alias, Some(other))
+}
+
+fn under_alias(node: &Node, alias: &str, other: Option<&str>) -> Result<Node, String> {
     let mut copy = node.clone();
     if let Some(NodeEnum::ColumnRef(reference)) = copy.node.as_mut()
         && reference.fields.len() == 2
         && reference.fields.first().and_then(string_of) == Some(alias)
     {
-        reference.fields.remove(0);
+        reference.fields.splice(0..1, other.map(string));
     }
     for child in children(&mut copy)? {
-        *child = without_alias(child, alias)?;
+        *child = under_alias(child, alias, other)?;
     }
     Ok(copy)
 }

@@ -53,6 +53,12 @@ enum Room {
     Exhausted,
 }
 
+/// The keys of a set from a place on; `None` if there is no room for them.
+fn keys_from(keys: &KeySet, start: usize) -> Option<KeySet> {
+    let mut rest = KeySet::new(keys.columns());
+    (start..keys.len()).all(|n| rest.insert(&keys.fields(n))).then_some(rest)
+}
+
 impl BatchRun<'_> {
     /// Traces the batch's dirty keys, and what has come and gone with the time, to the projection's root keys, and brings its links
     /// up to date.
@@ -74,6 +80,9 @@ impl BatchRun<'_> {
                 room = Room::Exhausted;
             }
         }
+        if room == Room::Left {
+            room = self.trace_below(index, &branches, &mut roots).await?;
+        }
         Ok(match room {
             // Links are filled anew by what refreshes everything.
             Room::Exhausted => Work::Everything,
@@ -91,6 +100,9 @@ impl BatchRun<'_> {
         roots: &mut KeySet,
     ) -> Result<Room, BatchError> {
         for (role_index, role) in branch.roles.iter().enumerate() {
+            if role.follows.is_some() {
+                continue;
+            }
             let at = RoleAt { branch: number, role: role_index };
             let relation = &self.projections[index].plan.relations[role.relation];
             let mut flipped = KeySet::new(relation.identity_columns().len());
@@ -116,6 +128,35 @@ impl BatchRun<'_> {
             }
         }
         Ok(Room::Left)
+    }
+
+    /// Adds what is below the roots that were found, and what is below that, until nothing new is found.
+    async fn trace_below(&mut self, index: usize, branches: &[Branch], roots: &mut [KeySet]) -> Result<Room, BatchError> {
+        let of_branch = |(branch, found): (usize, &Branch)| {
+            let follows = found.roles.iter().map(|role| role.follows).enumerate();
+            let all = follows.filter_map(|(role, follows)| Some((RoleAt { branch, role }, follows?, 0)));
+            all.collect::<Vec<_>>()
+        };
+        // Where, the branch whose roots are followed, and how many of them were.
+        let mut follow: Vec<(RoleAt, usize, usize)> = branches.iter().enumerate().flat_map(of_branch).collect();
+        loop {
+            let mut found = false;
+            for (at, followed, done) in &mut follow {
+                let Some(keys) = keys_from(&roots[*followed], *done) else { return Ok(Room::Exhausted) };
+                if keys.is_empty() {
+                    continue;
+                }
+                *done = roots[*followed].len();
+                found = true;
+                let trace = &branches[at.branch].roles[at.role].trace;
+                if self.trace_role(index, *at, trace, &keys, &mut roots[at.branch]).await? == Room::Exhausted {
+                    return Ok(Room::Exhausted);
+                }
+            }
+            if !found {
+                return Ok(Room::Left);
+            }
+        }
     }
 
     async fn trace_role(
