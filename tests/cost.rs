@@ -98,6 +98,19 @@ const PROJECTIONS: &[(&str, &str)] = &[
         "top_of_all",
         "SELECT o.customer_id, count(*) AS n, sum(o.amount) AS total FROM c.orders o GROUP BY o.customer_id ORDER BY sum(o.amount) DESC NULLS LAST, o.customer_id LIMIT 5 OFFSET 2",
     ),
+    (
+        "hierarchy",
+        "WITH RECURSIVE t AS (SELECT id, name AS path FROM c.unit WHERE parent IS NULL UNION ALL SELECT u.id, t.path || '/' || u.name FROM c.unit u JOIN t ON u.parent = t.id) SELECT id, path FROM t",
+    ),
+    (
+        "closure",
+        "WITH RECURSIVE r AS (SELECT parent AS a, id AS b FROM c.unit WHERE parent IS NOT NULL UNION SELECT r.a, u.id FROM r JOIN c.unit u ON u.parent = r.b) SELECT a, b FROM r",
+    ),
+    ("first_of_table", "SELECT o.id, o.status FROM c.orders o ORDER BY o.id DESC LIMIT 5"),
+    (
+        "first_of_some",
+        "SELECT o.id, o.ref FROM c.orders o WHERE o.status = 'new' ORDER BY o.amount DESC NULLS LAST, o.id LIMIT 5",
+    ),
     ("over_a_value", "SELECT o.id, o.amount FROM c.orders o WHERE o.amount >= (SELECT max(x.amount) FROM c.orders x)"),
 ];
 
@@ -113,6 +126,8 @@ const CHANGES: &[&str] = &[
     "DELETE FROM c.payment WHERE id = 82",
     "UPDATE c.customer SET name = 'renamed' WHERE id = 5",
     "DELETE FROM c.orders WHERE id = 83",
+    "UPDATE c.unit SET name = 'renamed' WHERE id = 62",
+    "UPDATE c.unit SET parent = 55 WHERE id = 66",
     "INSERT INTO c.orders VALUES (1000001, 7, 'new', 0.5, 'r1000001', 84, '{x,y}')",
 ];
 
@@ -126,6 +141,8 @@ fn schema(rows: usize) -> String {
          CREATE VIEW c.doubled AS SELECT id, amount * 2 AS double FROM c.orders WHERE status <> 'new';
          INSERT INTO c.orders SELECT n, 1 + n % ({rows} / 10), (ARRAY['new','paid','sent'])[1 + n % 3], n % 100, 'r' || n, n / 2, ARRAY['t' || n % 5, 'x']
             FROM generate_series(1, {rows}) n;
+         CREATE TABLE c.unit (id integer PRIMARY KEY, parent integer, name text);
+         INSERT INTO c.unit SELECT n, CASE WHEN n % 10 > 0 THEN n - 1 END, 'u' || n FROM generate_series(1, {rows}) n;
          INSERT INTO c.customer SELECT n, 'Customer ' || n FROM generate_series(1, {rows} / 10) n;
          INSERT INTO c.line SELECT n, m, 'p' || (n + m) % 9 FROM generate_series(1, {rows}) n, generate_series(1, 2) m;
          INSERT INTO c.payment SELECT n, n, n % 11, now() - interval '1 day' FROM generate_series(1, {rows}) n;

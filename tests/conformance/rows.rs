@@ -121,5 +121,5 @@ pub(super) const FROM_ITEMS: &[Construct] = &[
     ("series", Incremental, "SELECT l.order_id, l.position, g.n FROM shop.line l CROSS JOIN LATERAL generate_series(1, l.quantity) g(n)", ""),
     ("using", Incremental, "SELECT order_id, l.position, p.id FROM shop.line l JOIN shop.payment p USING (order_id)", ""),
     ("recursive", Incremental, "WITH RECURSIVE t AS (SELECT id, manager_id, 1 AS depth FROM shop.employee WHERE manager_id IS NULL UNION SELECT e.id, e.manager_id, t.depth + 1 FROM shop.employee e JOIN t ON t.id = e.manager_id WHERE t.depth < 9) SELECT id, depth FROM t", ""),
-    ("limited", Whole, "SELECT o.id FROM shop.orders o ORDER BY o.id LIMIT 5", ""),
+    ("limited", Incremental, "SELECT o.id FROM shop.orders o ORDER BY o.id LIMIT 5", ""),
 ];

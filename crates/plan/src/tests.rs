@@ -26,6 +26,7 @@ fn relation(oid: u32, name: &str, identity: Identity, columns: &[(&str, &str, bo
         alike: false,
         single_row: false,
         indexes: vec![vec!["id".to_owned()]],
+        orders: Vec::new(),
     }
 }
 

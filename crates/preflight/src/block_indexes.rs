@@ -1,6 +1,6 @@
 //! The indexes that plans want on the hidden tables of their blocks are made with them.
 
-use lockstep_plan::{Maintenance, Plan, Purpose, WantedIndex, WholePlan, quote};
+use lockstep_plan::{FirstRows, Maintenance, Plan, Purpose, WantedIndex, WholePlan, quote};
 
 use crate::report::Planned;
 
@@ -24,8 +24,8 @@ pub(crate) fn make_indexes(plan: &mut Plan, inner: &mut [Planned]) {
         }
         true
     };
-    if let Maintenance::Whole(WholePlan { first: Some(first), .. }) = &plan.maintenance {
-        make(&first.index);
+    if let Maintenance::Whole(WholePlan { first: Some(FirstRows { index: Some(index), .. }), .. }) = &plan.maintenance {
+        make(index);
     }
     for role in plan.branches_mut().iter_mut().flat_map(|branch| &mut branch.roles) {
         role.missing_indexes.retain(|index| !make(index));

@@ -3,7 +3,7 @@
 use lockstep_config::{Config, Diagnostic};
 use lockstep_connect::Session;
 use lockstep_plan::facts::RelationKind;
-use lockstep_plan::{Maintenance, Tie, check_indexes, unnamed_columns};
+use lockstep_plan::{Maintenance, Tie, WholePlan, check_indexes, unnamed_columns};
 use lockstep_refresh::analysis;
 
 use crate::remedy::Remedy;
@@ -121,7 +121,7 @@ fn describe(planned: &Planned) -> String {
     match &planned.plan.maintenance {
         Maintenance::Row(_) => format!("{inner}row projection of {}", roots.join(" and ")),
         Maintenance::Grouped(_) => format!("{inner}grouped projection of {}", roots.join(" and ")),
-        Maintenance::Whole(plan) if plan.first.is_some() => format!("{inner}the first rows of {}", planned.reads.join(", ")),
+        Maintenance::Whole(WholePlan { first: Some(first), .. }) => format!("{inner}the first rows of {}", first.of),
         Maintenance::Whole(plan) if planned.reads.is_empty() => format!("{inner}recomputed as a whole, because {}", plan.reason),
         Maintenance::Whole(_) => format!("{inner}recomputed from {} when that has changed", planned.reads.join(", ")),
     }

@@ -104,6 +104,26 @@ pub struct Relation {
     pub children: Vec<u32>,
     /// The leading columns (or expressions) of its usable indexes.
     pub indexes: Vec<Vec<String>>,
+    /// The orders in which its B-trees can read it: those over plain columns, as the columns themselves compare.
+    pub orders: Vec<Vec<OrderKey>>,
+}
+
+/// A column of an order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OrderKey {
+    /// The column.
+    pub column: String,
+    /// From the greatest to the least.
+    pub descending: bool,
+    /// NULLs before everything else.
+    pub nulls_first: bool,
+}
+
+impl OrderKey {
+    /// The key of the order from behind.
+    pub fn reversed(&self) -> Self {
+        Self { column: self.column.clone(), descending: !self.descending, nulls_first: !self.nulls_first }
+    }
 }
 
 impl Relation {

@@ -161,13 +161,13 @@ pub struct WholePlan {
     pub first: Option<FirstRows>,
 }
 
-/// The first rows of a block, in an order that an index has: to recompute them costs what they are, not what the block is.
+/// The first rows of a block or a table, in an order that an index has: to recompute them costs what they are, not what there is.
 #[derive(Debug, Clone)]
 pub struct FirstRows {
-    /// The block.
+    /// The block or the table.
     pub of: String,
-    /// The index on the order.
-    pub index: WantedIndex,
+    /// The index on the order, to be made with the block; none of a table, which has one.
+    pub index: Option<WantedIndex>,
 }
 
 /// The relation whose rows own the projection's rows.

@@ -80,7 +80,7 @@ impl Part {
         let root = self.root(query);
         select.sort_clause.clear();
         let unrestricted = print_select_pretty(&select)?;
-        self.restrict(&mut select, &root, DIRTY)?;
+        self.restrict(&mut select, &root, &|values| within(values, DIRTY))?;
         self.push_down(&mut select, query, &root)?;
         let roles = self.roles(query, number)?;
         Ok(Branch {
@@ -94,10 +94,10 @@ impl Part {
         })
     }
 
-    /// Restricts the SELECT to the root keys of a CTE.
-    pub(super) fn restrict(&self, select: &mut SelectStmt, root: &Root, keys: &str) -> Outcome<()> {
+    /// Restricts the SELECT by a condition on the root's key.
+    pub(super) fn restrict(&self, select: &mut SelectStmt, root: &Root, condition: &dyn Fn(&[String]) -> String) -> Outcome<()> {
         let alias = &self.resolved.occurrences[self.paths.root].alias;
-        let restriction = syntax::parse_expression(&within(&root.values(&quote::identifier(alias)), keys))?;
+        let restriction = syntax::parse_expression(&condition(&root.values(&quote::identifier(alias))))?;
         let Some(holder) = syntax::select_with_alias(select, alias) else {
             return Err(Obstacle::new(format!("{alias} was not found again")));
         };

@@ -106,7 +106,7 @@ impl Blocks<'_> {
             return self.distinct_over_windows(select);
         }
         let plain = !aggregates && !windows && select.distinct_clause.is_empty();
-        if plain && select.limit_count.is_some() && !select.sort_clause.is_empty() && self.parts.query.relations.len() > 1 {
+        if plain && select.limit_count.is_some() && !select.sort_clause.is_empty() {
             return self.first_rows(select);
         }
         if hides_groups {
@@ -133,8 +133,8 @@ impl Blocks<'_> {
         Ok(())
     }
 
-    /// `SELECT a … ORDER BY b LIMIT n` over several tables becomes `SELECT part.a FROM (SELECT a, b …) part ORDER BY part.b LIMIT n`. Of a
-    /// single table the first rows are read as they are, by an index that it has.
+    /// `SELECT a … ORDER BY b LIMIT n` over several tables becomes `SELECT part.a FROM (SELECT a, b …) part ORDER BY part.b LIMIT n`. So
+    /// does a single table that has no index for it, or of which a filter takes rows.
     fn first_rows(&mut self, select: &mut SelectStmt) -> Outcome<()> {
         if select.limit_option == pg_query::protobuf::LimitOption::WithTies as i32 {
             return Err(Obstacle::new("it has WITH TIES"));
@@ -267,6 +267,8 @@ impl Blocks<'_> {
 /// Whether a row of a SELECT is more than one combination of its tables' rows.
 fn is_opaque(select: &SelectStmt, functions: &[Function]) -> Outcome<bool> {
     Ok(select.with_clause.is_some()
+        || select.limit_count.is_some()
+        || select.limit_offset.is_some()
         || syntax::is_set_operation(select)
         || syntax::is_aggregate(select, functions)?
         || syntax::has_window(select)?

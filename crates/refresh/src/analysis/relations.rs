@@ -1,6 +1,6 @@
 //! The tables that a query reads, through views too.
 
-use lockstep_plan::facts::{Column, Identity, Relation, RelationKind, View};
+use lockstep_plan::facts::{Column, Identity, OrderKey, Relation, RelationKind, View};
 use tokio_postgres::{Client, Row};
 
 use lockstep_plan::chains;
@@ -138,6 +138,7 @@ async fn relation(client: &Client, row: &Row) -> Result<Relation, AnalysisError>
         alike: false,
         single_row: false,
         indexes: indexes(client, oid).await?,
+        orders: orders(client, oid).await?,
         children: Vec::new(),
         schema,
         name,
@@ -227,4 +228,29 @@ async fn indexes(client: &Client, oid: u32) -> Result<Vec<Vec<String>>, Analysis
         )
         .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The orders of B-trees over plain columns, with the operators and collations that ORDER BY has by itself.
+async fn orders(client: &Client, oid: u32) -> Result<Vec<Vec<OrderKey>>, AnalysisError> {
+    // pg_index.indoption: bit 0 is DESC, bit 1 NULLS FIRST (INDOPTION_DESC and INDOPTION_NULLS_FIRST in catalog/pg_index.h).
+    let rows = client
+        .query(
+            "SELECT array_agg(a.attname::text ORDER BY k.n), array_agg(i.indoption[k.n - 1]::int & 1 <> 0 ORDER BY k.n),
+                    array_agg(i.indoption[k.n - 1]::int & 2 <> 0 ORDER BY k.n)
+             FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
+             CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, n)
+             LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum AND k.attnum > 0
+             LEFT JOIN pg_opclass o ON o.oid = i.indclass[k.n - 1]
+             WHERE i.indrelid = $1::oid AND i.indisvalid AND i.indpred IS NULL AND m.amname = 'btree' AND k.n <= i.indnkeyatts
+             GROUP BY i.indexrelid
+             HAVING bool_and(a.attname IS NOT NULL AND o.opcdefault AND a.attcollation = i.indcollation[k.n - 1])",
+            &[&oid],
+        )
+        .await?;
+    let keys = |row: &tokio_postgres::Row| {
+        let (columns, descending, nulls_first): (Vec<String>, Vec<bool>, Vec<bool>) = (row.get(0), row.get(1), row.get(2));
+        let keys = columns.into_iter().zip(descending).zip(nulls_first);
+        keys.map(|((column, descending), nulls_first)| OrderKey { column, descending, nulls_first }).collect()
+    };
+    Ok(rows.iter().map(keys).collect())
 }

@@ -237,6 +237,7 @@ fn with_own_rows(query: &Query, recursion: &Recursion) -> Query {
         single_row: true,
         children: Vec::new(),
         indexes: Vec::new(),
+        orders: Vec::new(),
     });
     with_own
 }

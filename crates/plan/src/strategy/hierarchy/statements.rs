@@ -113,14 +113,14 @@ impl Statements<'_> {
             add_owner(&mut select, &keys)?;
             if restricted {
                 let table = if anchor.reach.is_some() { anchor_table(number) } else { ABOVE.to_owned() };
-                anchor.part.restrict(&mut select, &own, &table)?;
+                anchor.part.restrict(&mut select, &own, &|values| looked_up(values, &table))?;
             }
             arms.push(print_select_pretty(&select)?);
         }
         let mut step = self.step.resolved.select.clone();
         add_owner(&mut step, &self.root_values())?;
         if restricted {
-            self.step.restrict(&mut step, &root, ABOVE)?;
+            self.step.restrict(&mut step, &root, &|values| within(values, ABOVE))?;
         }
         let operation = if *distinct { "UNION" } else { "UNION ALL" };
         let between = format!("\n{operation}\n");
@@ -133,6 +133,14 @@ impl Statements<'_> {
             columns.join(", "),
             print_select_pretty(&step)?
         ))
+    }
+}
+
+/// Whether some values are a key of a CTE, as PostgreSQL looks them up by an index whatever it expects of the CTE, of which it knows nothing.
+fn looked_up(values: &[String], keys: &str) -> String {
+    match values {
+        [value] => format!("{value} = ANY (ARRAY(SELECT {keys}.k1 FROM {keys}))"),
+        _ => within(values, keys),
     }
 }
 

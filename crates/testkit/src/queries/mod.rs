@@ -1,6 +1,8 @@
 //! Random defining queries over the shop of [`crate::SCHEMA`]: joins of one to four tables in any shape, subqueries, aggregates,
 //! HAVING, windows, UNION, each of them in the FROM clause of another, three deep. Every query is valid, and its result does not depend on the order in which rows are read.
 
+mod sources;
+
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -229,88 +231,6 @@ impl Maker {
             ),
             format!("{operation}{all} SELECT u.order_id, u.product FROM shop.line u"),
         ]));
-    }
-
-    /// A whole query as a FROM item, with those of its columns whose kind can be seen; `None` if there are none.
-    fn nested(&mut self) -> Option<(String, Item)> {
-        let scope = std::mem::take(&mut self.scope);
-        self.depth += 1;
-        let query = self.query();
-        self.depth -= 1;
-        let kinds: Vec<Option<Kind>> = query.select.iter().map(|value| self.kind_of(value)).collect();
-        self.scope = scope;
-        let columns: Vec<(String, Kind)> =
-            kinds.iter().enumerate().filter_map(|(n, kind)| Some((format!("c{}", n + 1), (*kind)?))).collect();
-        let alias = self.alias();
-        (!columns.is_empty()).then(|| (format!("({})", query.sql()), Item { alias, columns }))
-    }
-
-    /// The kind of a selected value, where its text tells it.
-    fn kind_of(&self, value: &str) -> Option<Kind> {
-        let counted = ["count(", "rank("].iter().any(|start| value.starts_with(start));
-        if counted || value.ends_with("::bigint") {
-            return Some(Kind::Number);
-        }
-        if value.ends_with("::text") || value.starts_with("upper(") {
-            return Some(Kind::Text);
-        }
-        let (alias, column) = value.split_once('.')?;
-        let item = self.scope.iter().find(|item| item.alias == alias)?;
-        item.columns.iter().find(|(name, _)| name == column).map(|(_, kind)| *kind)
-    }
-
-    /// A table, a view, or a subquery; as text and as an item.
-    fn source(&mut self) -> (String, Item) {
-        if self.depth < DEEPEST
-            && self.chance(12)
-            && let Some(nested) = self.nested()
-        {
-            return nested;
-        }
-        let (table, columns) = self.pick(TABLES);
-        let alias = self.alias();
-        let owned = |columns: &[Column]| columns.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect::<Vec<_>>();
-        match self.random.random_range(0..12) {
-            0 => {
-                let group = self.pick(columns);
-                let text = format!("(SELECT i.{0}, count(*) AS n FROM {table} i GROUP BY i.{0})", group.0);
-                (text, Item { alias, columns: vec![(group.0.to_owned(), group.1), ("n".to_owned(), Kind::Number)] })
-            }
-            1 => {
-                let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
-                let first = columns[0];
-                let text = format!("(SELECT {} FROM {table} i WHERE i.{} IS NOT NULL)", names.join(", "), first.0);
-                (text, Item { alias, columns: owned(columns) })
-            }
-            2 => {
-                let shown = self.pick(columns);
-                let text = format!("(SELECT DISTINCT i.{} FROM {table} i)", shown.0);
-                (text, Item { alias, columns: vec![(shown.0.to_owned(), shown.1)] })
-            }
-            3 => {
-                // The first few of each, and gaps.
-                let (key, by) = (columns[0], self.pick(columns));
-                let window = format!("(PARTITION BY i.{} ORDER BY i.{})", by.0, key.0);
-                let text = format!("(SELECT i.{}, i.{}, row_number() OVER {window} AS place FROM {table} i)", key.0, by.0);
-                let mut shown = owned(&[key, by]);
-                shown.dedup();
-                if shown.len() < 2 {
-                    return (table.to_owned(), Item { alias, columns: owned(columns) });
-                }
-                shown.push(("place".to_owned(), Kind::Number));
-                (text, Item { alias, columns: shown })
-            }
-            4 => {
-                let shown = self.pick(columns);
-                let operation = self.pick(&["EXCEPT", "EXCEPT ALL", "INTERSECT", "INTERSECT ALL", "UNION", "UNION ALL"]);
-                let text = format!(
-                    "(SELECT i.{0} FROM {table} i {operation} SELECT j.{0} FROM {table} j WHERE j.{1} IS NOT NULL)",
-                    shown.0, columns[1].0
-                );
-                (text, Item { alias, columns: vec![(shown.0.to_owned(), shown.1)] })
-            }
-            _ => (table.to_owned(), Item { alias, columns: owned(columns) }),
-        }
     }
 
     /// A join with something in scope; `None` if nothing fits.
