@@ -49,6 +49,19 @@ pub(crate) fn written_out(select: &SelectStmt, columns: &[OutputColumn], functio
     }))
 }
 
+/// The expressions that a GROUP BY clause groups by, those of its sets each once.
+pub(crate) fn grouped_by(group_clause: &[Node]) -> Outcome<Vec<Node>> {
+    let mut found: Vec<Node> = Vec::new();
+    for item in group_clause {
+        for node in sets(item)?.concat() {
+            if !texts(found.iter())?.contains(&print_expression(&node)?) {
+                found.push(node);
+            }
+        }
+    }
+    Ok(found)
+}
+
 fn texts<'a>(nodes: impl Iterator<Item = &'a Node>) -> Outcome<Vec<String>> {
     Ok(nodes.map(print_expression).collect::<Result<_, _>>()?)
 }

@@ -15,7 +15,7 @@ mod outer;
 mod union;
 mod using;
 
-pub(crate) use grouping_sets::written_out as groupings_written_out;
+pub(crate) use grouping_sets::{grouped_by, written_out as groupings_written_out};
 pub(crate) use inline::inline;
 pub use order::{Settled, Tie, settle};
 pub(crate) use outer::split_full_joins;

@@ -48,7 +48,9 @@ fn compose(query: &Query, extent: Extent) -> Outcome<Decomposition> {
     let mut select = syntax::parse_select(&query.sql)?;
     normalise::inline(&mut select, &query.views)?;
     let mut blocks = Blocks { parts: Parts::new(query, &select)?, extent };
-    if let Some(arms) = normalise::groupings_written_out(&select, &query.columns, &query.functions)? {
+    // What is done to the rows of all groupings together is done over a block of them.
+    let over_groupings = syntax::has_window(&select)? || !select.distinct_clause.is_empty() || select.limit_count.is_some();
+    if !over_groupings && let Some(arms) = normalise::groupings_written_out(&select, &query.columns, &query.functions)? {
         select = arms;
     }
     if syntax::is_set_operation(&select) {
@@ -96,16 +98,20 @@ impl Blocks<'_> {
     fn of_select(&mut self, select: &mut SelectStmt) -> Outcome<()> {
         let windows = syntax::has_window(select)?;
         let aggregates = syntax::is_aggregate(select, self.functions())?;
+        let distinct = !select.distinct_clause.is_empty();
+        if (windows || distinct) && select.limit_count.is_some() && !select.sort_clause.is_empty() {
+            return self.first_rows(select);
+        }
         let hides_groups = !hidden_groups(select, self.functions()).unwrap_or_default().is_empty();
-        if aggregates && (windows || hides_groups || !select.distinct_clause.is_empty()) {
+        if aggregates && (windows || hides_groups || distinct) {
             let whole = std::mem::take(select);
             *select = self.parts.over_aggregation(whole)?;
             return Ok(());
         }
-        if windows && !select.distinct_clause.is_empty() {
+        if windows && distinct {
             return self.distinct_over_windows(select);
         }
-        let plain = !aggregates && !windows && select.distinct_clause.is_empty();
+        let plain = !aggregates && !windows && !distinct;
         if plain && select.limit_count.is_some() && !select.sort_clause.is_empty() {
             return self.first_rows(select);
         }
@@ -122,8 +128,8 @@ impl Blocks<'_> {
         if select.distinct_clause.iter().any(|node| node.node.is_some()) {
             return Err(Obstacle::new("it has DISTINCT ON over window functions"));
         }
-        if select.limit_count.is_some() || select.limit_offset.is_some() {
-            return Err(Obstacle::new("it has LIMIT or OFFSET over DISTINCT and window functions"));
+        if select.limit_offset.is_some() {
+            return Err(Obstacle::new("it has OFFSET over DISTINCT and window functions"));
         }
         let distinct = std::mem::take(&mut select.distinct_clause);
         select.sort_clause.clear();
@@ -134,13 +140,17 @@ impl Blocks<'_> {
     }
 
     /// `SELECT a … ORDER BY b LIMIT n` over several tables becomes `SELECT part.a FROM (SELECT a, b …) part ORDER BY part.b LIMIT n`. So
-    /// does a single table that has no index for it, or of which a filter takes rows.
+    /// does a single table that has no index for it, or of which a filter takes rows; so do windows and DISTINCT.
     fn first_rows(&mut self, select: &mut SelectStmt) -> Outcome<()> {
         if select.limit_option == pg_query::protobuf::LimitOption::WithTies as i32 {
             return Err(Obstacle::new("it has WITH TIES"));
         }
         let (count, offset) = (select.limit_count.take(), select.limit_offset.take());
         let mut sorts = std::mem::take(&mut select.sort_clause);
+        if select.distinct_clause.iter().any(|on| on.node.is_some()) {
+            // It also says which row is the first of its kind.
+            select.sort_clause.clone_from(&sorts);
+        }
         for (number, sort) in sorts.iter_mut().enumerate() {
             let Some(NodeEnum::SortBy(by)) = sort.node.as_mut() else {
                 return Err(Obstacle::new("its ORDER BY is of an unknown kind"));

@@ -67,7 +67,8 @@ fn is_more_than_aggregation(select: &SelectStmt, functions: &[Function]) -> Outc
     }
     let outputs: Vec<String> =
         select.target_list.iter().filter_map(syntax::target_expression).map(print_expression).collect::<Result<_, _>>()?;
-    let groups: Vec<String> = select.group_clause.iter().map(print_expression).collect::<Result<_, _>>()?;
+    let groups: Vec<String> =
+        normalise::grouped_by(&select.group_clause)?.iter().map(print_expression).collect::<Result<_, _>>()?;
     Ok(syntax::has_window(select)?
         || select.limit_count.is_some()
         || select.limit_offset.is_some()
@@ -171,16 +172,17 @@ impl Parts<'_> {
             ..over("", "", Vec::new())
         };
         let mut columns = Columns { groups: Vec::new(), calls: Vec::new(), functions: &self.query.functions };
-        for group in &select.group_clause {
-            if matches!(&group.node, Some(NodeEnum::GroupingSet(_) | NodeEnum::AConst(_))) {
-                return Err(Obstacle::new("it groups by sets or by a constant"));
+        let grouped = normalise::grouped_by(&select.group_clause)?;
+        for group in &grouped {
+            if matches!(&group.node, Some(NodeEnum::AConst(_))) {
+                return Err(Obstacle::new("it groups by a constant"));
             }
             columns.groups.push(print_expression(group)?);
         }
         for clause in clauses(&mut outer) {
             *clause = columns.over(std::mem::take(clause))?;
         }
-        let groups = select.group_clause.iter().cloned().enumerate().map(|(n, group)| syntax::target(&group_column(n), group));
+        let groups = grouped.into_iter().enumerate().map(|(n, group)| syntax::target(&group_column(n), group));
         let calls = columns.calls.iter().enumerate();
         let calls: Vec<Node> = calls
             .map(|(n, text)| Ok(syntax::target(&argument_column(n), syntax::parse_expression(text)?)))
@@ -230,7 +232,7 @@ impl Columns<'_> {
             if let Some(group) = self.groups.iter().position(|text| *text == printed) {
                 return Ok(column_reference(CONTRIBUTION_ALIAS, &group_column(group)));
             }
-            if syntax::is_aggregate_call(&node, self.functions) {
+            if syntax::is_aggregate_call(&node, self.functions) || matches!(&node.node, Some(NodeEnum::GroupingFunc(_))) {
                 let call = self.calls.iter().position(|text| *text == printed).unwrap_or_else(|| {
                     self.calls.push(printed);
                     self.calls.len() - 1
