@@ -61,11 +61,24 @@ async fn between_commit_and_feedback() -> anyhow::Result<()> {
     dies_at("batch_after_commit=40*off->return").await
 }
 
+/// Blocks, and what is followed from row to row.
+const COMPOSED: &[(&str, &str)] = &[
+    ("newest", "SELECT c.id, s.id AS newest FROM shop.customer c LEFT JOIN (SELECT o.customer_id, o.id,
+        row_number() OVER (PARTITION BY o.customer_id ORDER BY o.placed DESC NULLS LAST, o.id) AS place FROM shop.orders o) s ON s.customer_id = c.id AND s.place = 1"),
+    ("below", "WITH RECURSIVE t AS (SELECT e.id, e.id AS top, 0 AS depth FROM shop.employee e WHERE e.manager_id IS NULL
+        UNION SELECT e.id, t.top, t.depth + 1 FROM shop.employee e JOIN t ON e.manager_id = t.id WHERE t.depth < 6) SELECT id, top, depth FROM t"),
+    ("sizes", "WITH RECURSIVE t AS (SELECT e.id AS top, e.id FROM shop.employee e
+        UNION SELECT t.top, e.id FROM shop.employee e JOIN t ON e.manager_id = t.id) SELECT top, count(*) AS n FROM t GROUP BY top"),
+    ("dearest", "SELECT o.id, o.amount FROM shop.orders o ORDER BY o.amount DESC NULLS LAST, o.id LIMIT 10"),
+    ("subtotals", "SELECT o.status, o.placed, count(*) AS n FROM shop.orders o GROUP BY ROLLUP (o.status, o.placed)"),
+];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_again_and_again() -> anyhow::Result<()> {
     let seed = seed_from_environment();
     let cluster = cluster()?;
-    let setup = Setup::new(&cluster.url("postgres"), PROJECTIONS);
+    let mut setup = Setup::new(&cluster.url("postgres"), PROJECTIONS);
+    setup.projections.extend(COMPOSED.iter().map(|(name, sql)| ((*name).to_owned(), (*sql).to_owned(), String::new())));
     let session = shop(&setup.source_url).await?;
     let program = Program::new(&setup)?;
     let mut workload = Workload::start(&setup.source_url, 3, seed);

@@ -96,8 +96,8 @@ pub(crate) fn is_typed(arms: &[SelectStmt], relations: &[Relation], columns: &[O
     Ok(true)
 }
 
-/// The type of a table's column or of a cast.
-fn type_of(value: &Node, arm: &SelectStmt, relations: &[Relation]) -> Outcome<Option<String>> {
+/// The type of a table's column, of a cast, or of the first that is not NULL of such.
+pub(super) fn type_of(value: &Node, arm: &SelectStmt, relations: &[Relation]) -> Outcome<Option<String>> {
     Ok(match &value.node {
         Some(NodeEnum::ColumnRef(reference)) => {
             let parts = name_parts(&reference.fields);
@@ -108,6 +108,14 @@ fn type_of(value: &Node, arm: &SelectStmt, relations: &[Relation]) -> Outcome<Op
             });
             let found = relation.and_then(|relation| relation.column(column)).filter(|column| !column.own_collation);
             found.map(|column| column.type_name.clone())
+        }
+        Some(NodeEnum::CoalesceExpr(first)) => {
+            let types: Vec<Option<String>> =
+                first.args.iter().map(|argument| type_of(argument, arm, relations)).collect::<Outcome<_>>()?;
+            types
+                .split_first()
+                .filter(|(first, rest)| rest.iter().all(|other| other == *first))
+                .and_then(|(first, _)| first.clone())
         }
         Some(NodeEnum::TypeCast(_)) => print_expression(value)?.rsplit_once("::").map(|(_, name)| name.to_owned()),
         Some(_) | None => None,

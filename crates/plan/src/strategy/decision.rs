@@ -175,7 +175,7 @@ fn by_form(query: &Query, select: SelectStmt) -> Outcome<Plan> {
         if is_union && form != Form::Plain {
             return Err(Obstacle::new("a branch of its UNION aggregates"));
         }
-        for core in normalise::split_full_joins(normalise::without_using(arm, &query.relations)?)? {
+        for core in normalise::split_full_joins(normalise::without_using(arm, &query.relations)?, &query.relations)? {
             parts.push((Part::new(core, query)?, form));
             numbers.push(number);
         }

@@ -15,7 +15,7 @@ pub(crate) use calls::{
 };
 pub use locking::{locking_clauses, place_of_call, place_of_table};
 pub use named::tables_named;
-pub(crate) use references::{After, for_each_reference, is_self_contained, whole_rows};
+pub(crate) use references::{After, for_each_reference, is_self_contained, names_of, whole_rows};
 pub(crate) use tables::for_each_table;
 pub(crate) use text::{
     and, change_subquery_with_alias, column_reference, conjuncts, is_false, is_set_operation, name_parts, not, parse_expression,

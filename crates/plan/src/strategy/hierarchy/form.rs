@@ -107,7 +107,7 @@ fn arms(rows: &SelectStmt, query: &Query) -> Result<(Vec<SelectStmt>, SelectStmt
             return Err("an arm of which does more than filter and join".to_owned());
         }
         let written = normalise::without_using(arm, &query.relations).map_err(told)?;
-        let mut cores = normalise::split_full_joins(written).map_err(told)?;
+        let mut cores = normalise::split_full_joins(written, &query.relations).map_err(told)?;
         match (cores.pop(), cores.is_empty()) {
             (Some(core), true) => Ok(core),
             (Some(_) | None, _) => Err("with a full join".to_owned()),
