@@ -2,6 +2,7 @@
 
 mod api;
 mod backstop;
+mod blocks;
 mod cases;
 mod certificates;
 mod check;

@@ -119,6 +119,8 @@ pub struct ProjectionConfig {
     pub time_zone_span: Option<Range<usize>>,
     /// Where a query that is written in the configuration begins in it, for messages.
     pub sql_start: Option<usize>,
+    /// The projection beside which this one is built as a new version, of which it takes over what has not changed; none in a file.
+    pub version_of: Option<String>,
 }
 
 impl ProjectionConfig {

@@ -93,6 +93,7 @@ impl Reader<'_> {
                 .unwrap_or_else(|| "UTC".to_owned()),
             time_zone_span: projection.timezone.as_ref().map(Spanned::span),
             sql_start: projection.sql.as_ref().and_then(|sql| self.start_of(sql)),
+            version_of: None,
         })
     }
 

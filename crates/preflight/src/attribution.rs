@@ -21,7 +21,7 @@ impl Preflight {
             finding.severity = Severity::Warning;
         }
         for projection in &config.projections {
-            let owned = |planned: &&Planned| belongs_to(planned, &projection.name);
+            let owned = |planned: &&Planned| self.is_of(planned, &projection.name);
             let read = |label: &str| self.planned.iter().filter(owned).any(|planned| reads(planned, label));
             let Some((label, found)) = failing.iter().find(|(label, _)| read(label)) else { continue };
             let (subject, message) = (format!("projection {}", projection.name), format!("{label}: {}", found.message));
@@ -39,8 +39,9 @@ impl Preflight {
     /// What reads a projection that fails cannot be maintained either.
     fn set_aside_readers(&mut self, config: &Config) {
         loop {
-            let fails = |name: &str| self.failure_of(name).is_some();
-            let owner = |planned: &Planned| planned.part_of.clone().unwrap_or_else(|| planned.plan.projection.clone());
+            // A new version may read blocks of the old one.
+            let fails = |name: &str| self.failure_of(self.whole_of(name)).is_some();
+            let owner = |planned: &Planned| self.whole_of(&planned.plan.projection).to_owned();
             let reader = self.planned.iter().find_map(|planned| {
                 let read = planned.reads.iter().find(|read| fails(read))?;
                 (!fails(&owner(planned))).then(|| (owner(planned), read.clone()))
@@ -55,12 +56,10 @@ impl Preflight {
             .map(|projection| projection.name.clone())
             .filter(|name| self.failure_of(name).is_some())
             .collect();
-        self.planned.retain(|planned| !failing.iter().any(|name| belongs_to(planned, name)));
+        let of_failing = |planned: &Planned| failing.iter().any(|name| self.is_of(planned, name));
+        let kept: Vec<Planned> = self.planned.iter().filter(|planned| !of_failing(planned)).cloned().collect();
+        self.planned = kept;
     }
-}
-
-fn belongs_to(planned: &Planned, projection: &str) -> bool {
-    planned.plan.projection == projection || planned.part_of.as_deref() == Some(projection)
 }
 
 fn reads(planned: &Planned, label: &str) -> bool {

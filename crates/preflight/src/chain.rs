@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use lockstep_config::{Config, DEFAULT_GROUP, Diagnostic, ProjectionConfig};
 use lockstep_connect::{ErrorClass, Session};
-use lockstep_plan::chains::{StoodFor, stand_for_projections};
+use lockstep_plan::chains::{StoodFor, stand_for_projections, with_other_stand_ins};
 use lockstep_plan::facts::{Query, RelationKind, TypeFacts};
 use lockstep_plan::{Decomposition, GroupForm, Maintenance, Plan, compositions, decompose};
 use lockstep_refresh::analysis::{self, Analysed, AnalysisError, Definition, StandIn};
@@ -13,6 +13,7 @@ use lockstep_refresh::analysis::{self, Analysed, AnalysisError, Definition, Stan
 use crate::block_indexes::{STATE_SCHEMA, make_indexes};
 use crate::query_errors::{in_query, wrong_time_zone};
 use crate::report::Planned;
+use crate::shared::Former;
 use crate::stand_ins::stand_ins;
 
 /// Inner projections may have inner projections, so deep.
@@ -80,22 +81,37 @@ pub(crate) async fn plan(
         settled: false,
     };
     let read: Vec<&Planned> = earlier.iter().filter(|planned| link.reads().contains(&planned.plan.projection)).collect();
-    let group = group_that_is_read(projection, &read)?;
-    let first_node = u32::MAX - u32::try_from(earlier.len()).unwrap_or_default();
-    let mut planner = Planner { projection, source, first_node, two_databases: config.target.is_some() };
-    let mut planned = planner.plan(definition, &read, None, 0).await.map_err(|problem| match problem {
+    let group_read = group_that_is_read(projection, &read)?;
+    let first_node = earlier.iter().map(|planned| planned.node).min().map_or(u32::MAX, |lowest| lowest - 1);
+    let former = former(projection, earlier);
+    let mut planner = Planner { projection, source, first_node, two_databases: config.target.is_some(), former };
+    let problem = |problem| match problem {
         Problem::Analysis(error) => failed(error),
         Problem::Refused(diagnostic) => *diagnostic,
-    })?;
+    };
+    let mut planned = planner.plan(definition.clone(), &read, None, 0).await.map_err(problem)?;
+    let mut shared = planner.former.finish();
+    let group_of = |planned: &[Planned], own: &str| {
+        group_read.clone().or_else(|| projection.group.clone()).unwrap_or_else(|| {
+            // What may take long has a group of its own, so that it never holds the others back.
+            let incremental = planned.iter().all(|planned| planned.plan.is_incremental());
+            if incremental { DEFAULT_GROUP.to_owned() } else { own.to_owned() }
+        })
+    };
+    let mut group = group_of(&planned, projection.version_of.as_ref().filter(|_| !shared.is_empty()).unwrap_or(&projection.name));
+    let elsewhere = |block: &str| earlier.iter().any(|planned| planned.plan.projection == block && planned.group != group);
+    if shared.iter().any(|shared| elsewhere(&shared.block)) {
+        // Blocks and what reads them are right together, or not at all.
+        (planner.former, planner.first_node) = (Former::default(), first_node);
+        planned = planner.plan(definition, &read, None, 0).await.map_err(problem)?;
+        shared.clear();
+        group = group_of(&planned, &projection.name);
+    }
     if let Some(last) = planned.last_mut() {
         last.schema.clone_from(&config.schema);
         last.indexes.clone_from(&projection.indexes);
+        last.shared = shared;
     }
-    let group = group.or_else(|| projection.group.clone()).unwrap_or_else(|| {
-        // What may take long has a group of its own, so that it never holds the others back.
-        let incremental = planned.iter().all(|planned| planned.plan.is_incremental());
-        if incremental { DEFAULT_GROUP.to_owned() } else { projection.name.clone() }
-    });
     for planned in &mut planned {
         planned.group.clone_from(&group);
     }
@@ -110,6 +126,20 @@ pub(crate) async fn plan(
         return Err(Diagnostic::error(message).help("read either tables or projections; a further projection can join the two"));
     }
     Ok(planned)
+}
+
+/// What a new version may take over.
+fn former<'a>(projection: &ProjectionConfig, earlier: &'a [Planned]) -> Former<'a> {
+    let Some(of) = &projection.version_of else { return Former::default() };
+    let mut names = vec![of.as_str()];
+    // Blocks come before what reads them.
+    let blocks = earlier.iter().rev().filter(|planned| {
+        let is_part = planned.part_of.as_deref().is_some_and(|whole| names.contains(&whole));
+        names.extend(is_part.then_some(planned.plan.projection.as_str()));
+        is_part
+    });
+    let blocks = blocks.collect();
+    Former::new(blocks, &projection.name, of)
 }
 
 /// What the queries' meaning depends on. Those of inner projections and of what is made of them are together what was written.
@@ -159,12 +189,26 @@ impl From<AnalysisError> for Problem {
     }
 }
 
-/// A projection taken apart.
-struct Apart {
+/// The inner projections of a query that is taken apart.
+struct Blocks<'a> {
     inner: Vec<Planned>,
+    /// Those of the old version.
+    shared: Vec<&'a Planned>,
+    /// What the outer query reads.
+    names: Vec<String>,
+    outer: String,
+}
+
+/// A projection taken apart.
+struct Apart<'a> {
+    inner: Vec<Planned>,
+    /// The old version's, of which there are no others.
+    shared: Vec<&'a Planned>,
     outer: Plan,
     /// The inner projections that the outer plan reads.
     reads: Vec<String>,
+    /// Statements for indexes that those of them lack that are the old version's.
+    shared_indexes: Option<String>,
 }
 
 struct Planner<'a> {
@@ -172,9 +216,10 @@ struct Planner<'a> {
     source: &'a Session,
     first_node: u32,
     two_databases: bool,
+    former: Former<'a>,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
     /// Plans a definition, apart into inner projections where that helps.
     async fn plan(
         &mut self,
@@ -190,7 +235,7 @@ impl Planner<'_> {
             Problem::Refused(Box::new(Diagnostic::error(message).help(error.hint)))
         })?;
         let mut plan = self.with_types(&query, plan, &stand_ins).await?;
-        let mut all = Vec::new();
+        let (mut all, mut shared_indexes) = (Vec::new(), None);
         let mut reads: Vec<String> = read.iter().map(|planned| planned.plan.projection.clone()).collect();
         if !plan.is_incremental()
             && read.is_empty()
@@ -204,7 +249,7 @@ impl Planner<'_> {
                 outer.reason = why.reason;
                 outer.position = why.position;
             }
-            reads = apart.reads;
+            (reads, shared_indexes) = (apart.reads, apart.shared_indexes);
         }
         let node = self.next_node();
         all.push(Planned {
@@ -221,6 +266,8 @@ impl Planner<'_> {
             feed: self.projection.feed && part_of.is_none(),
             dependencies: analysis::Dependencies::default(),
             indexes: None,
+            shared: Vec::new(),
+            shared_indexes,
         });
         Ok(all)
     }
@@ -238,10 +285,10 @@ impl Planner<'_> {
         definition: &Definition,
         plan: &Plan,
         depth: usize,
-    ) -> Result<Option<Apart>, Problem> {
+    ) -> Result<Option<Apart<'a>>, Problem> {
         for parts in compositions(query, self.two_databases) {
-            let composed = Box::pin(self.taken_apart(query, definition, parts, depth)).await?;
-            if let Some(apart) = composed.filter(|apart| apart.outer.is_incremental()) {
+            let incremental = |apart: &Apart<'_>| apart.outer.is_incremental();
+            if let Some(apart) = self.taken_apart_if(query, definition, parts, depth, &incremental).await? {
                 return Ok(Some(apart));
             }
         }
@@ -253,8 +300,26 @@ impl Planner<'_> {
             Maintenance::Grouped(grouped) => grouped.form != GroupForm::Rows,
             Maintenance::Row(_) | Maintenance::Whole(_) => !planned.reads.is_empty(),
         };
-        let apart = Box::pin(self.taken_apart(query, definition, parts, depth)).await?;
-        Ok(apart.filter(|apart| apart.inner.iter().any(smaller)))
+        let is_smaller = |apart: &Apart<'_>| apart.inner.iter().chain(apart.shared.iter().copied()).any(smaller);
+        self.taken_apart_if(query, definition, parts, depth, &is_smaller).await
+    }
+
+    /// The same as [`Self::taken_apart`]; where it is not good nothing of it is left.
+    async fn taken_apart_if(
+        &mut self,
+        query: &Query,
+        definition: &Definition,
+        parts: Decomposition,
+        depth: usize,
+        is_good: &(dyn Fn(&Apart<'_>) -> bool + Sync),
+    ) -> Result<Option<Apart<'a>>, Problem> {
+        let (first_node, taken) = (self.first_node, self.former.taken());
+        let apart = Box::pin(self.taken_apart(query, definition, parts, depth)).await?.filter(is_good);
+        if apart.is_none() {
+            self.first_node = first_node;
+            self.former.give_back(taken);
+        }
+        Ok(apart)
     }
 
     /// Inner projections and the outer plan over them. `None` if nothing is won: some inner part is whole as well.
@@ -264,11 +329,45 @@ impl Planner<'_> {
         definition: &Definition,
         parts: Decomposition,
         depth: usize,
-    ) -> Result<Option<Apart>, Problem> {
-        let first_node = self.first_node;
-        let mut inner: Vec<Planned> = Vec::new();
-        let mut names = Vec::new();
+    ) -> Result<Option<Apart<'a>>, Problem> {
+        let Some(Blocks { mut inner, shared, names, outer }) = Box::pin(self.blocks(definition, parts, depth)).await? else {
+            return Ok(None);
+        };
+        let all = inner.iter().chain(shared.iter().copied());
+        let read: Vec<&Planned> = all.filter(|planned| names.contains(&planned.plan.projection)).collect();
+        let stand_ins = stand_ins(self.source, &read).await?;
+        let outer = Definition { sql: outer, settled: true, ..definition.clone() };
+        let outer_query = match analysis::analyse(self.source, &outer, &stand_ins).await {
+            Ok(analysed) => analysed.query,
+            Err(error) if error.class == ErrorClass::Definite => {
+                tracing::debug!(projection = definition.name, reason = error.message, "nothing reads its blocks");
+                return Ok(None);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // What it returns must be what the definition returns.
+        if outer_query.columns != query.columns {
+            return Ok(None);
+        }
+        let Ok(plan) = lockstep_plan::plan(&outer_query) else { return Ok(None) };
+        let mut plan = self.with_types(&outer_query, plan, &stand_ins).await?;
+        let shared_indexes = make_indexes(&mut plan, &mut inner, &shared);
+        plan.definition_at = lockstep_plan::plan_whole(query, "").definition_at;
+        query.sql.trim().trim_end_matches(';').clone_into(&mut plan.definition);
+        Ok(Some(Apart { inner, shared, outer: plan, reads: names, shared_indexes }))
+    }
+
+    /// The inner projections of a decomposition, those of the old version among them. `None` if some cannot be maintained.
+    async fn blocks(
+        &mut self,
+        definition: &Definition,
+        parts: Decomposition,
+        depth: usize,
+    ) -> Result<Option<Blocks<'a>>, Problem> {
+        let mut blocks = Blocks { inner: Vec::new(), shared: Vec::new(), names: Vec::new(), outer: parts.outer };
+        let mut others = Vec::new();
         for (name, sql) in parts.inner {
+            let first_node = self.first_node;
             let part = Definition { name: name.clone(), sql, key: None, time_zone: definition.time_zone.clone(), settled: true };
             let planned = match Box::pin(self.plan(part, &[], Some(&definition.name), depth + 1)).await {
                 Ok(planned) => planned,
@@ -277,49 +376,30 @@ impl Planner<'_> {
                 // Nor is one that reads no table.
                 Err(Problem::Analysis(error)) => {
                     tracing::debug!(part = name, reason = error.message, "no block");
-                    self.first_node = first_node;
                     return Ok(None);
                 }
-                Err(Problem::Refused(_)) => {
-                    self.first_node = first_node;
-                    return Ok(None);
-                }
+                Err(Problem::Refused(_)) => return Ok(None),
             };
-            names.push(name);
-            inner.extend(planned);
-        }
-        let incremental = |planned: &Planned| planned.plan.is_incremental() || !planned.reads.is_empty();
-        if let Some(whole) = inner.iter().find(|planned| !incremental(planned)) {
-            tracing::debug!(part = whole.plan.projection, maintenance = ?whole.plan.maintenance, "no block: it is whole");
-            self.first_node = first_node;
-            return Ok(None);
-        }
-        let read: Vec<&Planned> = inner.iter().filter(|planned| names.contains(&planned.plan.projection)).collect();
-        let stand_ins = stand_ins(self.source, &read).await?;
-        let outer = Definition { sql: parts.outer, settled: true, ..definition.clone() };
-        let outer_query = match analysis::analyse(self.source, &outer, &stand_ins).await {
-            Ok(analysed) => analysed.query,
-            Err(error) if error.class == ErrorClass::Definite => {
-                tracing::debug!(projection = definition.name, reason = error.message, "nothing reads its blocks");
-                self.first_node = first_node;
+            let incremental = |planned: &Planned| planned.plan.is_incremental() || !planned.reads.is_empty();
+            if let Some(whole) = planned.iter().find(|planned| !incremental(planned)) {
+                tracing::debug!(part = whole.plan.projection, maintenance = ?whole.plan.maintenance, "no block: it is whole");
                 return Ok(None);
             }
-            Err(error) => return Err(error.into()),
-        };
-        // What it returns must be what the definition returns.
-        if outer_query.columns != query.columns {
-            self.first_node = first_node;
-            return Ok(None);
+            if let Some(block) = planned.last().and_then(|block| self.former.take(block)) {
+                self.first_node = first_node;
+                blocks.names.push(block.plan.projection.clone());
+                others.push((name, block.plan.projection.clone()));
+                blocks.shared.extend(self.former.with_parts(block));
+                continue;
+            }
+            blocks.names.push(name);
+            blocks.inner.extend(planned);
         }
-        let Ok(plan) = lockstep_plan::plan(&outer_query) else {
-            self.first_node = first_node;
-            return Ok(None);
-        };
-        let mut plan = self.with_types(&outer_query, plan, &stand_ins).await?;
-        make_indexes(&mut plan, &mut inner);
-        plan.definition_at = lockstep_plan::plan_whole(query, "").definition_at;
-        query.sql.trim().trim_end_matches(';').clone_into(&mut plan.definition);
-        Ok(Some(Apart { inner, outer: plan, reads: names }))
+        if !others.is_empty() {
+            let Ok(outer) = with_other_stand_ins(&blocks.outer, &others) else { return Ok(None) };
+            blocks.outer = outer;
+        }
+        Ok(Some(blocks))
     }
 
     /// The plan with its hidden tables' columns typed; whole, if some type cannot be stored.

@@ -24,6 +24,7 @@ mod query_errors;
 mod remedy;
 mod report;
 mod settings;
+mod shared;
 mod slot;
 mod source;
 mod stand_ins;
@@ -40,7 +41,7 @@ pub use finding::{Finding, Severity, each_once};
 pub use plan_view::{PlanView, RelationView, StateView, StatementView, plans, view};
 pub use privileges::{Missing, of_relations};
 pub use remedy::{By, Remedy, Side, Statement};
-pub use report::{Depth, Planned, Preflight};
+pub use report::{Depth, Planned, Preflight, Shared};
 pub use types::{NeededType, missing as missing_types, needed as needed_types};
 
 /// Looks at everything; changes nothing.

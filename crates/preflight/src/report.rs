@@ -42,6 +42,19 @@ pub struct Planned {
     pub feed: bool,
     /// What its query's meaning depends on.
     pub dependencies: Dependencies,
+    /// The blocks of the old version that it reads in place of its own, while it is built beside it.
+    pub shared: Vec<Shared>,
+    /// Statements that create the indexes that those lack.
+    pub shared_indexes: Option<String>,
+}
+
+/// A block of the old version that the new one reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shared {
+    /// Its name, by the old version's count.
+    pub block: String,
+    /// What the new version's own would be called.
+    pub instead_of: String,
 }
 
 impl Planned {
@@ -123,6 +136,12 @@ impl Preflight {
         }
         let whole = planned.part_of.as_ref().and_then(|whole| self.planned.iter().find(|other| &other.plan.projection == whole));
         whole.is_some_and(|whole| self.is_of(whole, name))
+    }
+
+    /// The projection that one is, or is a hidden part of at any depth.
+    pub fn whole_of<'a>(&'a self, name: &'a str) -> &'a str {
+        let found = self.planned.iter().find(|planned| planned.plan.projection == name);
+        found.and_then(|planned| planned.part_of.as_deref()).map_or(name, |whole| self.whole_of(whole))
     }
 
     /// Whether nothing stands in the way.

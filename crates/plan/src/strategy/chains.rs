@@ -144,6 +144,17 @@ pub fn stand_ins_of_tables(sql: &str, tables: &[ProjectionTable]) -> Result<Stri
     })
 }
 
+/// Lets a text that reads stand-ins of projections read those of others: pairs of names, from and to.
+///
+/// # Errors
+/// The query cannot be parsed or printed again.
+pub fn with_other_stand_ins(sql: &str, others: &[(String, String)]) -> Result<String, String> {
+    renamed(sql, &|schema, name| {
+        let (_, to) = others.iter().find(|(from, _)| schema.is_empty() && name == stand_in(from))?;
+        Some((String::new(), stand_in(to)))
+    })
+}
+
 /// Another schema and name for a schema and name, if they are to be replaced.
 type Renaming<'a> = dyn Fn(&str, &str) -> Option<(String, String)> + Sync + 'a;
 

@@ -113,22 +113,25 @@ async fn note_version(config: &Config, planned: &Planned, making: &[Making], tar
         RowKey::Primary(columns) | RowKey::Located(columns) => columns.as_slice(),
         RowKey::SingleRow | RowKey::Copies { .. } => &[],
     };
-    let (replaces, becomes) = (made.map(|made| &made.replaces), made.map(|made| &made.becomes));
+    let replaces = made.filter(|made| !made.stays).map(|made| &made.replaces);
+    let stays_as = made.filter(|made| made.stays).map(|made| &made.replaces);
+    let becomes = made.map(|made| &made.becomes);
     // A hint without a reason is about a new version; without one it is of the past.
     let is_replaced = making.iter().any(|made| &made.replaces == name);
     target
         .execute(
             // A row that stays as it is is not written: batches of running groups write it, in snapshots that must not be overtaken.
             "UPDATE lockstep.projection AS p
-             SET source = n.source, replaces = n.replaces, becomes = n.becomes, key_columns = n.key_columns, ready = n.ready, hint = n.hint
-             FROM (SELECT o.name, $2::jsonb AS source, $3::text AS replaces, $4::text AS becomes, $5::text[] AS key_columns,
+             SET source = n.source, replaces = n.replaces, becomes = n.becomes, key_columns = n.key_columns, ready = n.ready, hint = n.hint,
+                 stays_as = n.stays_as
+             FROM (SELECT o.name, $2::jsonb AS source, $3::text AS replaces, $4::text AS becomes, $5::text[] AS key_columns, $7::text AS stays_as,
                           o.ready AND o.becomes IS NOT DISTINCT FROM $4 AS ready,
                           CASE WHEN $6 OR o.reason IS NOT NULL THEN o.hint END AS hint
                    FROM lockstep.projection AS o WHERE o.name = $1) AS n
              WHERE p.name = n.name
-               AND (p.source, p.replaces, p.becomes, p.key_columns, p.ready, p.hint)
-                   IS DISTINCT FROM (n.source, n.replaces, n.becomes, n.key_columns, n.ready, n.hint)",
-            &[&name, &source, &replaces, &becomes, &key, &is_replaced],
+               AND (p.source, p.replaces, p.becomes, p.key_columns, p.ready, p.hint, p.stays_as)
+                   IS DISTINCT FROM (n.source, n.replaces, n.becomes, n.key_columns, n.ready, n.hint, n.stays_as)",
+            &[&name, &source, &replaces, &becomes, &key, &is_replaced, &stays_as],
         )
         .await?;
     Ok(())

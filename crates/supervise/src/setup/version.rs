@@ -42,6 +42,8 @@ pub(crate) struct Making {
     pub(crate) name: String,
     pub(crate) replaces: String,
     pub(crate) becomes: String,
+    /// It is a block of the old version, which stays, perhaps by another number.
+    pub(crate) stays: bool,
     /// Those of one unit take their places together.
     pub(crate) unit: usize,
 }

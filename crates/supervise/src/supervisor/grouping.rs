@@ -38,7 +38,7 @@ impl Common<'_> {
             let registered = self.registered.iter().find(|registered| registered.name == planned.plan.projection)?;
             let configured = Configured {
                 schema: planned.schema.clone(),
-                indexes: planned.indexes.clone(),
+                indexes: indexes(planned),
                 time_zone: planned.time_zone.clone(),
                 on_error: planned.on_error,
                 node: planned.node,
@@ -63,6 +63,13 @@ impl Common<'_> {
             observer: Some(self.boundaries.clone()),
         }
     }
+}
+
+/// Those of its table, and those that the old version's blocks lack, which it reads.
+fn indexes(planned: &Planned) -> Option<String> {
+    let all: Vec<&str> =
+        [&planned.indexes, &planned.shared_indexes].into_iter().flatten().map(|sql| sql.trim_end_matches(['\n', ';'])).collect();
+    (!all.is_empty()).then(|| all.join(";\n"))
 }
 
 /// A group to be.

@@ -7,7 +7,9 @@
 //!
 //! Projections that read a changed one change with it: their new versions read its new version, and all are swapped in one transaction.
 
+mod hidden;
 mod names;
+mod rename;
 mod swap;
 mod unit;
 
@@ -18,7 +20,7 @@ use lockstep_config::{Config, ProjectionConfig};
 use lockstep_connect::Session;
 use lockstep_plan::chains::with_suffixed_projections;
 use lockstep_plan::indexes_for;
-use lockstep_preflight::{self as preflight, Depth, Planned, Preflight};
+use lockstep_preflight::{self as preflight, Depth, Preflight};
 use lockstep_refresh::{GroupStatus, OnError, ProjectionState};
 use tokio::sync::watch;
 
@@ -68,7 +70,10 @@ pub(crate) async fn effective(config: &Config, checked: &Preflight, target: &Ses
         let Some(source) = known.source.clone() else { continue };
         let projection = wanted.projections[position].clone();
         wanted.projections[position] = source.configured(&projection);
-        wanted.projections.insert(position + 1, new_version(&projection, &config.schema, &names));
+        // Whoever wants it rebuilt wants its blocks rebuilt.
+        let version_of = (!known.rebuild_wanted).then(|| name.clone());
+        let new = ProjectionConfig { version_of, ..new_version(&projection, &config.schema, &names) };
+        wanted.projections.insert(position + 1, new);
         making.extend(makings(name, checked));
     }
     unit::number(&mut making, &checked.planned);
@@ -96,6 +101,13 @@ pub(crate) async fn effective(config: &Config, checked: &Preflight, target: &Ses
     // A query that fails is its own projection's fault; the others go on.
     if !again.passed() && !again.only_queries_fail() {
         anyhow::bail!("{}", again.errors(false).join("; "));
+    }
+    for shared in again.planned.iter().flat_map(|planned| &planned.shared) {
+        for made in making.iter_mut().filter(|made| made.name == shared.instead_of) {
+            tracing::info!(block = shared.block, becomes = made.replaces, "the block is as it was, and stays");
+            made.name.clone_from(&shared.block);
+            made.stays = true;
+        }
     }
     for (name, _) in &changed {
         tracing::info!(projection = name, "its definition changed: the new version is built beside the old one");
@@ -138,15 +150,15 @@ fn new_version(projection: &ProjectionConfig, schema: &str, changed: &[&str]) ->
 
 /// The new version and its hidden parts, with the fingerprints that they have under the old names.
 fn makings(name: &str, checked: &Preflight) -> Vec<Making> {
-    let of = |planned: &&Planned| planned.plan.projection == name || planned.part_of.as_deref() == Some(name);
     checked
         .planned
         .iter()
-        .filter(of)
+        .filter(|planned| checked.is_of(planned, name))
         .map(|planned| Making {
             name: renamed(&planned.plan.projection, name, &format!("{name}{SUFFIX}")),
             replaces: planned.plan.projection.clone(),
             becomes: fingerprint(planned, &checked.planned),
+            stays: false,
             unit: 0,
         })
         .collect()

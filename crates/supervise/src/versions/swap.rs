@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use lockstep_config::Config;
 use lockstep_connect::{LockTurns, Session, is_about_locks};
 use lockstep_plan::names::fitted;
@@ -12,7 +12,9 @@ use lockstep_refresh::{drop_views, record_that_all_changed};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Row, Transaction};
 
+use super::hidden::replace_hidden;
 use super::names::{INDEX_PREFIX, OLD_SUFFIX, SUFFIX, renamed};
+use super::rename::rename_table;
 use super::unit;
 use crate::setup::fingerprint::fingerprint;
 use crate::setup::version::Making;
@@ -57,7 +59,7 @@ pub(crate) async fn ready(config: &Config, checked: &Preflight, target: &Session
             &[],
         )
         .await?;
-    let of_row = |row: &Row| Making { name: row.get(0), replaces: row.get(1), becomes: row.get(2), unit: 0 };
+    let of_row = |row: &Row| Making { name: row.get(0), replaces: row.get(1), becomes: row.get(2), stays: false, unit: 0 };
     let mut making: Vec<Making> = rows.iter().map(of_row).collect();
     let ready: Vec<&str> = rows.iter().filter(|row| row.get(3)).map(|row| row.get(0)).collect();
     unit::number(&mut making, &checked.planned);
@@ -210,35 +212,6 @@ async fn dependent_views(transaction: &Transaction<'_>, table: &str) -> anyhow::
     Ok(views)
 }
 
-/// Renames a table and its indexes.
-async fn rename_table(
-    transaction: &Transaction<'_>,
-    schema: &str,
-    from: &str,
-    to: &str,
-    index_name: impl Fn(&str) -> String,
-) -> anyhow::Result<()> {
-    let table = quote::qualified(schema, from);
-    let rows = transaction
-        .query(
-            "SELECT c.relname::text FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid WHERE i.indrelid = $1::text::regclass",
-            &[&table],
-        )
-        .await?;
-    for row in &rows {
-        let before: &str = row.get(0);
-        let after = index_name(before);
-        let taken = transaction.query_one("SELECT to_regclass($1) IS NOT NULL", &[&quote::qualified(schema, &after)]).await?;
-        // Rather an odd name than a version that waits for ever.
-        if before != after && !taken.get::<_, bool>(0) {
-            let statement = format!("ALTER INDEX {} RENAME TO {}", quote::qualified(schema, before), quote::identifier(&after));
-            transaction.batch_execute(&statement).await?;
-        }
-    }
-    transaction.batch_execute(&format!("ALTER TABLE {table} RENAME TO {}", quote::identifier(to))).await?;
-    Ok(())
-}
-
 /// Drops the old version, or keeps it for a while.
 async fn retire(config: &Config, transaction: &Transaction<'_>, name: &str) -> anyhow::Result<()> {
     let old = format!("{name}{OLD_SUFFIX}");
@@ -256,56 +229,6 @@ async fn retire(config: &Config, transaction: &Transaction<'_>, name: &str) -> a
             &[&config.schema, &old, &config.keep_old.as_secs_f64()],
         )
         .await?;
-    Ok(())
-}
-
-/// The new version's hidden tables and records take the old names.
-async fn replace_hidden(transaction: &Transaction<'_>, name: &str, new: &str) -> anyhow::Result<()> {
-    let of = |wanted: &str| {
-        let wanted = wanted.to_owned();
-        async move {
-            transaction
-                .query(
-                    "SELECT name, table_schema, state_tables, part_of IS NOT NULL, becomes FROM lockstep.projection WHERE name = $1 OR part_of = $1",
-                    &[&wanted],
-                )
-                .await
-        }
-    };
-    for row in &of(name).await? {
-        let (part, schema, states, inner): (&str, &str, Vec<&str>, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
-        for state in states {
-            transaction.batch_execute(&format!("DROP TABLE IF EXISTS {}", quote::qualified("lockstep", state))).await?;
-        }
-        if inner {
-            transaction.batch_execute(&format!("DROP TABLE IF EXISTS {}", quote::qualified(schema, part))).await?;
-        }
-        transaction.execute("DELETE FROM lockstep.projection WHERE name = $1", &[&part]).await?;
-    }
-    for row in &of(new).await? {
-        let (part, schema, states, inner): (&str, &str, Vec<&str>, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
-        let becomes: Option<&str> = row.get(4);
-        let becomes = becomes.context("a part of the new version is not known under its old name")?;
-        let mut renamed_states = Vec::new();
-        for state in states {
-            let other = renamed(state, new, name);
-            rename_table(transaction, "lockstep", state, &other, |index| renamed(index, new, name)).await?;
-            renamed_states.push(other);
-        }
-        let other = renamed(part, new, name);
-        if inner {
-            rename_table(transaction, schema, part, &other, |index| renamed(index, new, name)).await?;
-        }
-        transaction
-            .execute(
-                "UPDATE lockstep.projection
-                 SET name = $2, fingerprint = $3, state_tables = $4, part_of = CASE WHEN part_of IS NOT NULL THEN $5 END,
-                     replaces = NULL, becomes = NULL, ready = false
-                 WHERE name = $1",
-                &[&part, &other, &becomes, &renamed_states, &name],
-            )
-            .await?;
-    }
     Ok(())
 }
 
