@@ -102,3 +102,60 @@ async fn each_finding_is_told_once() -> anyhow::Result<()> {
     paste(&cluster, "postgres", &statements.join("\n"))?;
     Ok(())
 }
+
+/// Hidden state that would be larger than the tables that it is made from is told before it is there, and no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn state_larger_than_its_tables_is_told() -> anyhow::Result<()> {
+    let cluster = cluster_with_files(&[], Vec::new())?;
+    let setup = Setup::new(
+        &cluster.url("postgres"),
+        &[
+            (
+                "pairs",
+                "SELECT p.id, p.other, p.place FROM (SELECT a.id, b.id AS other, lag(b.id) OVER (PARTITION BY a.id ORDER BY b.id) AS place
+                     FROM public.item a JOIN public.item b ON b.shelf = a.shelf) p WHERE p.place > 3",
+                "",
+            ),
+            (
+                "ranked",
+                "SELECT p.id, p.place FROM (SELECT a.id, lag(a.id) OVER (PARTITION BY a.shelf ORDER BY a.id) AS place
+                     FROM public.item a) p WHERE p.place > 3",
+                "",
+            ),
+            ("counted", "SELECT a.shelf, count(*) AS n, count(DISTINCT a.id) AS ids FROM public.item a GROUP BY a.shelf", ""),
+            ("all_counted", "SELECT a.shelf, b.id, count(*) AS n FROM public.item a JOIN public.item b ON b.shelf = a.shelf GROUP BY a.shelf, b.id", ""),
+        ],
+    );
+    let session = connect(&setup.source_url).await?;
+    session
+        .batch_execute(
+            "CREATE TABLE item (id int PRIMARY KEY, shelf int NOT NULL, note text);
+             INSERT INTO item SELECT i, i % 100, repeat('note ', 60) || i FROM generate_series(1, 20000) AS i",
+        )
+        .await?;
+    let program = Program::new(&setup)?;
+    let told = |output: &str| -> Vec<String> {
+        output.lines().filter(|line| line.contains("hidden state would take")).map(str::to_owned).collect()
+    };
+    // Nothing is guessed without statistics.
+    let (status, output, errors) = program.run(&["check"])?;
+    assert!(status == 0 && told(&output).is_empty(), "{output}{errors}");
+    session.batch_execute("ANALYZE item").await?;
+    let (status, output, errors) = program.run(&["check"])?;
+    assert_eq!(status, 0, "{output}{errors}");
+    let told = told(&output);
+    assert_eq!(told.len(), 2, "{output}");
+    // 20,000 rows with 200 on a shelf make 4,000,000, kept before and after the window.
+    let expected = "warning  projection pairs: its hidden state would take about ";
+    assert!(told[0].starts_with(expected) && told[0].contains("MiB, most of it in lockstep.pairs__part1"), "{output}");
+    assert!(
+        told[0].contains("(4000000 rows), and public.item together 6.") && told[0].ends_with("by PostgreSQL's estimates"),
+        "{output}"
+    );
+    assert!(told[1].contains("projection all_counted") && told[1].contains("lockstep.all_counted_contribution"), "{output}");
+    let (_, output, _) = program.run(&["check", "--json"])?;
+    let findings: serde_json::Value = serde_json::from_str(&output)?;
+    let found = findings.as_array().into_iter().flatten().find(|finding| finding["message"].to_string().contains("hidden state"));
+    assert!(found.is_some_and(|found| found["remedy"].to_string().contains("join what multiplies rows after")), "{output}");
+    Ok(())
+}

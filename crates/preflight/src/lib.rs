@@ -30,6 +30,7 @@ mod source;
 mod stand_ins;
 pub mod standby_names;
 pub mod standing;
+mod state_size;
 mod target;
 mod types;
 mod whole_rows;
@@ -77,5 +78,8 @@ pub async fn run(config: &Config, depth: Depth) -> Preflight {
         preflight.set_aside_what_cannot_be_followed(config);
     }
     queries::check_keys(&source, depth, &registered, &mut preflight).await;
+    if depth == Depth::Full {
+        state_size::look(&source, &mut preflight).await;
+    }
     preflight
 }

@@ -155,6 +155,20 @@ pub fn with_other_stand_ins(sql: &str, others: &[(String, String)]) -> Result<St
     })
 }
 
+/// A query over tables of projections as one over what those are made from: schema, name and query of each, those that are read first.
+///
+/// # Errors
+/// The query cannot be parsed or printed again.
+pub fn with_parts_before(sql: &str, parts: &[(&str, &str, &str)]) -> Result<String, String> {
+    let named = |schema: &str, name: &str| parts.iter().any(|(of, part, _)| (*of, *part) == (schema, name));
+    let over = renamed(sql, &|schema, name| named(schema, name).then(|| (String::new(), stand_in(name))))?;
+    let queries: Vec<String> = parts
+        .iter()
+        .map(|(_, name, query)| format!("{} AS (\n{query}\n)", crate::model::quote::identifier(&stand_in(name))))
+        .collect();
+    if queries.is_empty() { Ok(over) } else { Ok(format!("WITH {}\nSELECT * FROM (\n{over}\n) AS over", queries.join(",\n"))) }
+}
+
 /// Another schema and name for a schema and name, if they are to be replaced.
 type Renaming<'a> = dyn Fn(&str, &str) -> Option<(String, String)> + Sync + 'a;
 
