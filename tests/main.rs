@@ -33,6 +33,7 @@ mod neighbours;
 mod operating;
 mod oracle;
 mod pace;
+mod plans;
 mod pooler;
 mod publication;
 mod quarantine;

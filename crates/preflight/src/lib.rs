@@ -9,6 +9,7 @@
 
 mod attribution;
 mod block_indexes;
+mod bytes;
 mod chain;
 mod encodings;
 mod finding;
@@ -16,7 +17,10 @@ mod foreign_publications;
 mod limits;
 pub mod materialized_views;
 mod ownership;
+mod plan_sizes;
+mod plan_text;
 mod plan_view;
+mod plan_words;
 mod privileges;
 mod publication;
 mod queries;
@@ -39,6 +43,8 @@ use lockstep_config::Config;
 use lockstep_refresh::analysis::{Dependencies, meanings};
 
 pub use finding::{Finding, Severity, each_once};
+pub use plan_sizes::{Sizes, sizes};
+pub use plan_text::plan_trees;
 pub use plan_view::{PlanView, RelationView, StateView, StatementView, plans, view};
 pub use privileges::{Missing, of_relations};
 pub use remedy::{By, Remedy, Side, Statement};

@@ -7,6 +7,8 @@ use lockstep_plan::emit::{Fresh, Link, Places, TracedKeys};
 use lockstep_plan::{Branch, GroupForm, Maintenance, Plan, Role, Tie, Trace, WantedIndex, WholePlan};
 use serde::Serialize;
 
+use crate::plan_sizes::Sizes;
+use crate::plan_words;
 use crate::report::{Planned, Preflight};
 
 /// Rows a page of a link's filling has, in the statements shown.
@@ -29,6 +31,12 @@ pub struct PlanView<'a> {
     pub group: &'a str,
     /// The columns of its key.
     pub key: &'a [String],
+    /// What identifies a row, in words.
+    pub identity: String,
+    /// How many rows its table has, if it is built.
+    pub rows: Option<i64>,
+    /// How large that is with its indexes.
+    pub bytes: Option<i64>,
     /// The defining query as PostgreSQL prints it.
     pub query: &'a str,
     /// Statements that create the indexes of its table.
@@ -65,6 +73,8 @@ pub struct RelationView<'a> {
     pub role: Role,
     /// Why it has that role.
     pub reason: &'a str,
+    /// What a change of it refreshes, in words.
+    pub cost: String,
     /// Statements for indexes that its changes are followed by.
     pub missing_indexes: Vec<String>,
 }
@@ -78,6 +88,10 @@ pub struct StateView<'a> {
     pub purpose: &'a str,
     /// Names and types.
     pub columns: Vec<String>,
+    /// How many rows it has, if it is built, by PostgreSQL's estimate.
+    pub rows: Option<i64>,
+    /// How large it is with its indexes.
+    pub bytes: Option<i64>,
 }
 
 /// A statement that runs for a change.
@@ -95,14 +109,15 @@ pub fn plans(checked: &Preflight) -> BTreeMap<String, serde_json::Value> {
     let one = |planned: &Planned| {
         let name = &planned.plan.projection;
         let of_it = |other: &&Planned| checked.is_of(other, name);
-        let views: Vec<PlanView<'_>> = checked.planned.iter().filter(of_it).map(|planned| view(planned, false)).collect();
+        let views: Vec<PlanView<'_>> =
+            checked.planned.iter().filter(of_it).map(|planned| view(planned, false, &Sizes::default())).collect();
         (name.clone(), serde_json::to_value(views).unwrap_or_default())
     };
     outer.map(one).collect()
 }
 
 /// One projection's plan; `with_sql` with the statements that run.
-pub fn view(planned: &Planned, with_sql: bool) -> PlanView<'_> {
+pub fn view<'a>(planned: &'a Planned, with_sql: bool, sizes: &Sizes) -> PlanView<'a> {
     let plan = &planned.plan;
     let whole = match &plan.maintenance {
         Maintenance::Whole(whole) if whole.first.is_none() => Some(whole),
@@ -111,12 +126,18 @@ pub fn view(planned: &Planned, with_sql: bool) -> PlanView<'_> {
     let state = plan
         .state_tables()
         .into_iter()
-        .map(|state| StateView {
-            table: format!("lockstep.{}", state.name),
-            purpose: &state.purpose,
-            columns: state.columns.iter().zip(&state.types).map(|(name, type_name)| format!("{name} {type_name}")).collect(),
+        .map(|state| {
+            let size = sizes.of("lockstep", &state.name);
+            StateView {
+                table: format!("lockstep.{}", state.name),
+                purpose: &state.purpose,
+                columns: state.columns.iter().zip(&state.types).map(|(name, type_name)| format!("{name} {type_name}")).collect(),
+                rows: size.and_then(|size| size.rows),
+                bytes: size.map(|size| size.bytes),
+            }
         })
         .collect();
+    let size = sizes.of(&planned.schema, &plan.projection);
     PlanView {
         name: &plan.projection,
         kind: match &plan.maintenance {
@@ -128,6 +149,9 @@ pub fn view(planned: &Planned, with_sql: bool) -> PlanView<'_> {
         position: whole.and_then(|whole| whole.position),
         group: &planned.group,
         key: plan.key.columns(),
+        identity: plan_words::identity(plan),
+        rows: size.and_then(|size| size.rows),
+        bytes: size.map(|size| size.bytes),
         query: &plan.definition,
         indexes: planned.indexes.as_deref(),
         part_of: planned.part_of.as_deref(),
@@ -164,6 +188,19 @@ fn relations<'a>(plan: &'a Plan, whole: Option<&'a WholePlan>) -> Vec<RelationVi
             branch: 1,
             role: Role::Whole,
             reason: &whole.reason,
+            cost: plan_words::of_whole().to_owned(),
+            missing_indexes: Vec::new(),
+        };
+        return plan.relations.iter().map(view).collect();
+    }
+    if let Maintenance::Whole(_) = &plan.maintenance {
+        let view = |relation: &'a lockstep_plan::facts::Relation| RelationView {
+            relation: relation.label(),
+            alias: &relation.name,
+            branch: 1,
+            role: Role::Whole,
+            reason: "its first rows are all that is read",
+            cost: plan_words::of_first_rows().to_owned(),
             missing_indexes: Vec::new(),
         };
         return plan.relations.iter().map(view).collect();
@@ -175,6 +212,7 @@ fn relations<'a>(plan: &'a Plan, whole: Option<&'a WholePlan>) -> Vec<RelationVi
             branch: number + 1,
             role: role.role,
             reason: &role.reason,
+            cost: plan_words::cost(plan, branch, role),
             missing_indexes: role.missing_indexes.iter().map(WantedIndex::statement).collect(),
         })
     };

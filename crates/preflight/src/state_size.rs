@@ -8,6 +8,7 @@ use lockstep_plan::chains::with_parts_before;
 use lockstep_plan::facts::RelationKind;
 use lockstep_plan::{Maintenance, quote};
 
+use crate::bytes::shown;
 use crate::report::{Planned, Preflight};
 
 /// A row's header and its pointer in the page.
@@ -156,15 +157,4 @@ async fn estimate(source: &Session, hidden: Hidden) -> Result<Estimate, tokio_po
     #[expect(clippy::cast_precision_loss, reason = "columns are few")]
     let counters = hidden.counters as f64 * COUNTER_BYTES;
     Ok(Estimate { table: hidden.table, rows, bytes: rows * (number("Plan Width") + counters + HEADER_BYTES) })
-}
-
-fn shown(bytes: f64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = bytes;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    format!("{value:.1} {}", units[unit])
 }
