@@ -246,8 +246,7 @@ impl<'a> Planner<'a> {
             let why = std::mem::replace(&mut plan, apart.outer).maintenance;
             if let (Maintenance::Whole(outer), Maintenance::Whole(why)) = (&mut plan.maintenance, why) {
                 // What the reader wants to know is why the query as it was written is not incremental.
-                outer.reason = why.reason;
-                outer.position = why.position;
+                (outer.reason, outer.position, outer.hint) = (why.reason, why.position, why.hint);
             }
             (reads, shared_indexes) = (apart.reads, apart.shared_indexes);
         }

@@ -43,6 +43,9 @@ fn plan_text(view: &PlanView<'_>, colours: bool) -> String {
             let characters = view.query[..position].chars().count();
             note = note.at_character(Path::new("the query as PostgreSQL prints it"), view.query, characters);
         }
+        if let Some(hint) = view.hint {
+            note = note.help(hint);
+        }
         text.push_str(&format!("{}\n", note.render(colours)));
     }
     let branches = branches(view);

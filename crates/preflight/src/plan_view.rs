@@ -27,6 +27,8 @@ pub struct PlanView<'a> {
     pub reason: Option<&'a str>,
     /// Where in `query` the reason stands, in bytes from 0.
     pub position: Option<usize>,
+    /// What to write instead, where there is a way.
+    pub hint: Option<&'a str>,
     /// Its group.
     pub group: &'a str,
     /// The columns of its key.
@@ -147,6 +149,7 @@ pub fn view<'a>(planned: &'a Planned, with_sql: bool, sizes: &Sizes) -> PlanView
         incremental: plan.is_incremental(),
         reason: whole.map(|whole| whole.reason.as_str()),
         position: whole.and_then(|whole| whole.position),
+        hint: whole.and_then(|whole| whole.hint.as_deref()),
         group: &planned.group,
         key: plan.key.columns(),
         identity: plan_words::identity(plan),

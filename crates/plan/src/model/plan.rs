@@ -155,6 +155,8 @@ pub struct WholePlan {
     pub reason: String,
     /// Where in the query the construct stands that is the reason, counted in bytes from 0, if that is known.
     pub position: Option<usize>,
+    /// What to write instead, where there is a way.
+    pub hint: Option<String>,
     /// Whether its result depends on the time, so that it is recomputed on a schedule too.
     pub on_schedule: bool,
     /// Where all of it is the first rows of a block.

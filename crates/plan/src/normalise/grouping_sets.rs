@@ -20,11 +20,13 @@ pub(crate) fn written_out(select: &SelectStmt, columns: &[OutputColumn], functio
         return Ok(None);
     }
     if select.group_distinct || select.limit_count.is_some() || select.limit_offset.is_some() {
-        return Err(Obstacle::new("it has grouping sets with DISTINCT or LIMIT"));
+        return Err(Obstacle::new("it has grouping sets with DISTINCT or LIMIT")
+            .instead("write the grouping sets in a subquery in FROM, and the rest outside of it"));
     }
     // These are over the rows of all groupings together.
     if !select.distinct_clause.is_empty() || syntax::has_window(select)? {
-        return Err(Obstacle::new("it has DISTINCT or window functions over grouping sets"));
+        return Err(Obstacle::new("it has DISTINCT or window functions over grouping sets")
+            .instead("write the grouping sets in a subquery in FROM, and the rest outside of it"));
     }
     let mut groupings: Vec<Vec<Node>> = vec![Vec::new()];
     for item in &select.group_clause {

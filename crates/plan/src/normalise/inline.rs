@@ -121,7 +121,7 @@ impl Inliner<'_> {
             let mut query = syntax::parse_select(&view.sql)?;
             self.views_used = true;
             // Places in a view's text are none in the query's.
-            self.select(&mut query, &[]).map_err(|obstacle| Obstacle::new(obstacle.reason))?;
+            self.select(&mut query, &[]).map_err(Obstacle::without_place)?;
             (query, Vec::new())
         };
         let mut alias = table.alias.clone().unwrap_or_else(|| Alias { aliasname: table.relname.clone(), colnames: Vec::new() });

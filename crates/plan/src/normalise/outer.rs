@@ -48,7 +48,8 @@ fn split_first(select: &SelectStmt, relations: &[Relation]) -> Outcome<Option<(S
     let mut left = select.clone();
     let Some(join) = left.from_clause.iter_mut().find_map(first_full_join) else { return Ok(None) };
     if !join.using_clause.is_empty() || join.is_natural {
-        return Err(Obstacle::new("it has a full join with USING, whose columns are of both sides; write the condition with ON"));
+        return Err(Obstacle::new("it has a full join with USING, whose columns are of both sides")
+            .instead("write the condition with ON, and coalesce(…) for the columns"));
     }
     let merged = merged(join, select, relations)?;
     join.jointype = JoinType::JoinLeft as i32;

@@ -60,7 +60,8 @@ fn collect(select: SelectStmt, found: &mut Vec<SelectStmt>) -> Outcome<String> {
         return Ok(format!("count(*) FILTER (WHERE {CONTRIBUTION_ALIAS}.{ARM} = {})", found.len()));
     }
     if select.limit_count.is_some() || select.limit_offset.is_some() {
-        return Err(Obstacle::new("it has LIMIT or OFFSET over a set operation"));
+        return Err(Obstacle::new("it has LIMIT or OFFSET over a set operation")
+            .instead("write the set operation as a subquery in FROM, and ORDER BY and LIMIT outside of it"));
     }
     let (operation, all) = (select.op, select.all);
     let mut side = |side: Option<Box<SelectStmt>>| match side {

@@ -49,7 +49,8 @@ impl Resolver<'_> {
         }
         let written = match &table.alias {
             Some(alias) if !alias.colnames.is_empty() => {
-                return Err(Obstacle::at(format!("the alias {} renames columns", alias.aliasname), table.location));
+                return Err(Obstacle::at(format!("the alias {} renames columns", alias.aliasname), table.location)
+                    .instead("rename them in the select list, with AS"));
             }
             Some(alias) => alias.aliasname.clone(),
             None => table.relname.clone(),
@@ -132,7 +133,10 @@ impl Resolver<'_> {
             JoinType::JoinInner => (nullable, nullable),
             JoinType::JoinLeft => (nullable, true),
             JoinType::JoinRight => (true, nullable),
-            JoinType::JoinFull => return Err(Obstacle::new("it has a full outer join below another join or inside a subquery")),
+            JoinType::JoinFull => {
+                return Err(Obstacle::new("it has a full outer join below another join or inside a subquery")
+                    .instead("make the full join a projection of its own, and read that"));
+            }
             _ => return Err(Obstacle::new("it has a join of an unknown kind")),
         };
         let (Some(left_item), Some(right_item)) = (&mut join.larg, &mut join.rarg) else {
@@ -175,7 +179,9 @@ impl Resolver<'_> {
     /// earlier USING clauses, or PostgreSQL would have called the name ambiguous.
     fn using_to_on(&mut self, join: &mut JoinExpr, kind: JoinType, left: &Side, right: &Side) -> Outcome<()> {
         if kind == JoinType::JoinRight {
-            return Err(Obstacle::new("it has a right join with USING; write the condition with ON"));
+            let location = right.all.first().map_or(-1, |&index| self.occurrences[index].location);
+            return Err(Obstacle::at("it has a right join with USING", location)
+                .instead("write it as a left join, with its sides exchanged, or the condition with ON"));
         }
         for column in std::mem::take(&mut join.using_clause) {
             let name = string_of(&column).unwrap_or_default();

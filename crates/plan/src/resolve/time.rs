@@ -68,7 +68,9 @@ pub(super) fn at(node: &Node) -> Outcome<Node> {
 }
 
 pub(super) fn elsewhere(location: i32) -> Obstacle {
-    Obstacle::at("it asks for the time outside a comparison with a column of a table", location)
+    Obstacle::at("it asks for the time outside a comparison with a column of a table", location).instead(
+        "compare a column with it (WHERE t.at > now() - interval '1 day'), and leave what is computed from it to whoever reads",
+    )
 }
 
 /// Replaces the transaction's time by the parameter everywhere in a SELECT; false if the time is asked for nowhere.

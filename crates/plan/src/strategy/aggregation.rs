@@ -49,7 +49,8 @@ pub(crate) fn split(select: &SelectStmt, functions: &[Function]) -> Outcome<Grou
     };
     // There is a row also where there are none to keep such a value in.
     if splitter.groups.is_empty() && !splitter.dependents.is_empty() {
-        return Err(Obstacle::new("it has a value beside an aggregation over all rows that is no aggregate"));
+        return Err(Obstacle::new("it has a value beside an aggregation over all rows that is no aggregate")
+            .instead("write both as subqueries in FROM of one row each, with CROSS JOIN"));
     }
     Ok(Grouping {
         groups: splitter.groups,

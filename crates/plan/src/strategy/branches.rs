@@ -40,7 +40,7 @@ impl Part {
         let is_single = |index: usize| resolved.table(index).is_some_and(|found| query.relations[found].single_row);
         let untied = |(index, _): &&(usize, String)| resolved.occurrences[*index].place != Place::Subquery && !is_single(*index);
         if let Some((index, reason)) = paths.unreached.iter().find(untied) {
-            return Err(Obstacle::at(reason.clone(), resolved.occurrences[*index].location));
+            return Err(paths::untied(*index, reason, &resolved, &query.relations));
         }
         // What cannot be traced must not change with what can, or nothing is gained.
         let relation = |index: usize| resolved.table(index);
@@ -48,7 +48,7 @@ impl Part {
             std::iter::once(paths.root).chain(paths.hops.iter().map(|hop| hop.occurrence)).filter_map(relation).collect();
         let also_traced = |(index, _): &&(usize, String)| relation(*index).is_some_and(|found| traced.contains(&found));
         if let Some((index, reason)) = paths.unreached.iter().find(also_traced) {
-            return Err(Obstacle::at(reason.clone(), resolved.occurrences[*index].location));
+            return Err(paths::untied(*index, reason, &resolved, &query.relations));
         }
         // A key of an inheritance family may occur in several of its tables, and two keys may have one hash.
         let family = relation(paths.root).is_some_and(|root| {

@@ -126,7 +126,8 @@ impl Blocks<'_> {
     /// `SELECT DISTINCT w … ` becomes `SELECT DISTINCT part.w FROM (SELECT w …) part`.
     fn distinct_over_windows(&mut self, select: &mut SelectStmt) -> Outcome<()> {
         if select.distinct_clause.iter().any(|node| node.node.is_some()) {
-            return Err(Obstacle::new("it has DISTINCT ON over window functions"));
+            return Err(Obstacle::new("it has DISTINCT ON over window functions")
+                .instead("compute the windows in a subquery in FROM, and write DISTINCT ON outside of it"));
         }
         if select.limit_offset.is_some() {
             return Err(Obstacle::new("it has OFFSET over DISTINCT and window functions"));

@@ -121,14 +121,16 @@ fn decide(query: &Query) -> Outcome<Plan> {
     let mut select =
         syntax::parse_select(&query.sql).map_err(|error| Obstacle::new(format!("it does not parse here: {error}")))?;
     if let Some(function) = opaque_function(query) {
-        return Err(Obstacle::new(format!(
-            "it calls {}.{}(), which is STABLE and may read tables or the clock",
-            function.schema, function.name
-        )));
+        let reason =
+            format!("it calls {}.{}(), which is STABLE and may read tables or the clock", function.schema, function.name);
+        let place = syntax::place_of_call(&query.sql, &function.name).map_or(-1, |place| place.try_into().unwrap_or(-1));
+        return Err(Obstacle::at(reason, place).instead(
+            "write what it reads as a subquery, or declare it IMMUTABLE if its result follows from its arguments alone",
+        ));
     }
     let views_used = normalise::inline(&mut select, &query.views)?;
     // With views written out, places are no longer all of the query's own text.
-    by_form(query, select).map_err(|obstacle| if views_used { Obstacle::new(obstacle.reason) } else { obstacle })
+    by_form(query, select).map_err(|obstacle| if views_used { obstacle.without_place() } else { obstacle })
 }
 
 /// The query with the time as a parameter.
@@ -161,12 +163,13 @@ fn by_form(query: &Query, select: SelectStmt) -> Outcome<Plan> {
     let is_union = arms.len() > 1;
     let is_nested = arms.len() > 2 && matches!(combination, Combination::Counted { .. });
     if is_nested && !normalise::is_typed(&arms, &query.relations, &query.columns)? {
-        return Err(Obstacle::new("its set operations combine columns of different types, or whose types are not seen"));
+        return Err(Obstacle::new("its set operations combine columns of different types, or whose types are not seen")
+            .instead("cast the columns of every arm to the types of the result"));
     }
     let (mut parts, mut numbers) = (Vec::new(), Vec::new());
     for (number, arm) in (1..).zip(arms) {
         if let Some(limit) = arm.limit_count.as_ref().or(arm.limit_offset.as_ref()) {
-            return Err(Obstacle::at("it has LIMIT or OFFSET", location(limit)));
+            return Err(of_limit(&arm, location(limit)));
         }
         if arm.from_clause.is_empty() {
             return Err(Obstacle::new("it has no FROM clause"));
@@ -193,6 +196,19 @@ fn by_form(query: &Query, select: SelectStmt) -> Outcome<Plan> {
     }
 }
 
+fn of_limit(select: &SelectStmt, location: i32) -> Obstacle {
+    let obstacle = Obstacle::at("it has LIMIT or OFFSET", location);
+    if select.limit_option == pg_query::protobuf::LimitOption::WithTies as i32 {
+        return obstacle.instead("write LIMIT without WITH TIES, after an ORDER BY that leaves no ties");
+    }
+    match select.from_clause.as_slice() {
+        [item] if matches!(&item.node, Some(NodeEnum::RangeVar(_))) => {
+            obstacle.instead("an index on what it is ordered by keeps it cheap: no more rows are read than are wanted")
+        }
+        _ => obstacle,
+    }
+}
+
 fn location(node: &pg_query::protobuf::Node) -> i32 {
     match &node.node {
         Some(NodeEnum::AConst(constant)) => constant.location,
@@ -215,19 +231,30 @@ fn form(select: &SelectStmt, query: &Query) -> Outcome<Form> {
     let aggregates = syntax::is_aggregate(select, &query.functions)?;
     let windows = syntax::has_window(select)?;
     let on = select.distinct_clause.iter().any(|node| node.node.is_some());
-    let returns_set = syntax::returns_set(select, &query.functions)?;
+    let set = syntax::place_of_set(select, &query.functions)?;
+    let returns_set = set.is_some();
+    let beside_set = |reason: &str, what: &str| {
+        Obstacle::at(reason, set.unwrap_or(-1))
+            .instead(format!("write {what} in a subquery in FROM, and call the function outside of it"))
+    };
     match (aggregates, windows, select.distinct_clause.is_empty()) {
-        (true, false, true) if returns_set => Err(Obstacle::new("it aggregates beside a function that returns a set")),
+        (true, false, true) if returns_set => Err(beside_set("it aggregates beside a function that returns a set", "GROUP BY")),
         (true, false, true) => Ok(Form::Aggregate),
-        (false, true, true) if returns_set => Err(Obstacle::new("it has a window beside a function that returns a set")),
+        (false, true, true) if returns_set => {
+            Err(beside_set("it has a window beside a function that returns a set", "the window"))
+        }
         (false, true, true) => Ok(Form::Window),
         (false, false, true) => Ok(Form::Plain),
         (false, false, false) if on && returns_set => {
-            Err(Obstacle::new("it has DISTINCT ON beside a function that returns a set"))
+            Err(beside_set("it has DISTINCT ON beside a function that returns a set", "DISTINCT ON"))
         }
         (false, false, false) => Ok(if on { Form::DistinctOn } else { Form::Distinct }),
         (true, true, _) => Err(Obstacle::new("it has window functions over aggregates")),
-        (_, _, false) => Err(Obstacle::new("it has DISTINCT over aggregates or window functions")),
+        (_, _, false) => Err(Obstacle::at(
+            "it has DISTINCT over aggregates or window functions",
+            syntax::place_of_window(select).unwrap_or(-1),
+        )
+        .instead("compute those in a subquery in FROM, and write DISTINCT outside of it")),
     }
 }
 
@@ -326,7 +353,13 @@ fn whole(query: &Query, obstacle: Obstacle) -> Plan {
     // The text's leading blanks are dropped.
     let dropped = query.sql.len() - query.sql.trim_start().len();
     let position = obstacle.position.and_then(|position| position.checked_sub(dropped));
-    let maintenance = Maintenance::Whole(WholePlan { reason: obstacle.reason, position, on_schedule, first: first_rows(query) });
+    let maintenance = Maintenance::Whole(WholePlan {
+        reason: obstacle.reason,
+        position,
+        hint: obstacle.hint,
+        on_schedule,
+        first: first_rows(query),
+    });
     Plan { key_needs_check: query.declared_key.is_some(), declared_key: None, ..finished(query, maintenance, key, Vec::new()) }
 }
 

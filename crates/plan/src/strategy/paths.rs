@@ -12,6 +12,8 @@
 use std::collections::BTreeSet;
 
 use crate::model::facts::{Relation, RelationKind};
+use crate::model::obstacle::Obstacle;
+use crate::model::quote;
 use crate::resolve::{Equality, Nulls, Place, Resolved, Rows, Source};
 use crate::syntax::print_expression;
 
@@ -216,6 +218,20 @@ fn unreachable_reason(resolved: &Resolved, index: usize, relations: &[Relation])
         }
         Source::Function(..) => format!("the function {} depends on what cannot be traced", occurrence.alias),
     }
+}
+
+/// The obstacle that an occurrence is which no hop reaches.
+pub(crate) fn untied(index: usize, reason: &str, resolved: &Resolved, relations: &[Relation]) -> Obstacle {
+    let obstacle = Obstacle::at(reason, resolved.occurrences[index].location);
+    let Some(relation) = resolved.table(index).map(|found| &relations[found]) else { return obstacle };
+    if relation.kind == RelationKind::Projection {
+        return obstacle;
+    }
+    if relation.identity_columns().is_empty() {
+        let table = quote::qualified(&relation.schema, &relation.name);
+        return obstacle.instead(format!("ALTER TABLE {table} ADD PRIMARY KEY (…)"));
+    }
+    obstacle.instead("add an equality (… = …) with what is joined already; what all rows need alike can be a single value: (SELECT max(…) FROM …)")
 }
 
 impl Hop {

@@ -98,26 +98,35 @@ fn aggregate_calls(node: &mut Node, functions: &[Function], found: &mut Vec<Node
 
 /// Whether the select list calls a function that returns a set.
 pub(crate) fn returns_set(select: &SelectStmt, functions: &[Function]) -> Outcome<bool> {
+    Ok(place_of_set(select, functions)?.is_some())
+}
+
+/// Where the select list calls a function that returns a set, as the parser counts.
+pub(crate) fn place_of_set(select: &SelectStmt, functions: &[Function]) -> Outcome<Option<i32>> {
     for target in &select.target_list {
-        if contains_set(&mut target.clone(), functions)? {
-            return Ok(true);
+        if let Some(place) = set_in(&mut target.clone(), functions)? {
+            return Ok(Some(place));
         }
     }
-    Ok(false)
+    Ok(None)
 }
 
 /// Whether an expression calls a function that returns a set.
 pub(crate) fn contains_set(node: &mut Node, functions: &[Function]) -> Outcome<bool> {
+    Ok(set_in(node, functions)?.is_some())
+}
+
+fn set_in(node: &mut Node, functions: &[Function]) -> Outcome<Option<i32>> {
     if let Some(NodeEnum::FuncCall(call)) = &node.node {
         let name = call.funcname.last().and_then(string_of).unwrap_or_default();
         if functions.iter().any(|function| function.returns_set && function.name == name) {
-            return Ok(true);
+            return Ok(Some(call.location));
         }
     }
     for child in children(node)? {
-        if contains_set(child, functions)? {
-            return Ok(true);
+        if let Some(place) = set_in(child, functions)? {
+            return Ok(Some(place));
         }
     }
-    Ok(false)
+    Ok(None)
 }

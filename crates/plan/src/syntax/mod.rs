@@ -11,7 +11,8 @@ mod walk;
 mod windows;
 
 pub(crate) use calls::{
-    aggregates_outer_rows, contains_aggregate, contains_set, is_aggregate, is_aggregate_call, reads_columns, returns_set,
+    aggregates_outer_rows, contains_aggregate, contains_set, is_aggregate, is_aggregate_call, place_of_set, reads_columns,
+    returns_set,
 };
 pub use locking::{locking_clauses, place_of_call, place_of_table};
 pub use named::tables_named;
@@ -24,4 +25,4 @@ pub(crate) use text::{
 };
 pub use unnamed::unnamed_columns;
 pub(crate) use walk::{Tally, any, children, clauses, for_each_item, for_each_select_inside, for_each_subquery, tally};
-pub(crate) use windows::{common_partition, has_window, written_out};
+pub(crate) use windows::{common_partition, has_window, place_of_window, written_out};

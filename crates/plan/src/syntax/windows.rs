@@ -12,6 +12,11 @@ pub(crate) fn has_window(select: &SelectStmt) -> Outcome<bool> {
     Ok(!windows(select)?.is_empty())
 }
 
+/// Where the first window function is called, as the parser counts.
+pub(crate) fn place_of_window(select: &SelectStmt) -> Option<i32> {
+    windows(select).ok()?.first().map(|(_, location)| *location)
+}
+
 /// The window definitions that calls refer to, with names looked up, and where the calls stand.
 fn windows(select: &SelectStmt) -> Outcome<Vec<(WindowDef, i32)>> {
     let mut found = Vec::new();
@@ -60,7 +65,8 @@ pub(crate) fn written_out(over: &WindowDef, select: &SelectStmt) -> WindowDef {
 pub(crate) fn common_partition(select: &SelectStmt) -> Outcome<Vec<Node>> {
     let windows = windows(select)?;
     if let Some((_, location)) = windows.iter().find(|(window, _)| window.partition_clause.is_empty()) {
-        return Err(Obstacle::at("a window function looks over all rows, without PARTITION BY", *location));
+        return Err(Obstacle::at("a window function looks over all rows, without PARTITION BY", *location)
+            .instead("add PARTITION BY; a total of all rows can be a single value, which is kept: (SELECT sum(…) FROM …)"));
     }
     let mut windows = windows.into_iter();
     let Some((first, _)) = windows.next() else { return Ok(Vec::new()) };
@@ -74,7 +80,8 @@ pub(crate) fn common_partition(select: &SelectStmt) -> Outcome<Vec<Node>> {
             }
         }
         if kept.is_empty() {
-            return Err(Obstacle::at("a window function has another partition than those before it", location));
+            return Err(Obstacle::at("a window function has another partition than those before it", location)
+                .instead("compute each in a subquery in FROM of its own, and join those by the key"));
         }
         common = kept;
     }
