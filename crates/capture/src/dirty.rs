@@ -20,12 +20,12 @@ pub enum DirtyKeys {
 }
 
 impl DirtyKeys {
-    /// Adds `other`; collapses to [`DirtyKeys::Whole`] beyond `keys_max` keys.
+    /// Adds `other`; collapses to [`DirtyKeys::Whole`] beyond what `keys_max` keys weigh.
     fn absorb(&mut self, other: &Self, keys_max: usize) {
         let full = match (&mut *self, other) {
             (Self::Whole, _) => false,
             (_, Self::Whole) => true,
-            (Self::Keys(mine), Self::Keys(theirs)) => !mine.extend(theirs) || mine.len() > keys_max,
+            (Self::Keys(mine), Self::Keys(theirs)) => !mine.extend(theirs) || mine.weight() > keys_max,
         };
         if full {
             *self = Self::Whole;
@@ -37,6 +37,13 @@ impl DirtyKeys {
         match self {
             Self::Keys(keys) => keys.len(),
             Self::Whole => 1,
+        }
+    }
+
+    fn weight(&self) -> usize {
+        match self {
+            Self::Keys(keys) => keys.weight(),
+            Self::Whole => 0,
         }
     }
 
@@ -102,6 +109,9 @@ impl Visibility {
 
 /// While nothing takes from a dirty set, at most this many blocks of transactions are kept apart; more are merged pairwise.
 const BLOCKS_MAX: usize = 4_096;
+
+/// Keys of a relation that wait in transactions that are not visible yet, in multiples of what one batch may have.
+const WAITING_MAX: usize = 8;
 
 /// Transaction ids remembered one by one in a block.
 const XIDS_MAX: usize = 65_536;
@@ -183,6 +193,8 @@ pub struct DirtySet {
     keys_max: usize,
     /// Commits in order of arrival, which is commit order.
     pending: VecDeque<Pending>,
+    /// What the keys that wait in these weigh, by relation.
+    weights: HashMap<u32, usize>,
     /// Seen by some snapshot, and so by all later ones; not yet taken, or given back.
     settled: Batch,
     /// The oldest commit of the batch that is being worked on, and when it was received.
@@ -204,6 +216,7 @@ impl DirtySet {
             interests,
             keys_max,
             pending: VecDeque::new(),
+            weights: HashMap::new(),
             settled: Batch::default(),
             in_flight: None,
             in_flight_since: None,
@@ -234,13 +247,34 @@ impl DirtySet {
                 Some((interest.oid, if interest.keys_wanted { keys.copy() } else { DirtyKeys::Whole }))
             })
             .collect();
+        let grown: Vec<u32> = mine.keys().copied().collect();
+        for (oid, keys) in &mine {
+            *self.weights.entry(*oid).or_default() += keys.weight();
+        }
         if !mine.is_empty() {
             let visible_if = Visibility::All(vec![xid]);
             self.pending.push_back(Pending { visible_if, commit_lsn, received, transactions: 1, relations: mine });
         }
+        for oid in grown {
+            self.lighten(oid);
+        }
         if self.pending.len() > BLOCKS_MAX {
             self.merge_backlog();
         }
+    }
+
+    /// A relation of which too much waits, in however many transactions, is whole in all of them: rows of a table without a key may be
+    /// long.
+    fn lighten(&mut self, oid: u32) {
+        if self.weights.get(&oid).is_none_or(|&weight| weight <= self.keys_max.saturating_mul(WAITING_MAX)) {
+            return;
+        }
+        for transaction in &mut self.pending {
+            if let Some(keys) = transaction.relations.get_mut(&oid) {
+                *keys = DirtyKeys::Whole;
+            }
+        }
+        self.weights.remove(&oid);
     }
 
     /// Halves the number of blocks: each takes in its successor.
@@ -257,6 +291,14 @@ impl DirtySet {
             merged.push_back(block);
         }
         self.pending = merged;
+        self.weigh();
+    }
+
+    fn weigh(&mut self) {
+        self.weights.clear();
+        for (oid, keys) in self.pending.iter().flat_map(|transaction| &transaction.relations) {
+            *self.weights.entry(*oid).or_default() += keys.weight();
+        }
     }
 
     /// Takes what a snapshot sees. The rest stays: it has committed, but the snapshot does not see it.
@@ -271,6 +313,7 @@ impl DirtySet {
             }
         }
         self.pending = waiting;
+        self.weigh();
         let batch = std::mem::take(&mut self.settled);
         self.in_flight = batch.oldest_commit_lsn;
         self.in_flight_since = batch.commits.first().map(|commit| commit.received_at);

@@ -21,6 +21,9 @@ pub struct KeySet {
 /// The buffer is addressed with 32 bits; a set refuses to grow beyond this.
 const BYTES_MAX: usize = u32::MAX as usize / 2;
 
+/// What a key has at most that counts as one.
+const BYTES_PER_KEY: usize = 256;
+
 impl KeySet {
     /// An empty set of keys of `columns` columns.
     pub fn new(columns: usize) -> Self {
@@ -30,6 +33,11 @@ impl KeySet {
     /// The number of keys.
     pub fn len(&self) -> usize {
         self.ends.len()
+    }
+
+    /// The number of keys, where long ones count for several: what the set may be bounded by.
+    pub fn weight(&self) -> usize {
+        self.len().max(self.bytes.len() / BYTES_PER_KEY)
     }
 
     /// Whether there is none.

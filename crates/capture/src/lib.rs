@@ -18,6 +18,7 @@ mod dirty;
 mod error;
 mod identity;
 mod keys;
+mod layout;
 mod loss;
 mod publication;
 mod repeats;

@@ -3,16 +3,18 @@
 //! It decodes, collects the identities of one transaction at a time, hands them to the groups at its commit, and answers the
 //! walsender. It reconnects by itself; what it cannot mend (the slot is gone) it reports and ends.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lockstep_connect::{ErrorClass, ServerIdentity, Settings};
-use lockstep_wal::pgoutput::{self, Message, Tuple, Value};
+use lockstep_wal::pgoutput::{self, Message, Tuple};
 use lockstep_wal::{Frame, Lsn, ReplicationConnection, ReplicationError, ReplicationStream};
 
 use crate::dirty::{Commit, DirtyKeys, DirtyRelations};
 use crate::keys::KeySet;
+use crate::layout::{Announced, Layout};
 use crate::repeats::Repeats;
 use crate::shared::{CaptureStatus, Followed, Shared, StreamEnd};
 use crate::standby::{ADVANCE_BYTES, ADVANCE_EVERY, advance};
@@ -261,17 +263,6 @@ impl Texts {
     }
 }
 
-/// Where a tracked relation's identity columns stand in its tuples.
-struct Layout {
-    label: String,
-    /// `None`: rows cannot be told apart (no identity, or its columns are not published), every change makes it whole.
-    identity: Option<Vec<usize>>,
-}
-
-/// A relation's columns as the server announced them: name, and whether it is part of the identity. It announces a relation once,
-/// so those that nobody reads yet are kept as well.
-type Announced = Vec<(String, bool)>;
-
 /// Collects one transaction's keys.
 struct Decoder {
     followed: watch::Receiver<Followed>,
@@ -364,48 +355,29 @@ impl Decoder {
         let followed = self.followed.borrow();
         // A relation that nobody reads: somebody else's table in a publication FOR ALL TABLES.
         let (Some(tracked), Some(columns)) = (followed.get(&oid), self.announced.get(&oid)) else { return };
-        // A column that the server does not treat as identity is missing from old rows, whatever we thought when we started.
-        let position = |name: &String| columns.iter().position(|(column, in_identity)| column == name && *in_identity);
-        let identity: Option<Vec<usize>> =
-            if tracked.identity.is_empty() { None } else { tracked.identity.iter().map(position).collect() };
-        self.layouts.insert(oid, Layout { label: tracked.label(), identity });
+        self.layouts.insert(oid, Layout::new(tracked, columns));
     }
 
     fn row(&mut self, oid: u32, old: Option<&Tuple<'_>>, new: Option<&Tuple<'_>>) {
         let Some(layout) = self.layouts.get(&oid) else { return };
         *self.changes.entry(oid).or_default() += 1;
-        let identity = layout.identity.as_deref();
         let dirty = self
             .relations
             .entry(oid)
-            .or_insert_with(|| identity.map_or(DirtyKeys::Whole, |columns| DirtyKeys::Keys(KeySet::new(columns.len()))));
-        let (DirtyKeys::Keys(keys), Some(identity)) = (&mut *dirty, identity) else {
-            *dirty = DirtyKeys::Whole;
-            return;
-        };
-        let kept = [old.map(|tuple| key(tuple, None, identity)), new.map(|tuple| key(tuple, old, identity))]
+            .or_insert_with(|| layout.key_columns().map_or(DirtyKeys::Whole, |columns| DirtyKeys::Keys(KeySet::new(columns))));
+        let DirtyKeys::Keys(keys) = &mut *dirty else { return };
+        let kept = [old.map(|tuple| layout.key(tuple, None)), new.map(|tuple| layout.key(tuple, old))]
             .into_iter()
             .flatten()
-            .all(|key| key.is_some_and(|fields| self.texts.tell(&fields) && keys.insert(&fields)));
-        if !kept || keys.len() > self.keys_max {
+            .all(|key| key.is_some_and(|key| insert(keys, &key, self.texts)));
+        if !kept || keys.weight() > self.keys_max {
             *dirty = DirtyKeys::Whole;
         }
     }
 }
 
-/// A tuple's key. An unchanged TOASTed value is the old tuple's. `None` if the stream does not tell.
-fn key<'t>(tuple: &Tuple<'t>, old: Option<&Tuple<'t>>, identity: &[usize]) -> Option<Vec<&'t [u8]>> {
-    identity
-        .iter()
-        .map(|&column| {
-            let value = match tuple.values.get(column)? {
-                Value::Unchanged => old?.values.get(column)?,
-                value => value,
-            };
-            match value {
-                Value::Text(text) => Some(*text),
-                Value::Null | Value::Unchanged | Value::Binary(_) => None,
-            }
-        })
-        .collect()
+/// Adds a key; false if it says nothing, or there is no room.
+fn insert(keys: &mut KeySet, key: &[Cow<'_, [u8]>], texts: Texts) -> bool {
+    let fields: Vec<&[u8]> = key.iter().map(AsRef::as_ref).collect();
+    fields.len() == keys.columns() && texts.tell(&fields) && keys.insert(&fields)
 }

@@ -11,6 +11,9 @@ pub struct Tracked {
     pub name: String,
     /// The columns that identify a row; empty if rows cannot be told apart.
     pub identity: Vec<String>,
+    /// Where the identity is the whole row: the columns of the table's row type, in order. A key is then a literal of that type, and
+    /// columns that the stream does not deliver (generated ones) are NULL in it.
+    pub row_type: Option<Vec<String>>,
     /// The publication cannot list columns: REPLICA IDENTITY FULL, irregular partitions, a generated key.
     pub full: bool,
     /// A partitioned table.
@@ -100,6 +103,7 @@ pub async fn signatures(
 ) -> Result<Vec<Signature>, tokio_postgres::Error> {
     let schemas: Vec<&str> = tracked.iter().map(|relation| relation.schema.as_str()).collect();
     let names: Vec<&str> = tracked.iter().map(|relation| relation.name.as_str()).collect();
+    let hashed: Vec<bool> = tracked.iter().map(|relation| relation.row_type.is_some()).collect();
     let published = published(major);
     let rows = client
         .query(
@@ -114,14 +118,16 @@ pub async fn signatures(
                         (SELECT concat(r.oid, '/', r.xmin)
                          FROM pg_publication_rel AS r JOIN pg_publication AS p ON p.oid = r.prpubid
                          WHERE r.prrelid = c.oid AND p.pubname = $3)), 'gone'),
-                    ARRAY(SELECT concat(a.attnum, ' ', a.attname) FROM pg_attribute AS a
+                    -- What hashes are made of has types.
+                    ARRAY(SELECT concat_ws(' ', a.attnum, a.attname, CASE WHEN t.is_hashed THEN concat_ws(' ', a.atttypid, a.atttypmod, a.attcollation) END)
+                          FROM pg_attribute AS a
                           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum),
                     {published}
-             FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (schema_name, table_name, number)
+             FROM unnest($1::text[], $2::text[], $4::boolean[]) WITH ORDINALITY AS t (schema_name, table_name, is_hashed, number)
              LEFT JOIN (pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace)
                     ON n.nspname = t.schema_name AND c.relname = t.table_name
              ORDER BY t.number"),
-            &[&schemas, &names, &publication],
+            &[&schemas, &names, &publication, &hashed],
         )
         .await?;
     Ok(rows.iter().map(|row| Signature { of_table: row.get(0), columns: row.get(1), published: row.get(2) }).collect())

@@ -56,7 +56,7 @@ fn catalog() -> Vec<Relation> {
             key(&["order_id", "n"]),
             &[("order_id", "bigint", true), ("n", "integer", true), ("quantity", "integer", false)],
         ),
-        relation(5, "keyless", Identity::FullRow, &[("a", "integer", false)]),
+        relation(5, "keyless", Identity::FullRow { because: None }, &[("a", "integer", false)]),
     ]
 }
 

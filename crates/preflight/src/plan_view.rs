@@ -230,7 +230,11 @@ fn statements(planned: &Planned) -> Vec<StatementView> {
     let mut add = |purpose: String, sql: String| all.push(StatementView { purpose, sql });
     for branch in plan.branches() {
         for role in &branch.roles {
-            let name = format!("{} as {}", plan.relations[role.relation].label(), role.alias);
+            let relation = &plan.relations[role.relation];
+            let name = format!("{} as {}", relation.label(), role.alias);
+            if relation.is_keyless() && role.role != Role::Whole {
+                add(format!("dirty keys: the hashes of rows of {} that came, went or changed", relation.label()), emit::hashes(relation));
+            }
             match &role.trace {
                 Trace::Keys(sql) => add(format!("trace: from dirty keys of {name} to root keys"), sql.clone()),
                 Trace::Link(link) => {

@@ -179,15 +179,18 @@ impl Preflight {
                 continue;
             }
             let (identity, full) = match &relation.identity {
+                Identity::Columns { .. } if relation.is_keyless() => (relation.located_by.clone(), true),
                 Identity::Columns { columns, full } => (columns.clone(), *full),
-                Identity::FullRow => (Vec::new(), true),
+                Identity::FullRow { .. } => (Vec::new(), true),
                 Identity::None => (Vec::new(), false),
             };
+            let row_type = relation.columns.iter().map(|column| column.name.clone());
             self.tracked.push(Tracked {
                 oid: relation.oid,
                 schema: relation.schema.clone(),
                 name: relation.name.clone(),
                 identity,
+                row_type: relation.is_keyless().then(|| row_type.collect()),
                 full,
                 partitioned: relation.kind == RelationKind::Partitioned,
             });

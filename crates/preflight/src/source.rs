@@ -166,6 +166,8 @@ pub(crate) async fn relations(source: &Session, preflight: &mut Preflight) {
             Ok(problems) if problems.is_empty() => {
                 let identity = if relation.identity.is_empty() {
                     "no key: its projections are recomputed as a whole".to_owned()
+                } else if relation.row_type.is_some() {
+                    "no key: its rows are known by the hash of what they hold".to_owned()
                 } else {
                     format!("identity ({})", relation.identity.join(", "))
                 };

@@ -79,7 +79,7 @@ fn stand_in(planned: &Planned, alike: bool) -> StandIn {
         single_row: plan.key == RowKey::SingleRow,
         indexes: if key.is_empty() { Vec::new() } else { vec![key.clone()] },
         orders: Vec::new(),
-        identity: if key.is_empty() { Identity::FullRow } else { Identity::Columns { columns: key, full: false } },
+        identity: if key.is_empty() { Identity::FullRow { because: None } } else { Identity::Columns { columns: key, full: false } },
     };
     StandIn { projection: plan.projection.clone(), relation }
 }

@@ -86,6 +86,25 @@ fn a_backlog_is_merged_and_still_waits_for_every_transaction() {
 }
 
 #[test]
+fn long_keys_count_for_several() {
+    let mut dirty = set();
+    let long = |n: u32| format!("{n}{}", "x".repeat(400));
+    dirty.add(1, Lsn(1), commit(), &keys(&["a", &long(1)]));
+    let batch = dirty.take(&"5:5:".parse().unwrap());
+    assert_eq!(batch.keys(), 2);
+    dirty.give_back(batch);
+    dirty.add(2, Lsn(2), commit(), &keys(&[&"x".repeat(1_000)]));
+    assert!(matches!(dirty.take(&"5:5:".parse().unwrap()).relations[&ORDERS], DirtyKeys::Whole));
+    // In transactions of which no snapshot sees one yet.
+    let bytes = |dirty: &DirtySet| dirty.pending.iter().map(|one| one.relations[&ORDERS].weight()).sum::<usize>();
+    for n in 0..100 {
+        dirty.add(10 + n, Lsn(u64::from(n)), commit(), &keys(&[&long(n)]));
+        assert!(bytes(&dirty) <= 3 * WAITING_MAX);
+    }
+    assert_eq!(dirty.pending.len(), 100);
+}
+
+#[test]
 fn too_many_ids_become_a_range() {
     let all = |from: u32, to: u32| Visibility::All((from..to).collect());
     let merged = all(5, 50_000).merge(all(50_000, 90_000));

@@ -1,13 +1,24 @@
 //! Statements that read keys.
 
 use super::parts::{Places, texts};
+use crate::model::facts::Relation;
 use crate::model::plan::{Branch, Plan, Root};
 use crate::model::quote;
+use crate::model::row_key::locator;
 
 /// Every root key, as text columns.
 pub fn root_keys(root: &Root) -> String {
     let texts: Vec<String> = root.values("r").iter().map(|value| format!("{value}::text")).collect();
     format!("SELECT {} FROM {} AS r", texts.join(", "), quote::qualified(&root.schema, &root.name))
+}
+
+/// On the source: the identities, as text, of rows of a table without a key, which are bound to `$1` as literals of its row type. Types
+/// and collations are those that the table has at the snapshot, like those of the expression over it.
+pub fn hashes(relation: &Relation) -> String {
+    let table = quote::qualified(&relation.schema, &relation.name);
+    // OFFSET 0, lest a literal is read again for each of its columns.
+    let rows = format!("SELECT d.d1::{table} AS r FROM unnest($1::text[]) AS d(d1) OFFSET 0");
+    format!("SELECT DISTINCT {}::text\nFROM ({rows}) AS dirty", locator("(dirty.r).", &relation.located_by))
 }
 
 /// The root keys that a branch's rows or contributions are kept of, as text columns.

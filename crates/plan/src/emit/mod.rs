@@ -29,7 +29,7 @@ pub use ddl::{add_comment, create_state_table, create_table, replica_identity};
 pub use groups::{group_duplicates, group_keys, group_leftovers, group_merge, group_removal};
 pub use guard::{Guard, RefusingIndex, guard};
 pub use indexes::{check_indexes, index_names, indexes_for};
-pub use keys::{defining_query_duplicates, kept_keys, next_root_keys, root_keys};
+pub use keys::{defining_query_duplicates, hashes, kept_keys, next_root_keys, root_keys};
 pub use link::Link;
 pub use merge::Merge;
 pub use parts::{Fresh, Places, TracedKeys, dirty_cte};

@@ -93,8 +93,8 @@ pub struct Relation {
     pub columns: Vec<Column>,
     /// What identifies a row in the replication stream.
     pub identity: Identity,
-    /// The columns of which the identity is the hash, where it is one: those of a group, which may be NULL. Then the identity has one
-    /// column, [`LOCATOR`], which the table does not have.
+    /// The columns of which the identity is the hash, where it is one: those of a group, which may be NULL, or all of a table without a
+    /// key. Then the identity has one column, [`LOCATOR`], which the table does not have.
     pub located_by: Vec<String>,
     /// Whether several rows may have one identity, and not look the same: 1.0 and 1.00 of a block without a key.
     pub alike: bool,
@@ -158,6 +158,19 @@ impl Relation {
         self.column(column).map_or_else(|| "text".to_owned(), |found| found.type_name.clone())
     }
 
+    /// Whether it is a table without a key, of which the stream delivers whole rows: their hashes are the dirty keys.
+    pub fn is_keyless(&self) -> bool {
+        !self.located_by.is_empty() && self.kind != RelationKind::Projection
+    }
+
+    /// Whether rows are found by the hash that identifies them without looking at all of them. The table of a block has the index.
+    pub fn finds_by_hash(&self) -> bool {
+        // As `pg_get_indexdef` prints the expression: `hash_record_extended(ROW(a, b), (0)::bigint)`.
+        let plain = |text: &str| text.replace("::bigint", "").replace(['(', ')', ' ', '"'], "");
+        let wanted = plain(&locator("", &self.located_by));
+        !self.is_keyless() || self.indexes.iter().any(|index| index.first().is_some_and(|first| plain(first) == wanted))
+    }
+
     /// The column of that name.
     pub fn column(&self, name: &str) -> Option<&Column> {
         self.columns.iter().find(|column| column.name == name)
@@ -167,7 +180,7 @@ impl Relation {
     pub fn identity_columns(&self) -> &[String] {
         match &self.identity {
             Identity::Columns { columns, .. } => columns,
-            Identity::FullRow | Identity::None => &[],
+            Identity::FullRow { .. } | Identity::None => &[],
         }
     }
 }
@@ -218,8 +231,11 @@ pub enum Identity {
         /// REPLICA IDENTITY FULL: the old row comes whole, and the publication cannot list columns.
         full: bool,
     },
-    /// REPLICA IDENTITY FULL and no primary key: changes are seen, rows cannot be told apart.
-    FullRow,
+    /// REPLICA IDENTITY FULL and no primary key, and the hash of the row does not do either: changes are seen, rows cannot be told apart.
+    FullRow {
+        /// Why the hash does not do, in words that follow "and".
+        because: Option<String>,
+    },
     /// Nothing: publishing it would make the application's updates and deletes fail.
     None,
 }

@@ -12,10 +12,11 @@ use pg_query::protobuf::{Node, SelectStmt};
 use super::paths::{self, HopKind, Paths};
 use super::traces::Tracer;
 use crate::model::facts::{Query, Relation, RelationKind};
-use crate::model::index::Purpose;
+use crate::model::index::{Purpose, WantedIndex};
 use crate::model::obstacle::{Obstacle, Outcome};
 use crate::model::plan::{Branch, Clock, Root};
 use crate::model::quote;
+use crate::model::row_key::locator;
 use crate::model::trace::{RelationRole, Role, Trace};
 use crate::resolve::{self, ClockComparison, Equality, Nulls, Place, Resolved};
 use crate::syntax::{self, column_reference, print_expression, print_select_pretty, target_expression};
@@ -272,16 +273,35 @@ impl Part {
                     relation,
                     alias,
                     role: Role::Root,
-                    reason: format!("its key ({}) is the root key", query.relations[relation].key_for_reader()),
+                    reason: if query.relations[relation].is_keyless() {
+                        format!("the hash of its rows ({}) is the root key", query.relations[relation].key_for_reader())
+                    } else {
+                        format!("its key ({}) is the root key", query.relations[relation].key_for_reader())
+                    },
                     trace: Trace::Root,
                     missing_indexes: Vec::new(),
                     follows: None,
                 },
             };
+            let role = with_hash_index(role, &query.relations[relation]);
             roles.push(self.with_clock(role, index, &tracer));
         }
         Ok(roles)
     }
+}
+
+/// A role told about the index that finds the rows of a table without a key.
+fn with_hash_index(mut role: RelationRole, relation: &Relation) -> RelationRole {
+    if role.role != Role::Whole && !relation.finds_by_hash() {
+        role.reason.push_str("; without an index on its rows' hash a batch that changes it reads all of it");
+        role.missing_indexes.push(WantedIndex {
+            schema: relation.schema.clone(),
+            table: relation.name.clone(),
+            keys: vec![format!("({})", locator("", &relation.located_by))],
+            purpose: Purpose::Expressions,
+        });
+    }
+    role
 }
 
 fn named(target: &Node, name: &str) -> bool {

@@ -81,7 +81,7 @@ fn refuse_unidentified(query: &Query) -> Result<(), PlanError> {
             relation.label()
         ),
         hint: format!(
-            "add a primary key (ALTER TABLE {table} ADD PRIMARY KEY (…)), or ALTER TABLE {table} REPLICA IDENTITY FULL (then its projections are recomputed as a whole)"
+            "add a primary key (ALTER TABLE {table} ADD PRIMARY KEY (…)), or ALTER TABLE {table} REPLICA IDENTITY FULL (then a change sends its whole row, twice for an update)"
         ),
     })
 }

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::model::facts::{Relation, RelationKind};
+use crate::model::facts::{Identity, Relation, RelationKind};
 use crate::model::obstacle::Obstacle;
 use crate::model::quote;
 use crate::resolve::{Equality, Nulls, Place, Resolved, Rows, Source};
@@ -99,7 +99,11 @@ fn why_not_traceable(resolved: &Resolved, index: usize, relations: &[Relation]) 
         return Some(format!("the rows of {} have no key that is never NULL", relation.label()));
     }
     if relation.identity_columns().is_empty() {
-        return Some(format!("{} has no primary key and no replica identity index", relation.label()));
+        let because = match &relation.identity {
+            Identity::FullRow { because: Some(because) } => format!(", and {because}"),
+            Identity::FullRow { because: None } | Identity::Columns { .. } | Identity::None => String::new(),
+        };
+        return Some(format!("{} has no primary key and no replica identity index{because}", relation.label()));
     }
     if !relation.identity_is_plain() {
         return Some(format!("the key of {} has a collation of its own", relation.label()));

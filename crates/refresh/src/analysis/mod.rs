@@ -7,6 +7,7 @@ mod columns;
 mod definition;
 mod error;
 mod functions;
+mod keyless;
 mod locks;
 mod meaning;
 mod reached;

@@ -7,6 +7,7 @@ use lockstep_plan::chains;
 
 use super::definition::StandIn;
 use super::error::AnalysisError;
+use super::keyless;
 
 /// Everything that a view's rule refers to, through views of views. The oids stand in the stored rule's range table; `pg_depend`
 /// would not do, because it does not record system tables.
@@ -129,7 +130,7 @@ async fn relation(client: &Client, row: &Row) -> Result<Relation, AnalysisError>
     if identity == Identity::None {
         refuse_unidentified(client, oid).await?;
     }
-    Ok(Relation {
+    let mut relation = Relation {
         oid,
         kind,
         columns: columns(client, oid).await?,
@@ -142,7 +143,11 @@ async fn relation(client: &Client, row: &Row) -> Result<Relation, AnalysisError>
         children: Vec::new(),
         schema,
         name,
-    })
+    };
+    if matches!(relation.identity, Identity::FullRow { .. }) {
+        keyless::identify(client, &mut relation).await?;
+    }
+    Ok(relation)
 }
 
 /// With the statement that mends it: a table that is published already cannot be written until then.
@@ -150,7 +155,7 @@ async fn refuse_unidentified(client: &Client, oid: u32) -> Result<(), AnalysisEr
     let found = lockstep_capture::unidentified(client, &[oid]).await?;
     let Some(found) = found.first() else { return Ok(()) };
     let hint = if found.remedy.ends_with("FULL") {
-        format!("{}; (then its projections are recomputed as a whole), or give it a primary key", found.remedy)
+        format!("{}; (then a change sends its whole row, twice for an update), or give it a primary key", found.remedy)
     } else {
         format!("{};", found.remedy)
     };
@@ -210,7 +215,7 @@ async fn identity(client: &Client, oid: u32, replica_identity: &str) -> Result<I
     let full = replica_identity == "f" || irregular;
     Ok(match (columns.is_empty(), full) {
         (false, _) => Identity::Columns { columns, full },
-        (true, true) => Identity::FullRow,
+        (true, true) => Identity::FullRow { because: None },
         (true, false) => Identity::None,
     })
 }

@@ -72,6 +72,10 @@ impl BatchRun<'_> {
         };
         let mut position = match position {
             Some(position) => position,
+            // Each page would read a table from the start that has no index on what it is paged by.
+            None if self.pages_are_dear(index) => {
+                return Ok((Work::Everything, Phase::Building { position: None, exhausted: true }));
+            }
             None => {
                 match self.projections[index].tracing {
                     // From here on the links are kept up to date, page by page.
@@ -104,6 +108,11 @@ impl BatchRun<'_> {
         let exhausted = position.branch >= roots.len();
         let work = if keys.iter().all(KeySet::is_empty) { Work::Nothing } else { Work::Keys(keys) };
         Ok((work, Phase::Building { position: Some(position), exhausted }))
+    }
+
+    fn pages_are_dear(&self, index: usize) -> bool {
+        let plan = &self.projections[index].plan;
+        plan.branches().iter().any(|branch| plan.relations.get(branch.root.relation).is_some_and(|root| !root.finds_by_hash()))
     }
 
     async fn page(

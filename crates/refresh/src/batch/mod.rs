@@ -2,6 +2,7 @@
 
 mod build;
 mod guard;
+mod hashes;
 mod isolate;
 mod refresh;
 mod refreshed;
@@ -46,6 +47,8 @@ pub(crate) struct BatchRun<'a> {
     pub(crate) zone: String,
     /// What the batch has written so far to the tables of projections that others read, by node.
     pub(crate) written: HashMap<u32, DirtyKeys>,
+    /// The identities of the dirty rows of tables without a key, by relation.
+    pub(crate) hashed: HashMap<u32, DirtyKeys>,
     /// What the batch tells those who follow the changes, by projection.
     pub(crate) fed: HashMap<usize, Fed>,
     /// Root keys that a build reads in this batch, for each projection that is building.

@@ -104,13 +104,20 @@ impl BatchRun<'_> {
                 continue;
             }
             let at = RoleAt { branch: number, role: role_index };
-            let relation = &self.projections[index].plan.relations[role.relation];
+            let relation = self.projections[index].plan.relations[role.relation].clone();
             let mut flipped = KeySet::new(relation.identity_columns().len());
-            let written = self.written.get(&relation.oid).cloned();
+            let mut written = self.written.get(&relation.oid).cloned();
             // The changes of inheritance children come under their own names.
             let family = std::iter::once(&relation.oid).chain(&relation.children);
+            let mut changed: Vec<&DirtyKeys> = family.filter_map(|oid| batch.relations.get(oid)).collect();
+            if relation.is_keyless()
+                && let [DirtyKeys::Keys(rows)] = changed[..]
+            {
+                written = Some(self.hashes(index, &relation, rows).await?);
+                changed.clear();
+            }
             let mut dirty = Vec::new();
-            for found in written.iter().chain(family.filter_map(|oid| batch.relations.get(oid))) {
+            for found in written.iter().chain(changed) {
                 match found {
                     DirtyKeys::Whole => return Ok(Room::Exhausted),
                     DirtyKeys::Keys(keys) => dirty.push(keys),

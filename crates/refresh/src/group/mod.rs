@@ -333,6 +333,7 @@ impl Group {
             clock: self.clock.as_deref(),
             zone: "UTC".to_owned(),
             written: HashMap::new(),
+            hashed: HashMap::new(),
             fed: HashMap::new(),
             page_rows: self.page_rows,
             forced: self.boundary_wanted,

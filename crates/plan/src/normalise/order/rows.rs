@@ -51,7 +51,9 @@ impl Shape {
             relation.columns.iter().map(|column| ShapeColumn { name: column.name.clone(), type_name: exact(column) }).collect();
         let key = match (&relation.identity, relation.kind) {
             // A key may occur in several tables of the family.
-            (_, RelationKind::InheritanceParent) | (Identity::FullRow | Identity::None, _) => None,
+            (_, RelationKind::InheritanceParent) | (Identity::FullRow { .. } | Identity::None, _) => None,
+            // What all columns together tell apart need not look the same where it is equal.
+            (Identity::Columns { .. }, _) if relation.is_keyless() => None,
             (Identity::Columns { .. }, _) if !relation.located_by.is_empty() => Some(relation.located_by.clone()),
             (Identity::Columns { columns, .. }, _) => Some(columns.clone()),
         };
