@@ -6,6 +6,7 @@ INSERT INTO bag VALUES (1, 'x', 1.0, '{"a": 1}'), (1, 'x', 1.0, '{"a": 1}'), (1,
     (2, E'q"u\\o,t)e', 2, '"s"'), (3, '', 'NaN', '[1, "two", null]');
 CREATE TABLE keyed (id int PRIMARY KEY, v int, label text);
 INSERT INTO keyed SELECT n, n % 4, 'k' || n FROM generate_series(1, 8) n;
+INSERT INTO keyed VALUES (10, 0, '1.0!'), (11, 0, '1.00!'), (12, 0, '1.000!');
 CREATE TABLE loose (id int, note text);
 ALTER TABLE loose REPLICA IDENTITY FULL;
 INSERT INTO loose VALUES (1, 'one'), (1, 'one'), (1, 'another'), (NULL, 'none'), (3, NULL);
@@ -24,9 +25,11 @@ SELECT b.v, b.w, k.id, k.label FROM bag b LEFT JOIN keyed k ON k.id = b.v
 -- @query bag_as_link
 SELECT k.id, k.label, b.w, b.n FROM keyed k LEFT JOIN bag b ON b.v = k.v
 -- @query bag_as_link_of_text
-SELECT k.id, l.note FROM keyed k JOIN loose l ON upper(l.note) = upper(k.label) OR l.id = k.id
+SELECT k.id, l.note FROM keyed k JOIN loose l ON upper(l.note) = upper(k.label)
 -- @query bag_by_expression
 SELECT k.id, l.note FROM keyed k JOIN loose l ON l.id + 1 = k.v
+-- @query spelled
+SELECT k.id, b.w FROM keyed k LEFT JOIN bag b ON b.n::text || '!' = k.label
 -- @query both_loose
 SELECT b.v, b.w, l.note FROM bag b JOIN loose l ON l.id = b.v
 -- @query bag_exists

@@ -56,6 +56,6 @@ pub(super) const BLOCKS: &[Construct] = &[
     ("groups_as_rows", Whole, "SELECT c.id, s.j FROM shop.customer c LEFT JOIN (SELECT t.n AS id, to_jsonb(t) AS j FROM (SELECT count(*) AS n FROM shop.orders o GROUP BY o.customer_id) t) s ON s.id = c.id", ""),
     ("value_beside_a_count", Whole, "SELECT count(*) AS n, (SELECT max(o.amount) FROM shop.orders o) AS most FROM shop.payment p WHERE p.id < 3", ""),
     ("equal_rows_joined", Incremental, "SELECT c.id, s.n FROM shop.customer c LEFT JOIN (SELECT o.customer_id AS a, 1 AS n FROM shop.orders o UNION ALL SELECT p.order_id, 1 FROM shop.payment p) s ON s.a = c.id", ""),
-    ("spellings_joined", Whole, "SELECT c.id, s.n FROM shop.customer c LEFT JOIN (SELECT o.amount::numeric AS n FROM shop.orders o UNION ALL SELECT trim_scale(p.amount) FROM shop.payment p) s ON s.n::text = c.id::text", ""),
+    ("spellings_joined", Incremental, "SELECT c.id, s.n FROM shop.customer c LEFT JOIN (SELECT o.amount::numeric AS n FROM shop.orders o UNION ALL SELECT trim_scale(p.amount) FROM shop.payment p) s ON s.n::text = c.id::text", ""),
     ("nested_of_two_types", Whole, "(SELECT o.id FROM shop.orders o EXCEPT SELECT p.order_id FROM shop.payment p) UNION ALL SELECT p.amount::double precision FROM shop.payment p", ""),
 ];

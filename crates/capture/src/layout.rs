@@ -57,41 +57,46 @@ impl Layout {
     pub(crate) fn key<'t>(&self, tuple: &Tuple<'t>, old: Option<&Tuple<'t>>) -> Option<Vec<Cow<'t, [u8]>>> {
         match &self.identity {
             Identity::Unknown => None,
-            Identity::Columns(places) => {
-                places.iter().map(|&place| text(tuple, old, place)?.map(Cow::Borrowed)).collect::<Option<_>>()
-            }
+            Identity::Columns(places) => places.iter().map(|&place| text(&told(tuple, old, place)?).map(Cow::Borrowed)).collect(),
             Identity::Row(places) => {
-                let texts = places.iter().map(|place| place.map_or(Some(None), |place| text(tuple, old, place)));
-                Some(vec![Cow::Owned(literal(&texts.collect::<Option<Vec<_>>>()?))])
+                let values = places.iter().map(|place| place.map_or(Some(Value::Null), |place| told(tuple, old, place)));
+                Some(vec![Cow::Owned(literal(&values.collect::<Option<Vec<_>>>()?))])
             }
         }
     }
 }
 
-/// A column's text, or that it is NULL; `None` if the stream does not tell.
-fn text<'t>(tuple: &Tuple<'t>, old: Option<&Tuple<'t>>, place: usize) -> Option<Option<&'t [u8]>> {
+/// A column's value, text or NULL; `None` if the stream does not tell.
+fn told<'t>(tuple: &Tuple<'t>, old: Option<&Tuple<'t>>, place: usize) -> Option<Value<'t>> {
     let value = match tuple.values.get(place)? {
         Value::Unchanged => old?.values.get(place)?,
         value => value,
     };
     match value {
-        Value::Text(text) => Some(Some(text)),
-        Value::Null => Some(None),
+        Value::Text(_) | Value::Null => Some(*value),
         Value::Unchanged | Value::Binary(_) => None,
     }
 }
 
+/// The text of a value that is one.
+fn text<'t>(value: &Value<'t>) -> Option<&'t [u8]> {
+    match value {
+        Value::Text(text) => Some(text),
+        Value::Null | Value::Unchanged | Value::Binary(_) => None,
+    }
+}
+
 /// A row as `record_in` reads it (PostgreSQL's `rowtypes.c`): nothing at all is NULL, quotes and backslashes are doubled.
-fn literal(texts: &[Option<&[u8]>]) -> Vec<u8> {
-    let mut row = Vec::with_capacity(2 + texts.iter().map(|text| 3 + text.map_or(0, <[u8]>::len)).sum::<usize>());
+fn literal(values: &[Value<'_>]) -> Vec<u8> {
+    let mut row = Vec::with_capacity(2 + values.iter().map(|value| 3 + text(value).map_or(0, <[u8]>::len)).sum::<usize>());
     row.push(b'(');
-    for (number, text) in texts.iter().enumerate() {
+    for (number, value) in values.iter().enumerate() {
         if number > 0 {
             row.push(b',');
         }
-        let Some(text) = text else { continue };
+        let Some(text) = text(value) else { continue };
         row.push(b'"');
-        for &byte in *text {
+        for &byte in text {
             if matches!(byte, b'"' | b'\\') {
                 row.push(byte);
             }
@@ -133,11 +138,11 @@ mod tests {
     fn rows_are_literals_of_the_row_type() {
         let all = [("x", true), ("y", true)];
         let plain = layout(Some(&["x", "y"]), &["x", "y"], &all);
-        let told = |new: &[Value<'static>], old| key(&plain, new, old).map(|key| key.concat());
-        assert_eq!(told(&[A, Value::Null], None).as_deref(), Some(r#"("a",)"#));
-        assert_eq!(told(&[Value::Text(b""), Value::Text(br#"q"b\,)"#)], None).as_deref(), Some(r#"("","q""b\\,)")"#));
-        assert_eq!(told(&[A, Value::Unchanged], Some(&[Value::Null, A])).as_deref(), Some(r#"("a","a")"#));
-        assert_eq!(told(&[A, Value::Unchanged], None), None);
+        let row = |new: &[Value<'static>], old| key(&plain, new, old).map(|key| key.concat());
+        assert_eq!(row(&[A, Value::Null], None).as_deref(), Some(r#"("a",)"#));
+        assert_eq!(row(&[Value::Text(b""), Value::Text(br#"q"b\,)"#)], None).as_deref(), Some(r#"("","q""b\\,)")"#));
+        assert_eq!(row(&[A, Value::Unchanged], Some(&[Value::Null, A])).as_deref(), Some(r#"("a","a")"#));
+        assert_eq!(row(&[A, Value::Unchanged], None), None);
         // A generated column is not delivered, one that was added meanwhile is.
         let generated = layout(Some(&["x", "g", "y"]), &["x", "y"], &[("x", true), ("y", true), ("z", true)]);
         assert_eq!(key(&generated, &[A, A, Value::Text(b"z")], None), Some(vec![r#"("a",,"a","z")"#.to_owned()]));

@@ -23,7 +23,6 @@ fn relation(oid: u32, name: &str, identity: Identity, columns: &[(&str, &str, bo
         identity,
         children: Vec::new(),
         located_by: Vec::new(),
-        alike: false,
         single_row: false,
         indexes: vec![vec!["id".to_owned()]],
         orders: Vec::new(),

@@ -148,7 +148,7 @@ async fn find_dependencies(source: &Session, earlier: &[Planned], planned: &mut 
         let one = &planned[index];
         let all = earlier.iter().chain(planned.iter());
         let read: Vec<&Planned> = all.filter(|other| one.reads.contains(&other.plan.projection)).collect();
-        let stand_ins = stand_ins(source, &read).await?;
+        let stand_ins = stand_ins(&read);
         let mut found = analysis::dependencies(source, &one.plan.query, &stand_ins).await?;
         if one.plan.query != one.written.trim().trim_end_matches(';') {
             found.absorb(analysis::dependencies(source, &one.written, &stand_ins).await?);
@@ -228,7 +228,7 @@ impl<'a> Planner<'a> {
         part_of: Option<&str>,
         depth: usize,
     ) -> Result<Vec<Planned>, Problem> {
-        let stand_ins = stand_ins(self.source, read).await?;
+        let stand_ins = stand_ins(read);
         let Analysed { query, written, ties } = analysis::analyse(self.source, &definition, &stand_ins).await?;
         let plan = lockstep_plan::plan(&query).map_err(|error| {
             let message = format!("projection {}: {}", self.projection.name, error.message);
@@ -334,7 +334,7 @@ impl<'a> Planner<'a> {
         };
         let all = inner.iter().chain(shared.iter().copied());
         let read: Vec<&Planned> = all.filter(|planned| names.contains(&planned.plan.projection)).collect();
-        let stand_ins = stand_ins(self.source, &read).await?;
+        let stand_ins = stand_ins(&read);
         let outer = Definition { sql: outer, settled: true, ..definition.clone() };
         let outer_query = match analysis::analyse(self.source, &outer, &stand_ins).await {
             Ok(analysed) => analysed.query,

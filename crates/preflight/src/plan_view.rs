@@ -233,7 +233,10 @@ fn statements(planned: &Planned) -> Vec<StatementView> {
             let relation = &plan.relations[role.relation];
             let name = format!("{} as {}", relation.label(), role.alias);
             if relation.is_keyless() && role.role != Role::Whole {
-                add(format!("dirty keys: the hashes of rows of {} that came, went or changed", relation.label()), emit::hashes(relation));
+                add(
+                    format!("dirty keys: the hashes of rows of {} that came, went or changed", relation.label()),
+                    emit::hashes(relation),
+                );
             }
             match &role.trace {
                 Trace::Keys(sql) => add(format!("trace: from dirty keys of {name} to root keys"), sql.clone()),

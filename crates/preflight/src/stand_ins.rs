@@ -1,35 +1,14 @@
 //! Projections as those see them that read them: a table, its columns, and what identifies a row of it.
 
-use lockstep_connect::Session;
 use lockstep_plan::facts::{Column, Identity, LOCATOR, OutputColumn, Relation, RelationKind};
 use lockstep_plan::{Plan, RowKey};
-use lockstep_refresh::analysis::{self, AnalysisError, StandIn};
+use lockstep_refresh::analysis::StandIn;
 
 use crate::report::Planned;
 
 /// The stand-ins of projections.
-///
-/// # Errors
-/// The source cannot be asked about a type.
-pub(crate) async fn stand_ins(source: &Session, read: &[&Planned]) -> Result<Vec<StandIn>, AnalysisError> {
-    let mut all = Vec::new();
-    for planned in read {
-        all.push(stand_in(planned, may_look_different(source, &planned.plan).await?));
-    }
-    Ok(all)
-}
-
-/// Whether rows with one identity may look different: where it is the hash of the row, what is equal has the same.
-async fn may_look_different(source: &Session, plan: &Plan) -> Result<bool, AnalysisError> {
-    if !matches!(plan.key, RowKey::Copies { .. }) {
-        return Ok(false);
-    }
-    for column in &plan.columns {
-        if !analysis::type_facts(source, &declared(column)).await?.exact {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+pub(crate) fn stand_ins(read: &[&Planned]) -> Vec<StandIn> {
+    read.iter().map(|planned| stand_in(planned)).collect()
 }
 
 /// A column's type, with the collation where it is not the type's.
@@ -47,7 +26,7 @@ fn whole_row(plan: &Plan) -> Vec<String> {
 }
 
 /// A planned projection as those see it that read it.
-fn stand_in(planned: &Planned, alike: bool) -> StandIn {
+fn stand_in(planned: &Planned) -> StandIn {
     let plan = &planned.plan;
     let located = |columns: Vec<String>| if columns.is_empty() { Vec::new() } else { vec![LOCATOR.to_owned()] };
     let (key, located_by) = match &plan.key {
@@ -75,11 +54,14 @@ fn stand_in(planned: &Planned, alike: bool) -> StandIn {
         columns,
         children: Vec::new(),
         located_by,
-        alike,
         single_row: plan.key == RowKey::SingleRow,
         indexes: if key.is_empty() { Vec::new() } else { vec![key.clone()] },
         orders: Vec::new(),
-        identity: if key.is_empty() { Identity::FullRow { because: None } } else { Identity::Columns { columns: key, full: false } },
+        identity: if key.is_empty() {
+            Identity::FullRow { because: None }
+        } else {
+            Identity::Columns { columns: key, full: false }
+        },
     };
     StandIn { projection: plan.projection.clone(), relation }
 }

@@ -31,9 +31,11 @@ pub fn link_claim(link: &LinkTrace, places: &Places) -> HiddenClaim {
     let definition = format!("{}{filter}", link.state.definition);
     HiddenClaim {
         held: format!("(SELECT {} FROM {table})", quote::list(&link.state.columns)),
-        // Equal rows of a table without a key have one identity.
+        // What any row of a hash is joined by, each once as it looks.
         definition: if link.located {
-            format!("SELECT DISTINCT {} FROM (\n{definition}\n) AS defined", quote::list(&link.state.columns))
+            let columns = quote::list(&link.state.columns);
+            let texts = link.state.columns.iter().map(|column| format!("{}::text", quote::identifier(column)));
+            format!("SELECT DISTINCT ON ({}) {columns} FROM (\n{definition}\n) AS defined", texts.collect::<Vec<_>>().join(", "))
         } else {
             definition
         },

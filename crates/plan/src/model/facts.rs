@@ -96,8 +96,6 @@ pub struct Relation {
     /// The columns of which the identity is the hash, where it is one: those of a group, which may be NULL, or all of a table without a
     /// key. Then the identity has one column, [`LOCATOR`], which the table does not have.
     pub located_by: Vec<String>,
-    /// Whether several rows may have one identity, and not look the same: 1.0 and 1.00 of a block without a key.
-    pub alike: bool,
     /// Whether it never has more than one row: a block of one value.
     pub single_row: bool,
     /// The oids of its inheritance children, theirs included; they are relations of the query as well.

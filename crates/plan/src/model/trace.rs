@@ -47,7 +47,7 @@ pub struct LinkTrace {
     pub(crate) table: String,
     /// How many of the expressions are the identity.
     pub(crate) key_columns: usize,
-    /// Whether the identity is a hash, which equal rows have in common.
+    /// Whether the identity is a hash, which several rows may have in common: equal ones, which need not look the same.
     pub(crate) located: bool,
     pub(crate) key_types: Vec<String>,
     /// The identity columns and the values, as expressions over the relation.

@@ -60,19 +60,13 @@ impl Tracer<'_> {
             );
             return Ok(Trace::Keys(sql));
         }
-        let is_plain = hop.equalities.iter().all(|equality| equality.column.is_some() && equality.cast.is_none());
-        if relation.alike && !is_plain {
-            return Err(Obstacle::new(format!(
-                "{} is joined by an expression, in which rows that are equal may differ",
-                relation.label()
-            )));
-        }
         Ok(Trace::Link(Box::new(self.link(hop, relation, select, values, state_name))))
     }
 
     fn link(&self, hop: &Hop, relation: &Relation, select: String, values: Vec<String>, state_name: &str) -> LinkTrace {
         let alias = quote::identifier(&self.resolved.occurrences[hop.occurrence].alias);
         let identity = relation.identity_columns();
+        let located = !relation.located_by.is_empty();
         let key: Vec<String> = (1..=identity.len()).map(|n| format!("k{n}")).collect();
         let link_columns: Vec<String> = (1..=hop.equalities.len()).map(|n| format!("l{n}")).collect();
         let keys = identity.iter().map(|column| relation.identity_value(&alias, column));
@@ -81,13 +75,17 @@ impl Tracer<'_> {
         let filters = &self.resolved.occurrences[hop.occurrence].filters;
         let state = StateTable {
             name: state_name.to_owned(),
-            purpose: format!("what each row of {} was joined by", relation.label()),
+            purpose: if located {
+                format!("what rows of {} were joined by, those of one hash together", relation.label())
+            } else {
+                format!("what each row of {} was joined by", relation.label())
+            },
             columns: key.iter().chain(&link_columns).cloned().collect(),
             types: Vec::new(),
             domains: Vec::new(),
             key,
             located_by: Vec::new(),
-            many_per_key: false,
+            many_per_key: located,
             definition: format!(
                 "SELECT {}\nFROM {} AS {alias}",
                 expressions
@@ -105,7 +103,7 @@ impl Tracer<'_> {
             alias,
             table: quote::qualified(&relation.schema, &relation.name),
             key_columns: identity.len(),
-            located: !relation.located_by.is_empty(),
+            located,
             key_types,
             expressions,
             filter: filters.iter().filter_map(|filter| print_expression(filter).ok()).collect(),

@@ -4,7 +4,7 @@ use lockstep_plan::facts::{Identity, LOCATOR, Relation, RelationKind};
 use tokio_postgres::Client;
 
 use super::error::AnalysisError;
-use super::types::{hashes, type_facts};
+use super::types::hashes;
 
 /// What mends it that a row cannot be known by its hash.
 const REMEDY: &str = "give it a primary key, or a unique index and REPLICA IDENTITY USING INDEX";
@@ -16,7 +16,6 @@ pub(super) async fn identify(client: &Client, relation: &mut Relation) -> Result
         relation.identity = Identity::FullRow { because: Some(format!("{why}: {REMEDY}")) };
         return Ok(());
     }
-    let mut alike = false;
     let mut columns = Vec::new();
     for (name, type_name) in stored_columns(client, relation.oid).await? {
         if !hashes(client, &type_name).await? {
@@ -24,14 +23,11 @@ pub(super) async fn identify(client: &Client, relation: &mut Relation) -> Result
             relation.identity = Identity::FullRow { because: Some(format!("{why}: {REMEDY}")) };
             return Ok(());
         }
-        let own_collation = relation.column(&name).is_some_and(|column| column.own_collation);
-        alike |= own_collation || !type_facts(client, &type_name).await?.exact;
         columns.push(name);
     }
     if !columns.is_empty() {
         relation.identity = Identity::Columns { columns: vec![LOCATOR.to_owned()], full: true };
         relation.located_by = columns;
-        relation.alike = alike;
     }
     Ok(())
 }

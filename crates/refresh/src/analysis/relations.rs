@@ -136,7 +136,6 @@ async fn relation(client: &Client, row: &Row) -> Result<Relation, AnalysisError>
         columns: columns(client, oid).await?,
         identity,
         located_by: Vec::new(),
-        alike: false,
         single_row: false,
         indexes: indexes(client, oid).await?,
         orders: orders(client, oid).await?,

@@ -347,7 +347,7 @@ impl BatchRun<'_> {
         Err(BatchError::TooManyFail { projection: index, keys_max: self.options.quarantined_max, sqlstate })
     }
 
-    fn client(&self, side: Side) -> &tokio_postgres::Client {
+    pub(super) fn client(&self, side: Side) -> &tokio_postgres::Client {
         match side {
             Side::Source => self.sessions.source(),
             Side::Target => self.sessions.target(),

@@ -298,16 +298,41 @@ impl BatchRun<'_> {
 
     async fn fill_link(&mut self, index: usize, link: &Link) -> Result<(), BatchError> {
         self.query_target(index, &link.clear, &[]).await?;
+        if let Some(query) = &link.all {
+            return self.fill_link_at_once(index, link, query).await;
+        }
         let mut rows = self.query_source(index, &link.first_page, &[]).await?;
         while let Some(last) = rows.last() {
             let last: Vec<Text> = (0..link.key_columns).map(|column| last.get(column)).collect();
-            // Nothing is kept, so there is nothing to compare the rows with.
-            let none: Columns = vec![Vec::new(); link.key_columns];
-            let dirty: Vec<&(dyn ToSql + Sync)> = none.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
-            self.keep_link(index, link, &dirty, &rows).await?;
+            self.keep_new(index, link, &rows).await?;
             let bounds: Vec<&(dyn ToSql + Sync)> = last.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
             rows = self.query_source(index, &link.next_page, &bounds).await?;
         }
+        Ok(())
+    }
+
+    /// Fills a link from one reading of its table.
+    async fn fill_link_at_once(&mut self, index: usize, link: &Link, query: &str) -> Result<(), BatchError> {
+        let side = if self.projections[index].plan.reads_projections_only() { Side::Target } else { Side::Source };
+        let at = |error| BatchError::Sql { side, error, projection: Some(index) };
+        let declare = format!("DECLARE lockstep_link NO SCROLL CURSOR FOR {query}");
+        let fetch = format!("FETCH {} FROM lockstep_link", self.options.page_rows_max);
+        self.client(side).batch_execute(&declare).await.map_err(at)?;
+        loop {
+            let rows = self.client(side).query(&fetch, &[]).await.map_err(at)?;
+            if rows.is_empty() {
+                break;
+            }
+            self.keep_new(index, link, &rows).await?;
+        }
+        self.client(side).batch_execute("CLOSE lockstep_link").await.map_err(at)
+    }
+
+    /// Writes rows to a link that keeps nothing of them yet.
+    async fn keep_new(&mut self, index: usize, link: &Link, rows: &[Row]) -> Result<(), BatchError> {
+        let none: Columns = vec![Vec::new(); link.key_columns];
+        let dirty: Vec<&(dyn ToSql + Sync)> = none.iter().map(|array| array as &(dyn ToSql + Sync)).collect();
+        self.keep_link(index, link, &dirty, rows).await?;
         Ok(())
     }
 
