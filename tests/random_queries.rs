@@ -28,6 +28,9 @@ const ORDINARY_SEED: u64 = 3_000;
 /// Tests that share the queries, so that they run beside each other.
 const SHARES: u64 = 4;
 
+/// Building a set, each query with its blocks, may take so long beside other tests.
+const BUILD_PATIENCE: std::time::Duration = std::time::Duration::from_mins(4);
+
 /// Attempts at making a failing query smaller.
 const ATTEMPTS: usize = 60;
 
@@ -109,7 +112,7 @@ async fn maintained(seed: u64, queries: &[RandomQuery]) -> anyhow::Result<u64> {
     // Whole projections are not to be paced here.
     let options = RefreshOptions { whole_share: 1.0, ..RefreshOptions::default() };
     let mut projector = Projector::start(&setup, Some(oracle.clone()), options).await?;
-    projector.catch_up().await?;
+    projector.catch_up_within(BUILD_PATIENCE).await?;
     let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..TRANSACTIONS {
         let statements: Vec<String> = (0..random.random_range(1..6)).map(|_| random_statement(&mut random, &KEYS)).collect();
