@@ -119,6 +119,7 @@ pub struct OrderKey {
 
 impl OrderKey {
     /// The key of the order from behind.
+    #[must_use]
     pub fn reversed(&self) -> Self {
         Self { column: self.column.clone(), descending: !self.descending, nulls_first: !self.nulls_first }
     }

@@ -60,7 +60,7 @@ impl Statements<'_> {
     pub(super) fn unrestricted(&self, main: &SelectStmt) -> Outcome<String> {
         let owner = format!("{}.{} IS NOT NULL", quote::identifier(&self.recursion.alias), owner_column(1));
         let rows = self.rows(false)?;
-        Ok(format!("WITH RECURSIVE {rows}\n{}", self.filtered(main, &owner)?))
+        Ok(format!("WITH RECURSIVE {rows}\n{}", filtered(main, &owner)?))
     }
 
     /// `main` over the rows of the owners in the CTE `dirty`.
@@ -88,13 +88,7 @@ impl Statements<'_> {
         let owners: Vec<String> = (1..=self.root().key.len())
             .map(|n| format!("{}.{}", quote::identifier(&self.recursion.alias), owner_column(n)))
             .collect();
-        Ok(format!("WITH RECURSIVE {}\n{}", tables.join(", "), self.filtered(main, &within(&owners, DIRTY))?))
-    }
-
-    fn filtered(&self, main: &SelectStmt, condition: &str) -> Outcome<String> {
-        let mut main = main.clone();
-        main.where_clause = Some(syntax::and(main.where_clause.take(), parse_expression(condition)?));
-        Ok(print_select_pretty(&main)?)
+        Ok(format!("WITH RECURSIVE {}\n{}", tables.join(", "), filtered(main, &within(&owners, DIRTY))?))
     }
 
     /// The recursion, its rows with their owners.
@@ -142,6 +136,12 @@ fn looked_up(values: &[String], keys: &str) -> String {
         [value] => format!("{value} = ANY (ARRAY(SELECT {keys}.k1 FROM {keys}))"),
         _ => within(values, keys),
     }
+}
+
+fn filtered(main: &SelectStmt, condition: &str) -> Outcome<String> {
+    let mut main = main.clone();
+    main.where_clause = Some(syntax::and(main.where_clause.take(), parse_expression(condition)?));
+    Ok(print_select_pretty(&main)?)
 }
 
 fn anchor_table(number: usize) -> String {
