@@ -111,6 +111,9 @@ const PROJECTIONS: &[(&str, &str)] = &[
         "first_of_some",
         "SELECT o.id, o.ref FROM c.orders o WHERE o.status = 'new' ORDER BY o.amount DESC NULLS LAST, o.id LIMIT 5",
     ),
+    ("keyless_rows", "SELECT e.kind, e.n, o.ref FROM c.event e LEFT JOIN c.orders o ON o.id = e.order_id"),
+    ("keyless_groups", "SELECT e.kind, count(*) AS events, sum(e.n) AS total FROM c.event e GROUP BY e.kind"),
+    ("keyless_link", "SELECT o.id, e.kind FROM c.orders o JOIN c.event e ON e.order_id = o.id"),
     ("over_a_value", "SELECT o.id, o.amount FROM c.orders o WHERE o.amount >= (SELECT max(x.amount) FROM c.orders x)"),
 ];
 
@@ -128,6 +131,8 @@ const CHANGES: &[&str] = &[
     "DELETE FROM c.orders WHERE id = 83",
     "UPDATE c.unit SET name = 'renamed' WHERE id = 62",
     "UPDATE c.unit SET parent = 55 WHERE id = 66",
+    "UPDATE c.event SET n = n + 1 WHERE order_id = 86",
+    "DELETE FROM c.event WHERE order_id = 87",
     "INSERT INTO c.orders VALUES (1000001, 7, 'new', 0.5, 'r1000001', 84, '{x,y}')",
 ];
 
@@ -138,6 +143,8 @@ fn schema(rows: usize) -> String {
          CREATE TABLE c.customer (id integer PRIMARY KEY, name text);
          CREATE TABLE c.line (order_id bigint, n integer, product text, PRIMARY KEY (order_id, n));
          CREATE TABLE c.payment (id bigint PRIMARY KEY, order_id bigint, amount numeric, at timestamptz);
+         CREATE TABLE c.event (order_id bigint, kind text, n integer);
+         ALTER TABLE c.event REPLICA IDENTITY FULL;
          CREATE VIEW c.doubled AS SELECT id, amount * 2 AS double FROM c.orders WHERE status <> 'new';
          INSERT INTO c.orders SELECT n, 1 + n % ({rows} / 10), (ARRAY['new','paid','sent'])[1 + n % 3], n % 100, 'r' || n, n / 2, ARRAY['t' || n % 5, 'x']
             FROM generate_series(1, {rows}) n;
@@ -145,6 +152,7 @@ fn schema(rows: usize) -> String {
          INSERT INTO c.unit SELECT n, CASE WHEN n % 10 > 0 THEN n - 1 END, 'u' || n FROM generate_series(1, {rows}) n;
          INSERT INTO c.customer SELECT n, 'Customer ' || n FROM generate_series(1, {rows} / 10) n;
          INSERT INTO c.line SELECT n, m, 'p' || (n + m) % 9 FROM generate_series(1, {rows}) n, generate_series(1, 2) m;
+         INSERT INTO c.event SELECT n, 'kind' || n % 3, n % 7 FROM generate_series(1, {rows}) n;
          INSERT INTO c.payment SELECT n, n, n % 11, now() - interval '1 day' FROM generate_series(1, {rows}) n;
          ANALYZE"
     )

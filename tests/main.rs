@@ -22,6 +22,7 @@ mod identity;
 mod init;
 mod interposed;
 mod isolation;
+mod keyless;
 mod large;
 mod leaders;
 mod limits;

@@ -138,6 +138,15 @@ impl Capture {
         self.shared.groups()[group].dirty.set_interests(interests);
     }
 
+    /// What waits for one group waits for another as well, which has taken over of its work.
+    pub fn inherit(&self, from: usize, into: usize) {
+        let mut groups = self.shared.groups();
+        if let Ok([from, into]) = groups.get_disjoint_mut([from, into]) {
+            into.dirty.inherit(&from.dirty);
+            into.arrived.notify_one();
+        }
+    }
+
     /// The group has ended for good: nothing is collected for it, and it holds the slot no more.
     pub fn remove_group(&self, group: usize) {
         let member = &mut self.shared.groups()[group];

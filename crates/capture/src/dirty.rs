@@ -62,7 +62,7 @@ impl DirtyKeys {
 pub(crate) type DirtyRelations = HashMap<u32, DirtyKeys>;
 
 /// Committed transactions whose visibility is not known yet: mostly one, more after a backlog was merged.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Pending {
     visible_if: Visibility,
     /// The oldest transaction's commit record and arrival.
@@ -73,7 +73,7 @@ struct Pending {
 }
 
 /// When a snapshot sees a block of transactions.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Visibility {
     /// When it sees each of these.
     All(Vec<u32>),
@@ -132,7 +132,7 @@ const COMMITS_REMEMBERED_MAX: usize = 10_000;
 const VOLATILE_BATCHES_MAX: usize = 64;
 
 /// Transactions that a snapshot saw, merged: the work of one batch.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct Batch {
     /// What to refresh.
     pub relations: DirtyRelations,
@@ -230,6 +230,17 @@ impl DirtySet {
     pub(crate) fn set_interests(&mut self, interests: Vec<Interest>) {
         self.interests = interests;
         self.done();
+    }
+
+    /// What waits in another set waits here, too, and what it holds the slot for.
+    pub(crate) fn inherit(&mut self, other: &Self) {
+        self.pending.extend(other.pending.iter().cloned());
+        self.pending.make_contiguous().sort_by_key(|transaction| transaction.commit_lsn);
+        let Batch { relations, oldest_commit_lsn, commits, transactions } = other.settled.clone();
+        self.settled.absorb(relations, oldest_commit_lsn, &commits, transactions, self.keys_max);
+        self.volatile.extend(&other.volatile);
+        self.volatile.make_contiguous().sort_by_key(|&(_, target_lsn)| target_lsn);
+        self.weigh();
     }
 
     /// Whether the group reads one of the relations.

@@ -86,6 +86,20 @@ fn a_backlog_is_merged_and_still_waits_for_every_transaction() {
 }
 
 #[test]
+fn what_waits_is_inherited() {
+    let (mut old, mut new) = (set(), set());
+    old.add(1, Lsn(100), commit(), &keys(&["a"]));
+    old.add(2, Lsn(200), commit(), &keys(&["b"]));
+    let batch = old.take(&"2:2:".parse().unwrap());
+    old.give_back(batch);
+    new.add(3, Lsn(150), commit(), &keys(&["c"]));
+    new.inherit(&old);
+    assert_eq!(new.confirmable(Lsn(300)), Lsn(100));
+    let batch = new.take(&"9:9:".parse().unwrap());
+    assert_eq!((batch.keys(), batch.transactions), (3, 3));
+}
+
+#[test]
 fn long_keys_count_for_several() {
     let mut dirty = set();
     let long = |n: u32| format!("{n}{}", "x".repeat(400));

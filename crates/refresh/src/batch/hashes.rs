@@ -64,11 +64,8 @@ impl BatchRun<'_> {
         let source = self.sessions.source();
         let arrays = rows.arrays(page);
         source.batch_execute("SAVEPOINT lockstep_hashes").await.map_err(sql_error)?;
-        let hashed = async {
-            let statement = self.prepared.on_source(source, sql).await?;
-            source.query(&statement, &parameters(&arrays)).await
-        };
-        match hashed.await {
+        // Prepared each time: PostgreSQL does not plan a statement again when a row type in it has changed.
+        match source.query(sql, &parameters(&arrays)).await {
             Ok(hashes) => {
                 source.batch_execute("RELEASE SAVEPOINT lockstep_hashes").await.map_err(sql_error)?;
                 Ok(hashes.iter().all(|row| keys.insert(&[row.get::<_, TextRef<'_>>(0).0])))

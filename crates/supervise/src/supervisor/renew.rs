@@ -25,10 +25,11 @@ use crate::hooks::Hooks;
 use crate::setup::followed;
 use crate::{setup, versions};
 
-/// A group that stands still: where it is in capture, and what it heard of.
+/// A group that stands still: where it is in capture, what it was made of, and what it heard of.
 struct Vacant {
     name: String,
     index: usize,
+    projections: Vec<String>,
     relations: Vec<u32>,
 }
 
@@ -48,6 +49,9 @@ impl Running {
         for names in versions::ready(config, checked, &self.target).await? {
             self.stop(&mut vacant, |member| versions::concerns(&names, &member.projections)).await?;
             versions::swap_in_place(config, &mut self.target, &names).await?;
+            for group in &mut vacant {
+                group.projections.extend(versions::places_taken(&names, &group.projections));
+            }
         }
         let effective = Box::pin(versions::effective(config, checked, &self.target)).await?;
         let mut in_force = InForce::new(config, checked, effective);
@@ -83,24 +87,17 @@ impl Running {
         };
         let goes_on = |group: &Grouped<'_>| self.members.iter().any(|member| member.name == group.name);
         let to_start: Vec<&Grouped<'_>> = grouped.iter().filter(|group| !goes_on(group)).collect();
-        for group in to_start {
-            let wishes = interests(&group.members);
-            let before = vacant.iter().position(|vacant| vacant.name == group.name).map(|position| vacant.remove(position));
-            let relations = wishes.iter().map(|interest| interest.oid).collect();
-            let (index, heard_of) = match before {
-                Some(before) => {
-                    self.capture.change_group(before.index, wishes);
-                    (before.index, before.relations)
-                }
-                None => (self.capture.add_group(wishes), Vec::new()),
-            };
+        // All before one runs that may take what another is to have.
+        let places: Vec<(usize, Vec<u32>)> = to_start.iter().map(|group| self.place(group, &vacant)).collect();
+        for (group, (index, heard_of)) in to_start.into_iter().zip(places) {
+            let relations = interests(&group.members).iter().map(|interest| interest.oid).collect();
             let awaits = |planned: &Planned, registered: &Registered| {
                 running.clone().filter(|_| has_to_wait(planned, registered, &heard_of))
             };
             let settings = common.settings(group, index, awaits);
             self.members.push(Member::start(settings, &self.capture, identity(wanted, group), group.public(), relations));
         }
-        for gone in vacant {
+        for gone in vacant.iter().filter(|gone| !self.members.iter().any(|member| member.index == gone.index)) {
             self.capture.remove_group(gone.index);
         }
         in_force.signatures_are(tables.signatures);
@@ -109,13 +106,35 @@ impl Running {
         self.look_after(observed).await
     }
 
+    /// The place in capture of a group that starts, and the relations that its projections heard of. What arrived for them meanwhile
+    /// waits where they were before, under another name, perhaps, or in another group.
+    fn place(&self, group: &Grouped<'_>, vacant: &[Vacant]) -> (usize, Vec<u32>) {
+        let wishes = interests(&group.members);
+        let own = vacant.iter().find(|vacant| vacant.name == group.name);
+        let index = match own {
+            Some(own) => {
+                self.capture.change_group(own.index, wishes);
+                own.index
+            }
+            None => self.capture.add_group(wishes),
+        };
+        let mut heard_of = own.map(|own| own.relations.clone()).unwrap_or_default();
+        let held = |vacant: &&Vacant| group.members.iter().any(|planned| vacant.projections.contains(&planned.plan.projection));
+        for before in vacant.iter().filter(held).filter(|before| before.index != index) {
+            self.capture.inherit(before.index, index);
+            heard_of.extend(&before.relations);
+        }
+        (index, heard_of)
+    }
+
     /// Stops groups; their places in capture stay, and go on collecting. Whether there were any.
     async fn stop(&mut self, vacant: &mut Vec<Vacant>, concerned: impl Fn(&Member) -> bool) -> anyhow::Result<bool> {
         let before = vacant.len();
         while let Some(position) = self.members.iter().position(&concerned) {
             self.members[position].stop_in_order().await?;
             let member = self.members.remove(position);
-            vacant.push(Vacant { name: member.name, index: member.index, relations: member.relations });
+            let Member { name, index, projections, relations, .. } = member;
+            vacant.push(Vacant { name, index, projections, relations });
         }
         Ok(vacant.len() > before)
     }

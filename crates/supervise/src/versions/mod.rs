@@ -28,7 +28,7 @@ use crate::setup::fingerprint::fingerprint;
 use crate::setup::version::{Making, Source};
 use crate::verification::{Verifier, Wish};
 use names::{INDEX_PREFIX, SUFFIX, renamed};
-pub(crate) use swap::{concerns, drop_retired, ready, swap_in_place, swap_ready};
+pub(crate) use swap::{concerns, drop_retired, places_taken, ready, swap_in_place, swap_ready};
 
 /// How often to look whether a new version is live.
 const INTERVAL: Duration = Duration::from_millis(200);

@@ -85,6 +85,11 @@ pub(crate) fn concerns(names: &[String], projections: &[String]) -> bool {
     names.iter().any(|name| projections.contains(name) || projections.contains(&format!("{name}{SUFFIX}")))
 }
 
+/// Those of the swapped names that new versions among these projections have now.
+pub(crate) fn places_taken(names: &[String], projections: &[String]) -> Vec<String> {
+    names.iter().filter(|name| projections.contains(&format!("{name}{SUFFIX}"))).cloned().collect()
+}
+
 async fn swap_or_say_why(config: &Config, target: &mut Session, names: &[String], patience: Duration) -> anyhow::Result<()> {
     let projection = names.join(", ");
     let mut turns = LockTurns::new(format!("the new version of {projection}"), &[&config.schema], Some(patience));
