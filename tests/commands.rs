@@ -224,7 +224,7 @@ async fn wrong_queries_are_refused_before_anything_is_changed() -> anyhow::Resul
         let setup = Setup::new(&url, &[("bad", sql, &extra)]);
         assert_refused(&setup, words).await.map_err(|error| error.context(*sql))?;
     }
-    // With REPLICA IDENTITY FULL and no key it works, as a whole.
+    // With REPLICA IDENTITY FULL and no key it works.
     let setup = Setup::new(&url, &[("full_identity", "SELECT f.a, f.b FROM shop.full_identity f", "")]);
     let program = Program::new(&setup)?;
     let mut child = program.start("")?;
