@@ -251,11 +251,7 @@ async fn its_columns_change() -> anyhow::Result<()> {
     let cluster = cluster()?;
     let setup = Setup::new(
         &cluster.url("postgres"),
-        &[
-            ("bag", "SELECT b.a, b.t FROM bag b", ""),
-            ("bags", "SELECT b.a, count(*) AS n FROM bag b GROUP BY b.a", ""),
-            ("joined", "SELECT o.id, b.t FROM other o JOIN bag b ON b.a = o.id", ""),
-        ],
+        &[("bag", "SELECT b.a, b.t FROM bag b", ""), ("joined", "SELECT o.id, b.t FROM other o JOIN bag b ON b.a = o.id", "")],
     );
     let session = connect(&setup.source_url).await?;
     session
@@ -270,8 +266,7 @@ async fn its_columns_change() -> anyhow::Result<()> {
     for change in [
         "ALTER TABLE bag ADD COLUMN z text",
         "ALTER TABLE bag ALTER x TYPE text",
-        "ALTER TABLE bag DROP COLUMN y",
-        "ALTER TABLE bag RENAME COLUMN x TO w",
+        "ALTER TABLE bag DROP COLUMN y; ALTER TABLE bag RENAME COLUMN x TO w",
         "ALTER TABLE bag ALTER a TYPE bigint USING a + 1",
         "ALTER TABLE bag ADD COLUMN made integer GENERATED ALWAYS AS (a * 2) STORED",
         // Now it cannot be hashed, and then it can.
@@ -292,7 +287,7 @@ async fn its_columns_change() -> anyhow::Result<()> {
         // Whatever the look at the catalogs has found is done, and no version of old stands beside.
         let (status, output, errors) = Program::new(&setup)?.run(&["wait", "--timeout", "60s"])?;
         anyhow::ensure!(status == 0, "{change}: {output}{errors}");
-        let settled = "SELECT bool_and(state = 'live') AND count(*) = 3 AND (SELECT sum(n) FROM read_model.bags) = (SELECT count(*) FROM bag)
+        let settled = "SELECT bool_and(state = 'live') AND count(*) = 2 AND (SELECT count(*) FROM read_model.bag) = (SELECT count(*) FROM bag)
                            AND NOT EXISTS (SELECT a, t FROM bag EXCEPT ALL SELECT a, t FROM read_model.bag)
                        FROM lockstep.projection";
         until(&session, settled).await.map_err(|error| error.context(change))?;
