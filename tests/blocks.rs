@@ -212,3 +212,49 @@ async fn so_do_blocks_of_blocks() -> anyhow::Result<()> {
     assert_eq!(tables, registered);
     Ok(())
 }
+
+/// Of a partition of a thousand rows a block keeps those that its reader asks for; another limit makes it another block.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_holds_no_more_than_its_limit() -> anyhow::Result<()> {
+    let cluster = cluster()?;
+    let sql = |limit: &str| {
+        format!(
+            "SELECT r.id, r.points FROM (SELECT s.id, s.points, row_number() OVER (PARTITION BY s.team ORDER BY s.points DESC, s.id) AS place
+                 FROM score s) r WHERE {limit}"
+        )
+    };
+    let setup = Setup::new(&cluster.url("postgres"), &[("ranked", &sql("r.place <= 3"), "")]);
+    let session = connect(&setup.source_url).await?;
+    session.batch_execute(&format!("{TABLES}; UPDATE score SET team = 'team ' || id % 2")).await?;
+    let mut projector = Projector::start(&setup, None, RefreshOptions::default()).await?;
+    projector.is_equal(&setup).await?;
+    let rows = async |session: &Session| {
+        anyhow::Ok(session.query_one("SELECT count(*) FROM lockstep.ranked__part1", &[]).await?.get::<_, i64>(0))
+    };
+    assert_eq!(rows(&session).await?, 6, "three of each thousand");
+    // The first of a partition goes, and the fourth takes a place.
+    session
+        .batch_execute(
+            "DELETE FROM score WHERE id = (SELECT id FROM score WHERE team = 'team 1' ORDER BY points DESC, id LIMIT 1)",
+        )
+        .await?;
+    projector.is_equal(&setup).await?;
+    assert_eq!(rows(&session).await?, 6);
+    session.batch_execute("UPDATE score SET team = 'team 3' WHERE team = 'team 1' AND id < 4").await?;
+    projector.is_equal(&setup).await?;
+    assert_eq!(rows(&session).await?, 8);
+    projector.stop().await?;
+    let target = connect(setup.target_url()).await?;
+    let mut changing = Changing { setup, session, target };
+    for (limit, is_kept) in
+        [("r.place < 3", true), ("r.place BETWEEN 2 AND 5", true), ("1 = r.place", true), ("r.place > 1000", false)]
+    {
+        changing.becomes(&sql(limit)).await?;
+        let condition = if is_kept { limit } else { "true" };
+        let windows = "SELECT row_number() OVER (PARTITION BY s.team ORDER BY s.points DESC, s.id) AS place FROM score s";
+        let expected = format!("SELECT count(*) FROM ({windows}) AS r WHERE {condition}");
+        let expected: i64 = changing.session.query_one(&expected, &[]).await?.get(0);
+        assert_eq!(rows(&changing.target).await?, expected, "{limit}");
+    }
+    Ok(())
+}

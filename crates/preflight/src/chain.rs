@@ -296,7 +296,7 @@ impl<'a> Planner<'a> {
         let Some(parts) = decompose(query).filter(|_| whole) else { return Ok(None) };
         // Rows of groups are as many as there are groups; rows as they are would only be a copy.
         let smaller = |planned: &Planned| match &planned.plan.maintenance {
-            Maintenance::Grouped(grouped) => grouped.form != GroupForm::Rows,
+            Maintenance::Grouped(grouped) => !matches!(grouped.form, GroupForm::Rows { .. }),
             Maintenance::Row(_) | Maintenance::Whole(_) => !planned.reads.is_empty(),
         };
         let is_smaller = |apart: &Apart<'_>| apart.inner.iter().chain(apart.shared.iter().copied()).any(smaller);

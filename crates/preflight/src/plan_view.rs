@@ -178,7 +178,8 @@ fn groups(plan: &Plan) -> Option<String> {
         (GroupForm::Aggregate { .. }, None) => "accumulated: a change costs the same whatever a group's size".to_owned(),
         (GroupForm::Aggregate { .. }, Some(reason)) => format!("recomputed from all their contributions, because {reason}"),
         (GroupForm::First { .. }, _) => "recomputed from all their contributions, of which the first counts".to_owned(),
-        (GroupForm::Rows, _) => "written again, each contribution a row".to_owned(),
+        (GroupForm::Rows { filter: Some(_) }, _) => "computed again, of which the rows within the limit are kept".to_owned(),
+        (GroupForm::Rows { filter: None }, _) => "written again, each contribution a row".to_owned(),
         (GroupForm::Counted { .. }, _) => "counted arm by arm, and written as often as the set operation says".to_owned(),
     })
 }

@@ -65,9 +65,12 @@ fn of_groups(plan: &Plan, grouped: &GroupedPlan) -> &'static str {
         }
         (GroupForm::Aggregate { .. }, false, false) => "the groups that it leaves and joins, from all their rows",
         (GroupForm::First { .. }, ..) => "the groups that it leaves and joins, of whose rows the first is looked for again",
-        (GroupForm::Rows, ..) if is_counted(plan, grouped) => "the rows that it makes, among those that equal them",
-        (GroupForm::Rows, true, _) => "every row",
-        (GroupForm::Rows, false, _) => "the partitions that it leaves and joins, every row of them",
+        (GroupForm::Rows { .. }, ..) if is_counted(plan, grouped) => "the rows that it makes, among those that equal them",
+        (GroupForm::Rows { .. }, true, _) => "every row",
+        (GroupForm::Rows { filter: None }, false, _) => "the partitions that it leaves and joins, every row of them",
+        (GroupForm::Rows { filter: Some(_) }, false, _) => {
+            "the partitions that it leaves and joins, of which the rows within the limit are kept"
+        }
         (GroupForm::Counted { .. }, ..) => "the rows that it makes, as often as the arms' counts say",
     }
 }

@@ -3,7 +3,7 @@
 use super::accumulate;
 use super::merge::{self, Merge, Target, same_key};
 use super::parts::{Fresh, Places, TracedKeys, fresh_cte, names, nothing, staged, texts};
-use crate::model::contributions::{ARM, CONTRIBUTION_ALIAS};
+use crate::model::contributions::{ARM, CONTRIBUTION_ALIAS, KEPT, kept_column};
 use crate::model::plan::{GroupForm, GroupedPlan, Plan};
 use crate::model::quote;
 use crate::model::row_key::RowKey;
@@ -201,7 +201,7 @@ fn recomputing_query(grouped: &GroupedPlan, places: &Places, restriction: Option
     let group_columns = &grouped.group_columns;
     let distinct = match &grouped.form {
         GroupForm::First { .. } => format!("DISTINCT ON ({}) ", quote::prefixed_list(&format!("{alias}."), group_columns)),
-        GroupForm::Aggregate { .. } | GroupForm::Rows => String::new(),
+        GroupForm::Aggregate { .. } | GroupForm::Rows { .. } => String::new(),
         GroupForm::Counted { count, once } => return counted_query(grouped, places, restriction, (count, *once)),
     };
     let from = contributions(grouped, places);
@@ -224,7 +224,14 @@ fn recomputing_query(grouped: &GroupedPlan, places: &Places, restriction: Option
                 query.push_str(&format!("\nORDER BY {}", order.join(", ")));
             }
         }
-        GroupForm::Rows | GroupForm::Counted { .. } => {}
+        GroupForm::Rows { filter: None } | GroupForm::Counted { .. } => {}
+        GroupForm::Rows { filter: Some(filter) } => {
+            return format!(
+                "SELECT {}\nFROM (\n{query}\n) AS {KEPT} ({})\nWHERE {filter}",
+                (0..grouped.select_list.len()).map(|n| format!("{KEPT}.{}", kept_column(n))).collect::<Vec<_>>().join(", "),
+                (0..grouped.select_list.len()).map(kept_column).collect::<Vec<_>>().join(", ")
+            );
+        }
     }
     query
 }

@@ -15,3 +15,11 @@ pub(crate) fn group_column(index: usize) -> String {
 pub(crate) fn argument_column(index: usize) -> String {
     format!("a{}", index + 1)
 }
+
+/// The alias of a partition's rows where a limit is put on them.
+pub(crate) const KEPT: &str = "kept";
+
+/// The column of output `index`, counted from 0, of [`KEPT`].
+pub(crate) fn kept_column(index: usize) -> String {
+    format!("r{}", index + 1)
+}

@@ -138,7 +138,10 @@ pub enum GroupForm {
         order: Vec<String>,
     },
     /// Each is a row; windows look at the others of its group.
-    Rows,
+    Rows {
+        /// Which of them the result has: a condition on the rows as they are then.
+        filter: Option<String>,
+    },
     /// As many equal rows as the arms of a set operation make of theirs.
     Counted {
         /// How many, over the contributions and the number of their arm.

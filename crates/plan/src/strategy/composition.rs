@@ -9,6 +9,7 @@ use pg_query::NodeEnum;
 use pg_query::protobuf::{Node, SelectStmt, SubLinkType};
 
 use super::decomposition::{Decomposition, Parts, hidden_groups, over, take_apart};
+use super::limits::{self, Limit};
 use crate::model::contributions::{CONTRIBUTION_ALIAS, argument_column};
 use crate::model::facts::{Function, Query};
 use crate::model::obstacle::{Obstacle, Outcome};
@@ -47,7 +48,7 @@ pub fn compositions(query: &Query, two_databases: bool) -> Vec<Decomposition> {
 fn compose(query: &Query, extent: Extent) -> Outcome<Decomposition> {
     let mut select = syntax::parse_select(&query.sql)?;
     normalise::inline(&mut select, &query.views)?;
-    let mut blocks = Blocks { parts: Parts::new(query, &select)?, extent };
+    let mut blocks = Blocks { parts: Parts::new(query, &select)?, extent, repeated: repeated(&mut select)? };
     // What is done to the rows of all groupings together is done over a block of them.
     let over_groupings = syntax::has_window(&select)? || !select.distinct_clause.is_empty() || select.limit_count.is_some();
     if !over_groupings && let Some(arms) = normalise::groupings_written_out(&select, &query.columns, &query.functions)? {
@@ -71,6 +72,8 @@ fn compose(query: &Query, extent: Extent) -> Outcome<Decomposition> {
 struct Blocks<'a> {
     parts: Parts<'a>,
     extent: Extent,
+    /// Subqueries in FROM that occur more than once, printed: they are one block.
+    repeated: Vec<String>,
 }
 
 impl Blocks<'_> {
@@ -96,6 +99,10 @@ impl Blocks<'_> {
     }
 
     fn of_select(&mut self, select: &mut SelectStmt) -> Outcome<()> {
+        // A limit on ranks stays with its windows.
+        if let Some(windows) = limits::inner_mut(select, self.functions())? {
+            return self.of_select(windows);
+        }
         let windows = syntax::has_window(select)?;
         let aggregates = syntax::is_aggregate(select, self.functions())?;
         let distinct = !select.distinct_clause.is_empty();
@@ -185,7 +192,9 @@ impl Blocks<'_> {
 
     /// Subqueries in FROM and in expressions, at this level and in what is seen through.
     fn subqueries(&mut self, select: &mut SelectStmt) -> Outcome<()> {
-        for_each_item(select, &mut |item| self.item(item))?;
+        let alone = matches!(select.from_clause.as_slice(), [item] if matches!(&item.node, Some(NodeEnum::RangeSubselect(_))));
+        let limits = limits::of(select);
+        for_each_item(select, &mut |item| self.item(item, &limits, alone))?;
         if self.extent != Extent::Windows {
             clauses(select).into_iter().try_for_each(|clause| self.values(clause))?;
         }
@@ -194,7 +203,7 @@ impl Blocks<'_> {
         })
     }
 
-    fn item(&mut self, item: &mut Node) -> Outcome<()> {
+    fn item(&mut self, item: &mut Node, limits: &[Limit], alone: bool) -> Outcome<()> {
         let Some(NodeEnum::RangeSubselect(subselect)) = item.node.as_mut() else { return Ok(()) };
         let Some(NodeEnum::SelectStmt(inner)) = subselect.subquery.as_mut().and_then(|node| node.node.as_mut()) else {
             return Ok(());
@@ -207,6 +216,10 @@ impl Blocks<'_> {
             Extent::Opaque | Extent::Everything => is_opaque(inner, &self.parts.query.functions)?,
         };
         if wanted && !subselect.lateral {
+            let only_reader = !self.repeated.contains(&print_select_pretty(inner)?) && !self.parts.is_used_as_row(subselect);
+            if let Some(limited) = limits::limited(subselect, limits, alone, self.functions())?.filter(|_| only_reader) {
+                subselect.subquery = Some(Box::new(wrap(NodeEnum::SelectStmt(Box::new(limited)))));
+            }
             return self.parts.block(item);
         }
         if syntax::is_set_operation(inner) { Ok(()) } else { self.subqueries(inner) }
@@ -273,6 +286,29 @@ impl Blocks<'_> {
         }
         Ok(())
     }
+}
+
+/// The subqueries in FROM that occur more than once, at any depth.
+fn repeated(select: &mut SelectStmt) -> Outcome<Vec<String>> {
+    fn within(select: &mut SelectStmt, all: &mut Vec<String>) -> Outcome<()> {
+        for side in [&mut select.larg, &mut select.rarg].into_iter().flatten() {
+            within(side, all)?;
+        }
+        for_each_item(select, &mut |item| {
+            let Some(NodeEnum::RangeSubselect(subselect)) = item.node.as_mut() else { return Ok(()) };
+            let Some(NodeEnum::SelectStmt(inner)) = subselect.subquery.as_mut().and_then(|node| node.node.as_mut()) else {
+                return Ok(());
+            };
+            all.push(print_select_pretty(inner)?);
+            within(inner, all)
+        })?;
+        for_each_select_inside(select, &mut |inner| within(inner, all))
+    }
+    let mut all = Vec::new();
+    within(select, &mut all)?;
+    all.sort_unstable();
+    let twice = all.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0].clone());
+    Ok(twice.collect())
 }
 
 /// Whether a row of a SELECT is more than one combination of its tables' rows.

@@ -9,7 +9,7 @@ use pg_query::protobuf::SelectStmt;
 use super::branches::Part;
 use super::grouping::{self, Grouping};
 use super::top::first_rows;
-use super::{aggregation, distinct, hierarchy, windows};
+use super::{aggregation, distinct, hierarchy, limits, windows};
 use crate::model::facts::{Function, Identity, Query, Volatility};
 use crate::model::obstacle::{Obstacle, Outcome};
 use crate::model::plan::{Maintenance, Plan, PlanError, WholePlan};
@@ -174,21 +174,30 @@ fn by_form(query: &Query, select: SelectStmt) -> Outcome<Plan> {
         if arm.from_clause.is_empty() {
             return Err(Obstacle::new("it has no FROM clause"));
         }
+        let (arm, filter) = match limits::taken_from(&arm, &query.functions)? {
+            Some((windows, limit)) => (windows, Some(limit)),
+            None => (arm, None),
+        };
         let form = form(&arm, query)?;
         if is_union && form != Form::Plain {
             return Err(Obstacle::new("a branch of its UNION aggregates"));
         }
         for core in normalise::split_full_joins(normalise::without_using(arm, &query.relations)?, &query.relations)? {
-            parts.push((Part::new(core, query)?, form));
+            parts.push((Part::new(core, query)?, form, filter.clone()));
             numbers.push(number);
         }
     }
     match parts.as_slice() {
-        [(part, Form::Plain)] if combination == Combination::All => row_or_copies(query, part),
+        [(part, Form::Plain, _)] if combination == Combination::All => row_or_copies(query, part),
         _ => {
             let mut grouped = Vec::new();
-            for (part, form) in parts {
-                let grouping = grouping(query, &part, form, &combination)?;
+            for (part, form, filter) in parts {
+                let grouping = match form {
+                    Form::Window => windows::by_partition(&part, filter)?,
+                    Form::Plain | Form::Aggregate | Form::Distinct | Form::DistinctOn => {
+                        grouping(query, &part, form, &combination)?
+                    }
+                };
                 grouped.push((part, grouping));
             }
             grouped_plan(query, &grouped, numbers)
@@ -263,7 +272,7 @@ fn grouping(query: &Query, part: &Part, form: Form, combination: &Combination) -
         Form::Plain => grouping::by_all_columns(part, query, combination),
         Form::Distinct => grouping::by_all_columns(part, query, &Combination::Distinct),
         Form::DistinctOn => distinct::by_distinct_on(part),
-        Form::Window => windows::by_partition(part),
+        Form::Window => windows::by_partition(part, None),
         Form::Aggregate => aggregation::split(&part.resolved.select, &query.functions),
     }
 }

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{Alias, Node, RangeVar, SelectStmt};
+use pg_query::protobuf::{Alias, Node, RangeSubselect, RangeVar, SelectStmt};
 
 use super::chains::stand_in;
 use crate::model::contributions::{CONTRIBUTION_ALIAS, argument_column, group_column};
@@ -140,6 +140,11 @@ impl Parts<'_> {
             Some(_) | None => Ok(()),
         })?;
         for_each_select_inside(select, &mut |inner| self.subqueries_in_from(inner))
+    }
+
+    /// Whether the query reads a whole row of a subquery in FROM.
+    pub(super) fn is_used_as_row(&self, subselect: &RangeSubselect) -> bool {
+        subselect.alias.as_ref().is_none_or(|alias| self.rows_used.contains(&alias.aliasname))
     }
 
     /// A subquery in FROM becomes an inner projection.
@@ -279,7 +284,7 @@ pub(super) fn hidden_groups(select: &SelectStmt, functions: &[Function]) -> Outc
 }
 
 /// Adds them as columns of a hidden table: the rows are the same.
-fn expose_groups(select: &mut SelectStmt, functions: &[Function]) {
+pub(super) fn expose_groups(select: &mut SelectStmt, functions: &[Function]) {
     let plain_distinct = !select.distinct_clause.is_empty() && select.distinct_clause.iter().all(|node| node.node.is_none());
     if plain_distinct {
         return;

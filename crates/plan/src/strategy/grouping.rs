@@ -47,7 +47,7 @@ pub(crate) fn by_all_columns(part: &Part, query: &Query, combination: &Combinati
         arguments: Vec::new(),
         dependents: Vec::new(),
         form: match combination {
-            Combination::All => GroupForm::Rows,
+            Combination::All => GroupForm::Rows { filter: None },
             Combination::Distinct => GroupForm::Aggregate { having: None },
             Combination::Counted { count, once } => GroupForm::Counted { count: count.clone(), once: *once },
         },
@@ -111,7 +111,7 @@ pub(super) fn of_branches(
 ) -> (GroupedPlan, RowKey) {
     let key = match (&grouping.form, located.is_empty()) {
         _ if found_by_root => RowKey::Primary(located),
-        (GroupForm::Rows | GroupForm::Counted { once: false, .. }, _) => RowKey::Copies { within: located },
+        (GroupForm::Rows { .. } | GroupForm::Counted { once: false, .. }, _) => RowKey::Copies { within: located },
         (_, true) => RowKey::SingleRow,
         (_, false) => RowKey::Located(located),
     };
@@ -132,7 +132,8 @@ pub(super) fn of_branches(
 /// The output columns that are the root's key, where each contribution is one row and the groups' columns are not in the result.
 fn rows_found_by_root(query: &Query, parts: &[(&Part, Grouping)]) -> Option<Vec<String>> {
     let [(part, grouping)] = parts else { return None };
-    let hidden = grouping.form == GroupForm::Rows && grouping.group_outputs.iter().any(Option::is_none);
+    // Where a limit is put on the rows, one may go although its root has a contribution.
+    let hidden = grouping.form == GroupForm::Rows { filter: None } && grouping.group_outputs.iter().any(Option::is_none);
     if !hidden || part.fans_out || part.key_outputs.is_empty() {
         return None;
     }

@@ -10,6 +10,7 @@ mod decomposition;
 mod distinct;
 mod grouping;
 mod hierarchy;
+mod limits;
 mod paths;
 mod top;
 mod traces;

@@ -16,7 +16,7 @@ use crate::syntax::{
 };
 
 /// Window functions: the rows of a partition see each other and no others.
-pub(crate) fn by_partition(part: &Part) -> Outcome<Grouping> {
+pub(crate) fn by_partition(part: &Part, filter: Option<String>) -> Outcome<Grouping> {
     let select = &part.resolved.select;
     let partition = common_partition(select)?;
     let groups: Vec<String> = partition.iter().map(print_expression).collect::<Result<_, _>>()?;
@@ -36,7 +36,7 @@ pub(crate) fn by_partition(part: &Part) -> Outcome<Grouping> {
         arguments,
         dependents: Vec::new(),
         select_list,
-        form: GroupForm::Rows,
+        form: GroupForm::Rows { filter },
         typed_as_output: false,
     })
 }
