@@ -5,8 +5,11 @@ use lockstep_testkit::cluster;
 
 use crate::harness::{Program, Setup, shop};
 
+/// A relation, and what is said of it.
+type Told = (&'static str, &'static str);
+
 /// Projections, and for each what a change of a relation costs, in the order in which the plan names them: blocks first.
-const COSTS: &[(&str, &str, &[(&str, &str)])] = &[
+const COSTS: &[(&str, &str, &[Told])] = &[
     (
         "looked_up",
         "SELECT o.id, c.tier FROM shop.orders o LEFT JOIN shop.customer c ON c.id = o.customer_id",

@@ -54,18 +54,18 @@ fn refreshed(plan: &Plan, branch: &Branch) -> &'static str {
 }
 
 fn of_groups(plan: &Plan, grouped: &GroupedPlan) -> &'static str {
+    let counts = matches!(grouped.form, GroupForm::Aggregate { .. } | GroupForm::Rows { .. });
+    if counts && is_counted(plan, grouped) {
+        return "the rows that it makes, among those that equal them";
+    }
     match (&grouped.form, grouped.group_columns.is_empty(), grouped.accumulators.is_some()) {
         (GroupForm::Aggregate { .. }, true, true) => "the only row, from what is kept of it, whatever was counted",
         (GroupForm::Aggregate { .. }, true, false) => "the only row, from all that it is made of",
         (GroupForm::Aggregate { .. }, false, true) => {
             "the groups that it leaves and joins, from what is kept of them, whatever their size"
         }
-        (GroupForm::Aggregate { .. }, false, false) if is_counted(plan, grouped) => {
-            "the rows that it makes, among those that equal them"
-        }
         (GroupForm::Aggregate { .. }, false, false) => "the groups that it leaves and joins, from all their rows",
         (GroupForm::First { .. }, ..) => "the groups that it leaves and joins, of whose rows the first is looked for again",
-        (GroupForm::Rows { .. }, ..) if is_counted(plan, grouped) => "the rows that it makes, among those that equal them",
         (GroupForm::Rows { .. }, true, _) => "every row",
         (GroupForm::Rows { filter: None }, false, _) => "the partitions that it leaves and joins, every row of them",
         (GroupForm::Rows { filter: Some(_) }, false, _) => {
@@ -78,5 +78,6 @@ fn of_groups(plan: &Plan, grouped: &GroupedPlan) -> &'static str {
 /// Whether the groups are the rows, all columns of them.
 fn is_counted(plan: &Plan, grouped: &GroupedPlan) -> bool {
     let is_group = |(expression, group): (&String, &String)| *expression == format!("c.{group}");
-    grouped.group_columns.len() == plan.columns.len() && grouped.select_list.iter().zip(&grouped.group_columns).all(is_group)
+    let all = !grouped.group_columns.is_empty() && grouped.group_columns.len() == plan.columns.len();
+    all && grouped.select_list.iter().zip(&grouped.group_columns).all(is_group)
 }
