@@ -288,11 +288,14 @@ impl Maker {
     }
 
     fn local_condition(&mut self, item: &Item) -> String {
-        let (name, kind) = self.pick(&item.columns);
+        let place = item.columns.iter().find(|(name, _)| name == "place").cloned();
+        let (name, kind) = place.filter(|_| self.chance(50)).unwrap_or_else(|| self.pick(&item.columns));
         let column = format!("{}.{name}", item.alias);
         match (kind, self.random.random_range(0..4)) {
             (_, 0) => format!("{column} IS NOT NULL"),
             (_, 1) => format!("{column} IS NULL"),
+            // A place in a partition is asked for by a limit.
+            (Kind::Number, n) if name == "place" => format!("{column} {} {n}", self.pick(&["<=", "<", "=", ">="])),
             (Kind::Number, n) => format!("{column} % {} <> 1", n + 1),
             (Kind::Amount, _) => format!("{column} > {}", self.random.random_range(0..30)),
             (Kind::Text, _) => format!("{column} <> '{}'", self.pick(&["new", "paid", "r1", "p3", "card"])),
