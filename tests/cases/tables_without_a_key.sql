@@ -58,6 +58,10 @@ DELETE FROM bag WHERE ctid = (SELECT min(ctid) FROM bag WHERE v IS NULL);
 -- @step
 UPDATE bag SET n = 1.000, j = '{"a": 1.00}' WHERE ctid = (SELECT min(ctid) FROM bag WHERE v = 1 AND w = 'x');
 -- @step
+INSERT INTO bag VALUES (1, 'x', 1.0, '{"a": 1}');
+-- @step
+DELETE FROM bag WHERE n::text = '1.000';
+-- @step
 UPDATE bag SET v = v, w = w;
 UPDATE bag SET v = 3 WHERE v = 2;
 -- @step
