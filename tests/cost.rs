@@ -17,6 +17,23 @@ const PROJECTIONS: &[(&str, &str)] = &[
     ("lookup", "SELECT o.id, k.name FROM c.orders o LEFT JOIN c.customer k ON k.id = o.customer_id"),
     ("one_to_many", "SELECT o.id, l.n, l.product FROM c.orders o LEFT JOIN c.line l ON l.order_id = o.id"),
     ("link", "SELECT o.id, p.id AS payment FROM c.orders o LEFT JOIN c.payment p ON p.order_id = o.id"),
+    (
+        "null_safe",
+        "SELECT o.id, p.id AS payment FROM c.orders o LEFT JOIN c.payment p ON p.order_id IS NOT DISTINCT FROM o.parent",
+    ),
+    (
+        "null_safe_exists",
+        "SELECT o.id, EXISTS (SELECT 1 FROM c.payment p WHERE p.order_id IS NOT DISTINCT FROM o.parent AND p.amount IS NOT DISTINCT FROM o.amount) AS paid FROM c.orders o",
+    ),
+    (
+        "range",
+        "SELECT o.id, b.id AS band FROM c.orders o LEFT JOIN c.band b ON b.span @> o.id AND b.low <= o.id AND o.id < b.high",
+    ),
+    (
+        "range_exists",
+        "SELECT o.id, EXISTS (SELECT 1 FROM c.band b WHERE b.spans AND b.span @> o.id AND o.id BETWEEN b.low AND b.high) AS in_band FROM c.orders o",
+    ),
+    ("either", "SELECT o.id, p.id AS payment FROM c.orders o JOIN c.payment p ON p.order_id = o.id OR p.order_id = o.parent"),
     ("no_key", "SELECT o.ref, p.amount FROM c.orders o JOIN c.payment p ON p.order_id = o.id"),
     ("full", "SELECT o.id, p.id AS payment FROM c.orders o FULL JOIN c.payment p ON p.order_id = o.id"),
     ("self_join", "SELECT a.id, b.id AS next FROM c.orders a LEFT JOIN c.orders b ON b.parent = a.id"),
@@ -133,6 +150,7 @@ const CHANGES: &[&str] = &[
     "UPDATE c.unit SET parent = 55 WHERE id = 66",
     "UPDATE c.event SET n = n + 1 WHERE order_id = 86",
     "DELETE FROM c.event WHERE order_id = 87",
+    "UPDATE c.band SET low = low + 2, high = high + 3, span = int8range(low + 2, high + 3) WHERE id = 4",
     "INSERT INTO c.orders VALUES (1000001, 7, 'new', 0.5, 'r1000001', 84, '{x,y}')",
 ];
 
@@ -145,6 +163,8 @@ fn schema(rows: usize) -> String {
          CREATE TABLE c.payment (id bigint PRIMARY KEY, order_id bigint, amount numeric, at timestamptz);
          CREATE TABLE c.event (order_id bigint, kind text, n integer);
          ALTER TABLE c.event REPLICA IDENTITY FULL;
+         CREATE TABLE c.band (id integer PRIMARY KEY, low bigint, high bigint, span int8range, spans boolean);
+         INSERT INTO c.band SELECT n, n * 10, n * 10 + 12, int8range(n * 10, n * 10 + 12), true FROM generate_series(1, {rows} / 10) n;
          CREATE VIEW c.doubled AS SELECT id, amount * 2 AS double FROM c.orders WHERE status <> 'new';
          INSERT INTO c.orders SELECT n, 1 + n % ({rows} / 10), (ARRAY['new','paid','sent'])[1 + n % 3], n % 100, 'r' || n, n / 2, ARRAY['t' || n % 5, 'x']
             FROM generate_series(1, {rows}) n;
@@ -238,7 +258,8 @@ async fn costs(rows: usize) -> anyhow::Result<Vec<BTreeMap<String, i64>>> {
         all.push(meter.take());
     }
     projector.stop().await?;
-    setup.projections.retain(|(name, ..)| name != "recent");
+    // PostgreSQL itself takes hours for the latter as they are written, which know no index.
+    setup.projections.retain(|(name, ..)| name != "recent" && !name.starts_with("null_safe"));
     assert_equal(&setup).await?;
     Ok(all)
 }

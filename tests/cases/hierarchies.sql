@@ -6,6 +6,7 @@ CREATE TABLE kind (id int PRIMARY KEY, label text NOT NULL);
 CREATE TABLE edge (a int, b int, cost int, PRIMARY KEY (a, b));
 CREATE TABLE product (sku text PRIMARY KEY, price numeric(8,2));
 CREATE TABLE component (id int PRIMARY KEY, parent text, child text, quantity int);
+CREATE VIEW folder AS SELECT id, parent, code FROM node WHERE kind = 1;
 CREATE INDEX ON node (parent);
 CREATE INDEX ON component (parent);
 INSERT INTO kind VALUES (1, 'folder'), (2, 'file');
@@ -42,6 +43,18 @@ WITH RECURSIVE bom AS (SELECT p.sku, p.sku AS part, 1 AS quantity FROM product p
 WITH RECURSIVE t AS (SELECT id FROM node WHERE id = 2 UNION SELECT n.id FROM node n JOIN t ON n.parent = t.id) SELECT n.id, n.code FROM node n WHERE n.id IN (SELECT id FROM t)
 -- @query counted
 WITH RECURSIVE t AS (SELECT id, id AS top FROM node WHERE parent IS NULL UNION ALL SELECT n.id, t.top FROM node n JOIN t ON n.parent = t.id) SELECT top, count(*) AS below FROM t GROUP BY top
+-- @query reached
+WITH RECURSIVE r AS (SELECT a, b FROM edge UNION SELECT r.a, e.b FROM r JOIN edge e ON e.a = r.b) SELECT r.b FROM r
+-- @query sums
+WITH RECURSIVE r AS (SELECT a, b FROM edge UNION SELECT r.a, e.b FROM r JOIN edge e ON e.a = r.b) SELECT b AS reached, a + b AS total FROM r
+-- @query of_some
+WITH RECURSIVE v AS (SELECT id, parent FROM node WHERE kind = 1), t AS (SELECT id, 0 AS depth FROM v WHERE parent IS NULL UNION ALL SELECT v.id, t.depth + 1 FROM v JOIN t ON v.parent = t.id) SELECT id, depth FROM t
+-- @query of_a_view
+WITH RECURSIVE t AS (SELECT id, code AS path FROM folder WHERE parent IS NULL UNION ALL SELECT f.id, t.path || f.code FROM folder f JOIN t ON f.parent = t.id) SELECT path FROM t
+-- @query as_rows
+WITH RECURSIVE t AS (SELECT id, 0 AS depth FROM node WHERE parent IS NULL UNION ALL SELECT n.id, t.depth + 1 FROM t JOIN node n ON n.parent = t.id) SELECT id, to_jsonb(t) AS j FROM t
+-- @query taken_name
+WITH RECURSIVE lockstep_above AS (SELECT id, 0 AS lockstep_k1 FROM node WHERE parent IS NULL UNION ALL SELECT n.id, t.lockstep_k1 + 1 FROM lockstep_above t JOIN node n ON n.parent = t.id) SELECT id, lockstep_k1 AS depth FROM lockstep_above
 -- @query beside
 WITH RECURSIVE t AS (SELECT id, 0 AS depth FROM node WHERE parent IS NULL UNION ALL SELECT n.id, t.depth + 1 FROM node n JOIN t ON n.parent = t.id) SELECT n.id, t.depth FROM node n LEFT JOIN t ON t.id = n.id
 -- @step

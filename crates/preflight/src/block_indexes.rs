@@ -50,7 +50,7 @@ fn statement(index: &WantedIndex, block: &Plan) -> Option<String> {
         (Purpose::Expressions, _) => return None,
         // What is compared for equality alone may be longer than a B-tree takes.
         (Purpose::Equality, [only]) if is_of_any_length(only, block) => "USING hash ",
-        (Purpose::Equality | Purpose::Order, _) => "",
+        (Purpose::Equality | Purpose::Order | Purpose::Overlap | Purpose::Elements, _) => index.method(),
     };
     Some(format!("CREATE INDEX ON {} {method}({});", quote::identifier(&index.table), index.keys.join(", ")))
 }

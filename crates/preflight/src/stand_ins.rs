@@ -55,6 +55,7 @@ fn stand_in(planned: &Planned) -> StandIn {
         children: Vec::new(),
         located_by,
         single_row: plan.key == RowKey::SingleRow,
+        searchable: Vec::new(),
         indexes: if key.is_empty() { Vec::new() } else { vec![key.clone()] },
         orders: Vec::new(),
         identity: if key.is_empty() {

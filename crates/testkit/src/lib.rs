@@ -6,6 +6,7 @@
 mod clusters;
 mod oracle;
 mod queries;
+mod tables;
 mod workload;
 
 pub use clusters::{cluster, cluster_with, cluster_with_files, connect};

@@ -9,9 +9,10 @@
 
 use super::merge::{differs, same_key};
 use super::parts::Places;
+use crate::model::agreement::restricted;
 use crate::model::quote;
 use crate::model::row_key::RowKey;
-use crate::model::trace::{LinkTrace, restricted, unnest, unnest_from};
+use crate::model::trace::{Concerned, LinkTrace, satisfying, unnest, unnest_from};
 
 /// The statements, made once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +49,7 @@ impl Link {
             clear: format!("DELETE FROM {}", quote::qualified(&places.state_schema, &link.state.name)),
             trace: trace(link),
             key_columns: link.key_columns,
-            value_columns: link.values.len(),
+            value_columns: value_columns(link),
         }
     }
 }
@@ -195,8 +196,13 @@ SELECT {fresh_texts} FROM fresh",
 fn trace(link: &LinkTrace) -> String {
     let value_types = link.state.types.iter().skip(link.key_columns);
     let typed: Vec<String> = value_types.enumerate().map(|(n, type_name)| format!("d.d{}::{type_name}", n + 1)).collect();
-    let from = unnest(link.values.len());
-    let any_null = format!("(SELECT bool_or(d.d1 IS NULL) FROM {from})");
-    let null_side = link.null_side.then_some(any_null.as_str());
-    restricted(&link.select, &link.values, &format!("SELECT {} FROM {from}", typed.join(", ")), link.null_value, null_side)
+    let from = unnest(value_columns(link));
+    match &link.concerned {
+        Concerned::Agreeing(values) => restricted(&link.select, values, &typed, &from),
+        Concerned::Satisfying(conditions) => satisfying(&link.select, conditions, &typed, &from),
+    }
+}
+
+fn value_columns(link: &LinkTrace) -> usize {
+    link.expressions.len() - link.key_columns
 }

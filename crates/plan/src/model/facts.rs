@@ -104,6 +104,8 @@ pub struct Relation {
     pub indexes: Vec<Vec<String>>,
     /// The orders in which its B-trees can read it: those over plain columns, as the columns themselves compare.
     pub orders: Vec<Vec<OrderKey>>,
+    /// The columns of its usable `GiST`, `SP-GiST` and `GIN` indexes.
+    pub searchable: Vec<String>,
 }
 
 /// A column of an order.

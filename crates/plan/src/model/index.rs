@@ -11,6 +11,10 @@ pub enum Purpose {
     Order,
     /// Expressions are compared for equality. Not every expression can be indexed.
     Expressions,
+    /// A column's ranges or shapes overlap others or contain something.
+    Overlap,
+    /// A column's arrays or documents have elements.
+    Elements,
 }
 
 /// An index that a plan wants and a table lacks.
@@ -34,6 +38,15 @@ impl WantedIndex {
 
     /// The statement that makes it beside a running application.
     pub fn statement(&self) -> String {
-        format!("CREATE INDEX CONCURRENTLY ON {} ({});", self.qualified_table(), self.keys.join(", "))
+        format!("CREATE INDEX CONCURRENTLY ON {} {}({});", self.qualified_table(), self.method(), self.keys.join(", "))
+    }
+
+    /// `USING …`, with a blank after it, where it is no B-tree.
+    pub fn method(&self) -> &'static str {
+        match self.purpose {
+            Purpose::Equality | Purpose::Order | Purpose::Expressions => "",
+            Purpose::Overlap => "USING gist ",
+            Purpose::Elements => "USING gin ",
+        }
     }
 }

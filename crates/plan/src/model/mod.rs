@@ -1,6 +1,7 @@
 //! What the stages hand to each other: types, and what can be read off them. No algorithm is here.
 
 pub(crate) mod accumulators;
+pub(crate) mod agreement;
 pub(crate) mod contributions;
 pub mod facts;
 pub(crate) mod index;

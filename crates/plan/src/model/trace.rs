@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::agreement::Compared;
 use super::index::WantedIndex;
 use super::state::StateTable;
 
@@ -56,12 +57,23 @@ pub struct LinkTrace {
     pub(crate) filter: Vec<String>,
     /// `SELECT` and `FROM` of the trace: the root keys over the path.
     pub(crate) select: String,
-    /// What the values are compared with on the path.
-    pub(crate) values: Vec<String>,
-    /// Roots whose value is NULL are concerned by every change.
-    pub(crate) null_value: bool,
-    /// A value that is NULL concerns every root.
-    pub(crate) null_side: bool,
+    /// Which rows of the path are concerned by a value.
+    pub(crate) concerned: Concerned,
+}
+
+/// Which rows of a path are concerned by the values of a dirty row.
+#[derive(Debug, Clone)]
+pub(crate) enum Concerned {
+    /// Those with values that agree, one by one.
+    Agreeing(Vec<Compared>),
+    /// Those that satisfy the conditions, in which the dirty values are `d.l1`….
+    Satisfying(Vec<String>),
+}
+
+/// `select` over the path where the conditions hold with some dirty row, whose values are `dirty` over the FROM item `from`.
+pub(crate) fn satisfying(select: &str, conditions: &[String], dirty: &[String], from: &str) -> String {
+    let named: Vec<String> = (1..).zip(dirty).map(|(n, value)| format!("{value} AS l{n}")).collect();
+    format!("{select}\nJOIN (SELECT {} FROM {from}) AS d ON {}", named.join(", "), conditions.join(" AND "))
 }
 
 /// What a change of a relation's row leads to.
@@ -99,17 +111,4 @@ pub(crate) fn unnest_from(first: usize, columns: usize) -> String {
     let parameters: Vec<String> = (first..first + columns).map(|n| format!("${n}::text[]")).collect();
     let names: Vec<String> = (1..=columns).map(|n| format!("d{n}")).collect();
     format!("unnest({}) AS d({})", parameters.join(", "), names.join(", "))
-}
-
-/// The roots where the values are among those that `dirty` returns. Where NOT IN is at work, also those with a NULL, and all if a dirty
-/// value is NULL.
-pub(crate) fn restricted(select: &str, values: &[String], dirty: &str, null_value: bool, null_side: Option<&str>) -> String {
-    let mut sql = format!("{select}\nWHERE ({}) IN ({dirty})", values.join(", "));
-    if null_value {
-        sql.push_str(&format!("\nUNION\n{select}\nWHERE ({}) IS NULL", values.join(", ")));
-    }
-    if let Some(any_null) = null_side {
-        sql.push_str(&format!("\nUNION\n{select}\nWHERE {any_null}"));
-    }
-    sql
 }

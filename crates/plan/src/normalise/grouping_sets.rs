@@ -174,9 +174,11 @@ fn left_out(node: &mut Node, all: &[String], within: &[String], functions: &[Fun
     if !is_part
         && let text = print_expression(node)?
         && all.contains(&text)
-        && !within.contains(&text)
     {
-        *node = parse_expression(&format!("(array_agg({text}) FILTER (WHERE false))[1]"))?;
+        // What it is grouped by is whole, whatever else its parts may be.
+        if !within.contains(&text) {
+            *node = parse_expression(&format!("(array_agg({text}) FILTER (WHERE false))[1]"))?;
+        }
         return Ok(());
     }
     children(node)?.into_iter().try_for_each(|child| left_out(child, all, within, functions))

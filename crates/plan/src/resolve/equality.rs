@@ -5,10 +5,29 @@ use std::collections::BTreeSet;
 use pg_query::NodeEnum;
 use pg_query::protobuf::{AExprKind, BoolExprType, Node, SelectStmt};
 
-use super::scope::{Context, Equality, Name, Nulls, Resolver, Side, Source, contains_subquery, see_through};
+use super::null_safe::{by_index, equal_or_both_null, negated, not_distinct, sides};
+use super::scope::{Context, Equality, Name, Resolver, Side, Source, contains_subquery, see_through};
 use super::time::contains_clock;
+use crate::model::agreement::Nulls;
 use crate::model::obstacle::Outcome;
-use crate::syntax::{children, conjuncts, name_parts, print_expression, string_of, target_expression};
+use crate::syntax::{self, children, conjuncts, name_parts, print_expression, string_of, target_expression};
+
+/// What ties an occurrence, and what NULLs do there.
+#[derive(Debug, Clone, Copy)]
+enum Tie {
+    /// A condition of WHERE or ON.
+    Condition(Nulls),
+    /// `value IN (SELECT side …)`.
+    Membership(Nulls),
+}
+
+impl Tie {
+    fn nulls(self) -> Nulls {
+        match self {
+            Self::Condition(nulls) | Self::Membership(nulls) => nulls,
+        }
+    }
+}
 
 impl Resolver<'_> {
     /// Collects from a condition's conjuncts what they say about the constrained occurrences.
@@ -16,14 +35,40 @@ impl Resolver<'_> {
         let mut all: Vec<Node> = Vec::new();
         for conjunct in conjuncts(condition) {
             all.push(conjunct.clone());
+            all.extend(negated(conjunct));
             all.extend(common_to_all(conjunct)?);
         }
         for conjunct in &all {
-            if let Some((left, right)) = equality_sides(conjunct) {
-                self.add_equality(left, right, constrained, None)?;
-                self.add_equality(right, left, constrained, None)?;
+            let plain = sides(conjunct, AExprKind::AexprOp).map(|sides| (sides, false));
+            let null_safe = not_distinct(conjunct).or(equal_or_both_null(conjunct)?).map(|sides| (sides, true));
+            if let Some(((left, right), equal)) = plain.or(null_safe) {
+                // Where one of them is never NULL, two NULLs do not meet.
+                let equal = equal && !self.is_not_null_now(left) && !self.is_not_null_now(right);
+                let tie = Tie::Condition(Nulls { equal, ..Nulls::default() });
+                self.add_equality(left, right, constrained, tie)?;
+                self.add_equality(right, left, constrained, tie)?;
             }
+            self.add_ranges(conjunct, constrained)?;
             self.add_filter(conjunct, constrained)?;
+        }
+        Ok(())
+    }
+
+    /// Adds to a condition what follows from it and PostgreSQL can use an index for.
+    pub(super) fn narrow(&self, condition: &mut Node) -> Outcome<()> {
+        let mut narrower = Vec::new();
+        for conjunct in conjuncts(condition) {
+            let parts = negated(conjunct);
+            for part in std::iter::once(conjunct).chain(&parts) {
+                let Some((left, right)) = not_distinct(part) else { continue };
+                if !contains_subquery(part)? && !contains_clock(part)? && !holds_row(left) && !holds_row(right) {
+                    let never_null = self.is_not_null_now(left) || self.is_not_null_now(right);
+                    narrower.push(by_index(&print_expression(left)?, &print_expression(right)?, never_null)?);
+                }
+            }
+        }
+        for part in narrower {
+            *condition = *syntax::and(Some(Box::new(std::mem::take(condition))), part);
         }
         Ok(())
     }
@@ -47,14 +92,9 @@ impl Resolver<'_> {
     /// Notes `side = value` if `side` is about one constrained occurrence.
     ///
     /// Where an outer join may have replaced a row by NULLs, an expression that makes something of a NULL (`coalesce`) would hold for
-    /// the NULLs too; so there both sides must be strict.
-    fn add_equality(
-        &mut self,
-        side: &Node,
-        value: &Node,
-        constrained: &BTreeSet<usize>,
-        membership: Option<Nulls>,
-    ) -> Outcome<()> {
+    /// the NULLs too; so there both sides must be strict. An equality that NULLs satisfy holds for them, and then a row of which it does
+    /// not hold matters as well: it keeps the NULLs away.
+    fn add_equality(&mut self, side: &Node, value: &Node, constrained: &BTreeSet<usize>, tie: Tie) -> Outcome<()> {
         let through = |node: &Node| see_through(node, &self.names, &self.derived);
         let written = side;
         let (Some(side), Some(value)) = (through(side), through(value)) else { return Ok(()) };
@@ -68,16 +108,17 @@ impl Resolver<'_> {
             return Ok(());
         }
         let side_replaced = self.occurrences[occurrence].nullable || self.is_nullable_now(occurrence);
+        let nulls = tie.nulls();
         // A member that is NULL because nothing was joined has no row of its own that would come or go.
-        if membership.is_some_and(|nulls| nulls.in_side) && side_replaced {
+        if nulls.in_side && side_replaced {
             return Ok(());
         }
-        if self.is_nullable_now(occurrence) && !self.is_strict(&side)? {
+        if self.is_nullable_now(occurrence) && (nulls.equal || !self.is_strict(&side)?) {
             return Ok(());
         }
         let replaced = depends_on.iter().any(|&index| self.is_nullable_now(index));
         // Where the value is NULL because nothing was joined, there is no row on the path to show it.
-        if replaced && (!self.is_strict(&value)? || membership.is_some_and(|nulls| nulls.in_value)) {
+        if replaced && (!self.is_strict(&value)? || nulls.in_value || nulls.equal) {
             return Ok(());
         }
         if holds_row(&side) || holds_row(&value) {
@@ -93,8 +134,8 @@ impl Resolver<'_> {
             value_column: self.plain_column(&value),
             depends_on,
             from_outside: *written != side,
-            membership: membership.is_some(),
-            nulls: membership.unwrap_or_default(),
+            membership: matches!(tie, Tie::Membership(_)),
+            nulls,
             side,
         });
         Ok(())
@@ -102,8 +143,8 @@ impl Resolver<'_> {
 
     /// `x IN (SELECT y.c …)` ties `y.c` to `x`: for one `x`, only rows with `c = x` matter.
     ///
-    /// Where NULL and false differ, so do other rows when `x` or `c` is NULL; see [`Nulls`]. Of several columns then only those count
-    /// that are never NULL on both sides: a row that differs there is no member for certain.
+    /// Where NULL and false differ, so do other rows when `x` or `c` is NULL; see [`Nulls`]. So for each of several columns: a row is no
+    /// member for certain where some column of it and of the test are both there and differ.
     pub(super) fn membership(
         &mut self,
         test: &Node,
@@ -124,30 +165,35 @@ impl Resolver<'_> {
         for ((test, member), _) in tests.iter().zip(&members).zip(separating).filter(|(_, separates)| **separates) {
             let mut nulls = Nulls::default();
             if context == Context::Value {
-                nulls = Nulls { in_value: !self.never_null(test), in_side: !self.never_null(member) };
-                if tests.len() > 1 && nulls != Nulls::default() {
-                    continue;
-                }
+                nulls = Nulls { equal: false, in_value: !self.never_null(test), in_side: !self.never_null(member) };
             }
-            self.add_equality(member, test, &inner.all, Some(nulls))?;
+            self.add_equality(member, test, &inner.all, Tie::Membership(nulls))?;
         }
         self.extended.pop();
         Ok(())
     }
 
+    /// Whether the expression is a column that is never NULL, whatever joins may do around it.
     fn never_null(&self, node: &Node) -> bool {
-        let Some(seen) = see_through(node, &self.names, &self.derived) else { return false };
+        self.not_null_column(node).is_some_and(|index| !self.occurrences[index].nullable && !self.is_nullable_now(index))
+    }
+
+    /// Whether it is a column that is not NULL where it is evaluated now.
+    fn is_not_null_now(&self, node: &Node) -> bool {
+        self.not_null_column(node).is_some_and(|index| !self.is_nullable_now(index))
+    }
+
+    /// The occurrence of a column that is declared NOT NULL.
+    fn not_null_column(&self, node: &Node) -> Option<usize> {
+        let seen = see_through(node, &self.names, &self.derived)?;
         let (bare, _) = strip_cast(&seen);
-        self.plain_column(bare).is_some_and(|(index, column)| {
-            let occurrence = &self.occurrences[index];
-            let Source::Table(relation) = &occurrence.source else { return false };
-            let replaced = occurrence.nullable || self.is_nullable_now(index);
-            !replaced && self.relations[*relation].column(&column).is_some_and(|column| column.not_null)
-        })
+        let (index, column) = self.plain_column(bare)?;
+        let Source::Table(relation) = &self.occurrences[index].source else { return None };
+        self.relations[*relation].column(&column)?.not_null.then_some(index)
     }
 
     /// Whether the expression is NULL as soon as one of its columns is.
-    fn is_strict(&self, node: &Node) -> Outcome<bool> {
+    pub(super) fn is_strict(&self, node: &Node) -> Outcome<bool> {
         const STRICT_OPERATORS: [&str; 10] = ["+", "-", "*", "/", "%", "->", "->>", "#>", "#>>", "="];
         let by_kind = match &node.node {
             Some(NodeEnum::ColumnRef(_) | NodeEnum::AConst(_)) => return Ok(true),
@@ -209,15 +255,6 @@ fn common_to_all(node: &Node) -> Outcome<Vec<Node>> {
         common = kept;
     }
     Ok(common.into_iter().cloned().collect())
-}
-
-/// The sides of `a = b`, with PostgreSQL's own operator.
-fn equality_sides(node: &Node) -> Option<(&Node, &Node)> {
-    let Some(NodeEnum::AExpr(comparison)) = &node.node else { return None };
-    if comparison.kind != AExprKind::AexprOp as i32 || !matches!(name_parts(&comparison.name).as_slice(), ["="]) {
-        return None;
-    }
-    Some((comparison.lexpr.as_deref()?, comparison.rexpr.as_deref()?))
 }
 
 /// `(a, b) = (c, d)` and `t.* = u.*` compare rows, which have no column of their own.

@@ -100,19 +100,19 @@ impl Resolver<'_> {
             self.expression(test, Context::Value)?;
         }
         let test = link.testexpr.as_deref().cloned();
+        let membership = match (link.sub_link_type(), name_parts(&link.oper_name).as_slice()) {
+            (SubLinkType::AnySublink, [] | ["="]) => Some(context),
+            // NOT IN.
+            (SubLinkType::AllSublink, ["<>"]) => Some(Context::Value),
+            _ => None,
+        };
         let Some(NodeEnum::SelectStmt(select)) = link.subselect.as_mut().and_then(|node| node.node.as_mut()) else {
             return Err(Obstacle::at("a subquery is not a SELECT", link.location));
         };
         let side = self.subselect(select, Place::Subquery, false)?;
-        let is_equality = link.oper_name.is_empty() || name_parts(&link.oper_name).last() == Some(&"=");
-        if link.sub_link_type == SubLinkType::AnySublink as i32
-            && is_equality
-            && let Some(test) = test
-        {
-            let separating = separating_outputs(select, self.functions)?;
-            self.membership(&test, select, &separating, &side, context)?;
-        }
-        Ok(())
+        let (Some(test), Some(context)) = (test, membership) else { return Ok(()) };
+        let separating = separating_outputs(select, self.functions)?;
+        self.membership(&test, select, &separating, &side, context)
     }
 
     /// The occurrences that an expression refers to; an error where it refers to a column that cannot be seen through.

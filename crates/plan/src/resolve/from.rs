@@ -163,6 +163,7 @@ impl Resolver<'_> {
                 }
             }
             self.collect(condition, &constrained)?;
+            self.narrow(condition)?;
             self.extended.pop();
         }
         let extended = match kind {

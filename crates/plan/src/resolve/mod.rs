@@ -9,7 +9,9 @@ mod clock;
 mod equality;
 mod expression;
 mod from;
+mod null_safe;
 mod opaque;
+mod range;
 mod scope;
 mod time;
 
@@ -23,7 +25,7 @@ use crate::model::facts::{Function, Relation};
 use crate::model::obstacle::{Obstacle, Outcome};
 use crate::syntax::{self, Tally, clauses};
 
-pub(crate) use scope::{ClockComparison, Equality, Nulls, Place, Resolved, Rows, Source};
+pub(crate) use scope::{ClockComparison, Equality, Place, Range, Resolved, Rows, Searched, SearchedBy, Source};
 pub(crate) use time::{contains_clock, fix_time};
 
 /// Resolves a SELECT without WITH and set operations at its top.
@@ -35,6 +37,7 @@ pub(crate) fn resolve(mut select: SelectStmt, relations: &[Relation], functions:
         occurrences: Vec::new(),
         derived: Vec::new(),
         equalities: Vec::new(),
+        ranges: Vec::new(),
         clocks: Vec::new(),
         inside_bound: false,
         names: BTreeMap::new(),
@@ -48,8 +51,8 @@ pub(crate) fn resolve(mut select: SelectStmt, relations: &[Relation], functions:
     if resolver.met != expected {
         return Err(Obstacle::new("it has a construct with parts that the planner does not see"));
     }
-    let Resolver { occurrences, derived, equalities, clocks, names, .. } = resolver;
-    Ok(Resolved { select, occurrences, derived, equalities, clocks, names })
+    let Resolver { occurrences, derived, equalities, ranges, clocks, names, .. } = resolver;
+    Ok(Resolved { select, occurrences, derived, equalities, ranges, clocks, names })
 }
 
 impl Resolver<'_> {
@@ -74,6 +77,7 @@ impl Resolver<'_> {
         if let Some(condition) = &mut select.where_clause {
             self.expression(condition, Context::Filter)?;
             self.collect(condition, &from.all)?;
+            self.narrow(condition)?;
         }
         let condition = select.where_clause.take();
         for clause in clauses(select) {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pg_query::NodeEnum;
 use pg_query::protobuf::{Node, RangeFunction, SelectStmt};
 
+use crate::model::agreement::Nulls;
 use crate::model::facts::{Function, Relation};
 use crate::model::obstacle::Outcome;
 use crate::syntax::{Tally, any, children, string_of};
@@ -15,6 +16,7 @@ pub(crate) struct Resolved {
     pub(crate) occurrences: Vec<Occurrence>,
     pub(crate) derived: Vec<Derived>,
     pub(crate) equalities: Vec<Equality>,
+    pub(crate) ranges: Vec<Range>,
     pub(crate) clocks: Vec<ClockComparison>,
     pub(super) names: BTreeMap<String, Name>,
 }
@@ -89,6 +91,7 @@ pub(super) struct Resolver<'a> {
     pub(super) occurrences: Vec<Occurrence>,
     pub(super) derived: Vec<Derived>,
     pub(super) equalities: Vec<Equality>,
+    pub(super) ranges: Vec<Range>,
     pub(super) clocks: Vec<ClockComparison>,
     /// Whether the expression at hand is the bound of a comparison, where the time is allowed.
     pub(super) inside_bound: bool,
@@ -149,7 +152,7 @@ impl Resolver<'_> {
     }
 }
 
-/// `side = value`, in a place where rows of the occurrence that do not satisfy it do not matter.
+/// `side = value`, or `side IS NOT DISTINCT FROM value`, in a place where rows of the occurrence that do not satisfy it do not matter.
 #[derive(Debug, Clone)]
 pub(crate) struct Equality {
     pub(crate) occurrence: usize,
@@ -171,17 +174,58 @@ pub(crate) struct Equality {
     pub(crate) from_outside: bool,
     /// Whether it comes from `value IN (SELECT side …)`.
     pub(crate) membership: bool,
-    /// For NOT IN and its like, where NULL and false differ: what else can change the answer.
+    /// What NULLs do.
     pub(crate) nulls: Nulls,
 }
 
-/// What else than equal values can change the answer of `value IN (SELECT side …)`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Nulls {
-    /// `value` may be NULL: then the answer is false or NULL, as the subquery is empty or not.
-    pub(crate) in_value: bool,
-    /// `side` may be NULL: a member that is NULL turns every "false" into NULL.
-    pub(crate) in_side: bool,
+impl Equality {
+    /// The condition, in a form for which PostgreSQL can use an index of either side.
+    pub(crate) fn condition(&self) -> String {
+        let Self { side_sql, value, .. } = self;
+        if self.nulls.equal {
+            return format!("({side_sql} = ({value}) OR (({side_sql}) IS NULL AND ({value}) IS NULL))");
+        }
+        format!("{side_sql} = ({value})")
+    }
+
+    /// The condition, for the reader of a plan.
+    pub(crate) fn tie(&self) -> String {
+        let operator = if self.nulls.equal { "IS NOT DISTINCT FROM" } else { "=" };
+        format!("{} {operator} {}", self.side_sql, self.value)
+    }
+}
+
+/// A condition between an occurrence's columns and others'.
+#[derive(Debug, Clone)]
+pub(crate) struct Range {
+    pub(crate) occurrence: usize,
+    pub(crate) condition: Node,
+    /// The condition, printed.
+    pub(crate) sql: String,
+    /// The occurrence's columns in it.
+    pub(crate) columns: Vec<String>,
+    /// The other occurrences in it.
+    pub(crate) depends_on: BTreeSet<usize>,
+    /// The columns that stand alone on a side of an operator by which an index finds them.
+    pub(crate) searched: Vec<Searched>,
+    /// Whether it is an OR, so that one index is not enough.
+    pub(crate) is_or: bool,
+}
+
+/// A column that an index can find rows by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Searched {
+    pub(crate) occurrence: usize,
+    pub(crate) column: String,
+    pub(crate) by: SearchedBy,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SearchedBy {
+    /// Its order.
+    Order,
+    /// What it contains, or overlaps.
+    Content,
 }
 
 /// A comparison of a row's value with a bound that moves with the time.

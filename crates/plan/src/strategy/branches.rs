@@ -18,7 +18,7 @@ use crate::model::plan::{Branch, Clock, Root};
 use crate::model::quote;
 use crate::model::row_key::locator;
 use crate::model::trace::{RelationRole, Role, Trace};
-use crate::resolve::{self, ClockComparison, Equality, Nulls, Place, Resolved};
+use crate::resolve::{self, ClockComparison, Equality, Place, Resolved};
 use crate::syntax::{self, column_reference, print_expression, print_select_pretty, target_expression};
 
 /// A resolved SELECT and its paths.
@@ -134,7 +134,7 @@ impl Part {
         let path = self.tracer(query).path(&equality.depends_on)?;
         let dirty = in_dirty(&self.resolved.occurrences[self.paths.root].alias, root);
         let Equality { side_sql, value, nulls, .. } = equality;
-        if *nulls == Nulls::default() {
+        if !nulls.equal && !nulls.concern_more() {
             return Ok(format!("{side_sql} IN (SELECT {value} FROM {path} WHERE {dirty})"));
         }
         // An array, because PostgreSQL can look up an index for either side of an OR then.
@@ -144,6 +144,10 @@ impl Part {
         }
         if nulls.in_value {
             condition.push_str(&format!(" OR EXISTS (SELECT 1 FROM {path} WHERE {dirty} AND ({value}) IS NULL)"));
+        }
+        if nulls.equal {
+            let any_null = format!("EXISTS (SELECT 1 FROM {path} WHERE {dirty} AND ({value}) IS NULL)");
+            condition.push_str(&format!(" OR (({side_sql}) IS NULL AND {any_null})"));
         }
         Ok(format!("({condition})"))
     }
@@ -246,13 +250,12 @@ impl Part {
                     );
                     let trace = tracer.trace(hop, &format!("{state}{}", index + 1))?;
                     let missing_indexes = tracer.missing_indexes(hop);
-                    let ties: Vec<String> =
-                        hop.equalities.iter().map(|equality| format!("{} = {}", equality.side_sql, equality.value)).collect();
-                    let ties = ties.join(" and ");
+                    let ties = hop.ties();
                     let (role, reason) = match hop.kind {
                         HopKind::Lookup | HopKind::Call => (Role::Lookup, format!("read only by its key: {ties}")),
                         HopKind::KeyLink => (Role::Link, format!("many rows may match, and their key tells whom: {ties}")),
                         HopKind::Link => (Role::Link, format!("many rows may match; what they were joined by is kept: {ties}")),
+                        HopKind::Range => (Role::Link, tracer.range_reason(hop, &trace)),
                     };
                     RelationRole { relation, alias, role, reason, trace, missing_indexes, follows: None }
                 }

@@ -6,9 +6,9 @@
 //! one value ties nothing: when the value changes, all of O is dirty, and when it does not, nothing is.
 
 use pg_query::NodeEnum;
-use pg_query::protobuf::{Node, SelectStmt, SubLinkType};
+use pg_query::protobuf::{Alias, Node, SelectStmt, SubLinkType};
 
-use super::decomposition::{Decomposition, Parts, hidden_groups, over, take_apart};
+use super::decomposition::{Decomposition, Parts, hidden_groups, name_columns, over, take_apart};
 use super::limits::{self, Limit};
 use crate::model::contributions::{CONTRIBUTION_ALIAS, argument_column};
 use crate::model::facts::{Function, Query};
@@ -26,14 +26,34 @@ enum Extent {
     Windows,
     /// All that cannot be seen through, and single values.
     Opaque,
+    /// The members of IN as well, where they are of several tables or of groups: a member that is NULL because nothing was joined is a row
+    /// of the block, that comes and goes.
+    Members,
     /// Tables beside them, too: in two databases blocks cannot be joined with tables.
     Everything,
+    /// All of that.
+    EverythingAndMembers,
+}
+
+impl Extent {
+    /// Whether subqueries of IN that are more than one table are blocks as well.
+    fn has_members(self) -> bool {
+        matches!(self, Self::Members | Self::EverythingAndMembers)
+    }
+
+    fn has_tables(self) -> bool {
+        matches!(self, Self::Everything | Self::EverythingAndMembers)
+    }
 }
 
 /// Ways to take a query apart so that the outer query may be incremental, the one with the least state first. With `two_databases` the
 /// outer query reads blocks alone.
 pub fn compositions(query: &Query, two_databases: bool) -> Vec<Decomposition> {
-    let extents: &[Extent] = if two_databases { &[Extent::Everything] } else { &[Extent::Windows, Extent::Opaque] };
+    let extents: &[Extent] = if two_databases {
+        &[Extent::Everything, Extent::EverythingAndMembers]
+    } else {
+        &[Extent::Windows, Extent::Opaque, Extent::Members]
+    };
     let mut found: Vec<Decomposition> = Vec::new();
     for extent in extents {
         let composed = with_large_stack(|| compose(query, *extent).ok()).ok().flatten();
@@ -60,7 +80,7 @@ fn compose(query: &Query, extent: Extent) -> Outcome<Decomposition> {
         blocks.parts.name_outputs(&mut select);
         blocks.of_select(&mut select)?;
     }
-    if extent == Extent::Everything {
+    if extent.has_tables() {
         blocks.tables(&mut select)?;
     }
     if blocks.parts.inner.is_empty() {
@@ -153,6 +173,10 @@ impl Blocks<'_> {
         if select.limit_option == pg_query::protobuf::LimitOption::WithTies as i32 {
             return Err(Obstacle::new("it has WITH TIES"));
         }
+        // PostgreSQL sorts rows before it makes several of each.
+        if syntax::returns_set(select, self.functions())? {
+            return Err(Obstacle::new("it has LIMIT beside a function that returns a set"));
+        }
         let (count, offset) = (select.limit_count.take(), select.limit_offset.take());
         let mut sorts = std::mem::take(&mut select.sort_clause);
         if select.distinct_clause.iter().any(|on| on.node.is_some()) {
@@ -198,6 +222,9 @@ impl Blocks<'_> {
         if self.extent != Extent::Windows {
             clauses(select).into_iter().try_for_each(|clause| self.values(clause))?;
         }
+        if self.extent.has_members() {
+            clauses(select).into_iter().try_for_each(|clause| self.members(clause))?;
+        }
         for_each_select_inside(select, &mut |inner| {
             if syntax::is_set_operation(inner) { Ok(()) } else { self.subqueries(inner) }
         })
@@ -213,7 +240,9 @@ impl Blocks<'_> {
         }
         let wanted = match self.extent {
             Extent::Windows => inner.with_clause.is_some() || (!syntax::is_set_operation(inner) && syntax::has_window(inner)?),
-            Extent::Opaque | Extent::Everything => is_opaque(inner, &self.parts.query.functions)?,
+            Extent::Opaque | Extent::Members | Extent::Everything | Extent::EverythingAndMembers => {
+                is_opaque(inner, &self.parts.query.functions)?
+            }
         };
         if wanted && !subselect.lateral {
             let only_reader = !self.repeated.contains(&print_select_pretty(inner)?) && !self.parts.is_used_as_row(subselect);
@@ -247,6 +276,29 @@ impl Blocks<'_> {
             return Ok(());
         }
         children(node)?.into_iter().try_for_each(|child| self.values(child))
+    }
+
+    /// `x IN (SELECT c FROM t LEFT JOIN u …)`, where the subquery does not depend on the rows around it.
+    fn members(&mut self, node: &mut Node) -> Outcome<()> {
+        if let Some(NodeEnum::SubLink(link)) = node.node.as_mut()
+            && matches!(link.sub_link_type(), SubLinkType::AnySublink | SubLinkType::AllSublink)
+            && let Some(NodeEnum::SelectStmt(inner)) = link.subselect.as_mut().and_then(|node| node.node.as_mut())
+            && inner.values_lists.is_empty()
+            && !matches!(inner.from_clause.as_slice(), [Node { node: Some(NodeEnum::RangeVar(_)) }] if !is_opaque(inner, self.functions())?)
+            && is_self_contained(inner)?
+        {
+            let mut first: &SelectStmt = inner;
+            while let Some(left) = first.larg.as_deref() {
+                first = left;
+            }
+            let names: Vec<String> = (0..first.target_list.len()).map(argument_column).collect();
+            let colnames = names.iter().map(|name| syntax::string(name)).collect();
+            name_columns(inner, &Alias { colnames, ..Alias::default() });
+            let block = self.parts.add(inner)?;
+            let values = names.iter().map(|name| syntax::target("", column_reference(CONTRIBUTION_ALIAS, name))).collect();
+            **inner = over(&block, CONTRIBUTION_ALIAS, values);
+        }
+        children(node)?.into_iter().try_for_each(|child| self.members(child))
     }
 
     /// Tables that are left become blocks of their rows.

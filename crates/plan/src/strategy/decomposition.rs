@@ -296,7 +296,7 @@ pub(super) fn expose_groups(select: &mut SelectStmt, functions: &[Function]) {
 }
 
 /// Gives a subquery's columns the names that its alias gives them.
-fn name_columns(select: &mut SelectStmt, alias: &Alias) {
+pub(super) fn name_columns(select: &mut SelectStmt, alias: &Alias) {
     let mut first = select;
     while syntax::is_set_operation(first) {
         match first.larg.as_deref_mut() {

@@ -12,6 +12,7 @@ mod grouping;
 mod hierarchy;
 mod limits;
 mod paths;
+mod ranges;
 mod top;
 mod traces;
 mod windows;

@@ -7,6 +7,8 @@
 //!   that changed it is dirty too and leads to the root. No old state of X is needed.
 //! * X is a *link* if the rows of X that matter are those where some expressions over X equal values computed from occurrences already
 //!   reached. The expressions' old values concern roots as well as the new ones, so they are kept, unless the identity holds them.
+//! * X is a *range link* if the rows of X that matter are those that satisfy a condition which an index can narrow, over columns of X and of
+//!   occurrences already reached. Those columns' old values are kept, unless the identity holds them.
 //! * Anything else cannot be traced: a change of it concerns every root.
 
 use std::collections::BTreeSet;
@@ -14,7 +16,7 @@ use std::collections::BTreeSet;
 use crate::model::facts::{Identity, Relation, RelationKind};
 use crate::model::obstacle::Obstacle;
 use crate::model::quote;
-use crate::resolve::{Equality, Nulls, Place, Resolved, Rows, Source};
+use crate::resolve::{Equality, Place, Range, Resolved, Rows, Source};
 use crate::syntax::print_expression;
 
 /// How an occurrence is reached.
@@ -23,6 +25,8 @@ pub(crate) struct Hop {
     pub(crate) occurrence: usize,
     /// For a lookup one for each column of the identity, in identity order. For a link, all there are. For a call, none.
     pub(crate) equalities: Vec<Equality>,
+    /// For a range link, the conditions.
+    pub(crate) ranges: Vec<Range>,
     pub(crate) kind: HopKind,
 }
 
@@ -34,6 +38,8 @@ pub(crate) enum HopKind {
     KeyLink,
     /// By other expressions, whose old values are kept.
     Link,
+    /// By conditions, whose columns' old values are kept where the identity does not hold them.
+    Range,
     /// A function of what was reached.
     Call,
 }
@@ -77,8 +83,8 @@ pub(crate) fn find(resolved: &Resolved, relations: &[Relation], preferred: &dyn 
 }
 
 /// Smaller is better, the first component first: what cannot be traced; tables of which many rows meet one root row, so that a change
-/// of one concerns the others; a root key that is not in the result; links that need state; links.
-type Cost = (usize, usize, bool, usize, usize);
+/// of one concerns the others; a root key that is not in the result; range links; links that need state; links.
+type Cost = (usize, usize, bool, usize, usize, usize);
 
 fn is_single(index: usize, resolved: &Resolved, relations: &[Relation]) -> bool {
     resolved.table(index).is_some_and(|found| relations[found].single_row)
@@ -87,10 +93,10 @@ fn is_single(index: usize, resolved: &Resolved, relations: &[Relation]) -> bool 
 fn cost(paths: &Paths, resolved: &Resolved, relations: &[Relation], key_selected: bool) -> Cost {
     let untied = paths.unreached.iter().filter(|(index, _)| !is_single(*index, resolved, relations)).count();
     let hops = || paths.hops.iter().filter(|hop| !resolved.occurrences[hop.occurrence].inert);
-    let is_link = |hop: &&Hop| matches!(hop.kind, HopKind::Link | HopKind::KeyLink);
+    let is_link = |hop: &&Hop| matches!(hop.kind, HopKind::Link | HopKind::KeyLink | HopKind::Range);
     let many = hops().filter(is_link).filter(|hop| resolved.occurrences[hop.occurrence].place == Place::Row).count();
     let count = |kind: HopKind| hops().filter(|hop| hop.kind == kind).count();
-    (untied, many, !key_selected, count(HopKind::Link), count(HopKind::KeyLink))
+    (untied, many, !key_selected, count(HopKind::Range), count(HopKind::Link), count(HopKind::KeyLink))
 }
 
 fn why_not_traceable(resolved: &Resolved, index: usize, relations: &[Relation]) -> Option<String> {
@@ -121,17 +127,18 @@ pub(crate) fn from_root(root: usize, resolved: &Resolved, relations: &[Relation]
     let mut hops: Vec<Hop> = Vec::new();
     loop {
         let waiting: Vec<usize> = (0..resolved.occurrences.len()).filter(|index| !reached.contains(index)).collect();
-        // Lookups first: they need no state.
+        // Lookups first: they need no state. Equalities before ranges: a value concerns fewer roots.
         let next = waiting
             .iter()
             .find_map(|&index| lookup(index, resolved, relations, &usable))
-            .or_else(|| waiting.iter().find_map(|&index| link(index, resolved, relations, &usable, &tied)));
+            .or_else(|| waiting.iter().find_map(|&index| link(index, resolved, relations, &usable, &tied)))
+            .or_else(|| waiting.iter().find_map(|&index| range(index, resolved, relations, &usable, &tied)));
         let Some(hop) = next else { break };
         reached.insert(hop.occurrence);
         if hop.depends_on(resolved).iter().any(|index| tied.contains(index)) {
             tied.insert(hop.occurrence);
         }
-        if hop.nulls() == Nulls::default() {
+        if !hop.concerns_more() {
             usable.insert(hop.occurrence);
         }
         hops.push(hop);
@@ -147,7 +154,7 @@ fn lookup(index: usize, resolved: &Resolved, relations: &[Relation], usable: &BT
     let relation = match &resolved.occurrences[index].source {
         Source::Table(relation) => &relations[*relation],
         Source::Function(_, depends_on) => {
-            let hop = || Hop { occurrence: index, equalities: Vec::new(), kind: HopKind::Call };
+            let hop = || Hop { occurrence: index, equalities: Vec::new(), ranges: Vec::new(), kind: HopKind::Call };
             return depends_on.is_subset(usable).then(hop);
         }
     };
@@ -159,15 +166,13 @@ fn lookup(index: usize, resolved: &Resolved, relations: &[Relation], usable: &BT
         .identity_columns()
         .iter()
         .map(|column| {
-            // NOT IN by one of several key columns concerns more roots than a key can tell.
-            let plain = |equality: &&Equality| relation.identity_columns().len() == 1 || equality.nulls == Nulls::default();
-            usable_equalities(index, resolved, usable)
-                .filter(plain)
-                .find(|equality| equality.column.as_ref() == Some(column))
-                .cloned()
+            let of_column =
+                || usable_equalities(index, resolved, usable).filter(|equality| equality.column.as_ref() == Some(column));
+            // What treats NULL as false is worth more than NOT IN, which concerns every root with a NULL.
+            of_column().find(|equality| !equality.nulls.concern_more()).or_else(|| of_column().next()).cloned()
         })
         .collect::<Option<Vec<_>>>()?;
-    Some(Hop { occurrence: index, equalities, kind: HopKind::Lookup })
+    Some(Hop { occurrence: index, equalities, ranges: Vec::new(), kind: HopKind::Lookup })
 }
 
 fn link(
@@ -182,10 +187,10 @@ fn link(
     }
     let identity = relations[resolved.table(index)?].identity_columns();
     let all: Vec<Equality> = usable_equalities(index, resolved, usable).cloned().collect();
-    // A condition that treats NULL as false is worth more than NOT IN, which concerns every root with a NULL.
-    let (plain, null_aware): (Vec<_>, Vec<_>) = all.into_iter().partition(|equality| equality.nulls == Nulls::default());
+    let (plain, null_aware): (Vec<_>, Vec<_>) = all.into_iter().partition(|equality| !equality.nulls.concern_more());
     let is_tied = |equality: &Equality| equality.depends_on.iter().any(|index| tied.contains(index));
-    let mut equalities = if plain.iter().any(is_tied) { plain } else { null_aware.into_iter().take(1).collect() };
+    // As above. NOT IN has all its columns compared: rows that differ in one are no members.
+    let mut equalities = if plain.iter().any(is_tied) { plain } else { null_aware };
     equalities.dedup_by(|a, b| a.side_sql == b.side_sql && a.value == b.value);
     // Rows that are tied to constants alone concern every root, and any number of them may.
     if !equalities.iter().any(is_tied) {
@@ -193,7 +198,25 @@ fn link(
     }
     let in_identity = |equality: &Equality| equality.column.as_ref().is_some_and(|column| identity.contains(column));
     let kind = if equalities.iter().all(in_identity) { HopKind::KeyLink } else { HopKind::Link };
-    Some(Hop { occurrence: index, equalities, kind })
+    Some(Hop { occurrence: index, equalities, ranges: Vec::new(), kind })
+}
+
+fn range(
+    index: usize,
+    resolved: &Resolved,
+    relations: &[Relation],
+    usable: &BTreeSet<usize>,
+    tied: &BTreeSet<usize>,
+) -> Option<Hop> {
+    let relation = &relations[resolved.table(index)?];
+    // A single row has its own rule.
+    if why_not_traceable(resolved, index, relations).is_some() || relation.single_row {
+        return None;
+    }
+    let of_it = |range: &&Range| range.occurrence == index && range.depends_on.is_subset(usable);
+    let ranges: Vec<Range> = resolved.ranges.iter().filter(of_it).cloned().collect();
+    let is_tied = ranges.iter().flat_map(|range| &range.depends_on).any(|index| tied.contains(index));
+    is_tied.then_some(Hop { occurrence: index, equalities: Vec::new(), ranges, kind: HopKind::Range })
 }
 
 fn usable_equalities<'a>(
@@ -218,7 +241,7 @@ fn unreachable_reason(resolved: &Resolved, index: usize, relations: &[Relation])
             };
             let name =
                 if relations[*relation].name == occurrence.alias { label } else { format!("{label} (as {})", occurrence.alias) };
-            format!("{name} {place} without an equality that ties its rows to the root")
+            format!("{name} {place} without an equality or a range that ties its rows to the root")
         }
         Source::Function(..) => format!("the function {} depends on what cannot be traced", occurrence.alias),
     }
@@ -241,19 +264,34 @@ pub(crate) fn untied(index: usize, reason: &str, resolved: &Resolved, relations:
 impl Hop {
     /// The occurrences that it follows from.
     fn depends_on(&self, resolved: &Resolved) -> BTreeSet<usize> {
-        let mut all: BTreeSet<usize> = self.equalities.iter().flat_map(|equality| equality.depends_on.iter().copied()).collect();
+        let mut all = self.conditions_on();
         if let Source::Function(_, depends_on) = &resolved.occurrences[self.occurrence].source {
             all.extend(depends_on);
         }
         all
     }
 
-    /// What else than equal values concerns a root: only a single membership test says something.
-    pub(crate) fn nulls(&self) -> Nulls {
-        match self.equalities.as_slice() {
-            [equality] => equality.nulls,
-            _ => Nulls::default(),
-        }
+    /// The occurrences that its conditions name beside its own.
+    pub(crate) fn conditions_on(&self) -> BTreeSet<usize> {
+        let equalities = self.equalities.iter().flat_map(|equality| &equality.depends_on);
+        equalities.chain(self.ranges.iter().flat_map(|range| &range.depends_on)).copied().collect()
+    }
+
+    /// Its conditions, as a join has them.
+    pub(crate) fn conditions(&self) -> String {
+        let ranges = self.ranges.iter().map(|range| format!("({})", range.sql));
+        self.equalities.iter().map(Equality::condition).chain(ranges).collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// Its conditions, for the reader of a plan.
+    pub(crate) fn ties(&self) -> String {
+        let ranges = self.ranges.iter().map(|range| range.sql.clone());
+        self.equalities.iter().map(Equality::tie).chain(ranges).collect::<Vec<_>>().join(" and ")
+    }
+
+    /// Whether more than equal values concern a root.
+    pub(crate) fn concerns_more(&self) -> bool {
+        self.equalities.iter().any(|equality| equality.nulls.concern_more())
     }
 }
 

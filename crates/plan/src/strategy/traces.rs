@@ -7,14 +7,22 @@
 use std::collections::BTreeSet;
 
 use super::paths::{Hop, HopKind, Paths};
+use super::ranges;
+use crate::model::agreement::{Compared, restricted};
 use crate::model::facts::Relation;
 use crate::model::index::{Purpose, WantedIndex};
 use crate::model::obstacle::{Obstacle, Outcome};
 use crate::model::quote;
 use crate::model::state::StateTable;
-use crate::model::trace::{LinkTrace, Trace, restricted, unnest};
-use crate::resolve::{Resolved, Source};
+use crate::model::trace::{Concerned, LinkTrace, Trace, satisfying, unnest};
+use crate::resolve::{Equality, Resolved, Source};
 use crate::syntax::{self, print_expression, wrap};
+
+/// What is kept of a link's rows, and whom it concerns.
+struct Kept {
+    sides: Vec<String>,
+    concerned: Concerned,
+}
 
 /// Makes traces for the hops of one branch.
 pub(crate) struct Tracer<'a> {
@@ -30,14 +38,15 @@ impl Tracer<'_> {
 
     /// The trace of a hop. `state_name` names the table that keeps old values, if one is needed.
     pub(crate) fn trace(&self, hop: &Hop, state_name: &str) -> Outcome<Trace> {
-        let depends_on: BTreeSet<usize> =
-            hop.equalities.iter().flat_map(|equality| equality.depends_on.iter().copied()).collect();
-        let values: Vec<String> = hop.equalities.iter().map(|equality| equality.value.clone()).collect();
-        let select = format!("SELECT DISTINCT {}\nFROM {}", self.root_keys(), self.path(&depends_on)?);
+        let compared = |equality: &Equality| Compared { value: equality.value.clone(), nulls: equality.nulls };
+        let values: Vec<Compared> = hop.equalities.iter().map(compared).collect();
+        let select = format!("SELECT DISTINCT {}\nFROM {}", self.root_keys(), self.path(&hop.conditions_on())?);
         let Some(relation) = self.relation(hop.occurrence) else {
             return Err(Obstacle::new("a function has no trace"));
         };
-        let nulls = hop.nulls();
+        if hop.kind == HopKind::Range {
+            return self.range(hop, relation, select, state_name);
+        }
         if hop.kind != HopKind::Link {
             let identity = relation.identity_columns();
             let dirty: Vec<String> = hop
@@ -51,28 +60,44 @@ impl Tracer<'_> {
                     equality.cast.as_ref().map_or(typed.clone(), |cast| format!("({typed})::{cast}"))
                 })
                 .collect();
-            let sql = restricted(
-                &select,
-                &values,
-                &format!("SELECT {} FROM {}", dirty.join(", "), unnest(identity.len())),
-                nulls.in_value,
-                None,
-            );
+            let sql = restricted(&select, &values, &dirty, &unnest(identity.len()));
             return Ok(Trace::Keys(sql));
         }
-        Ok(Trace::Link(Box::new(self.link(hop, relation, select, values, state_name))))
+        let sides = hop.equalities.iter().map(|equality| equality.side_sql.clone()).collect();
+        Ok(Trace::Link(Box::new(self.link(
+            hop.occurrence,
+            relation,
+            select,
+            Kept { sides, concerned: Concerned::Agreeing(values) },
+            state_name,
+        ))))
     }
 
-    fn link(&self, hop: &Hop, relation: &Relation, select: String, values: Vec<String>, state_name: &str) -> LinkTrace {
-        let alias = quote::identifier(&self.resolved.occurrences[hop.occurrence].alias);
+    fn range(&self, hop: &Hop, relation: &Relation, select: String, state_name: &str) -> Outcome<Trace> {
+        let alias = &self.resolved.occurrences[hop.occurrence].alias;
+        let (columns, conditions) = (ranges::columns(hop), ranges::conditions(hop, alias)?);
+        let identity = relation.identity_columns();
+        let typed = |column: &String| {
+            let position = identity.iter().position(|found| found == column)?;
+            Some(format!("d.d{}::{}", position + 1, relation.identity_type(column)))
+        };
+        if let Some(dirty) = columns.iter().map(typed).collect::<Option<Vec<_>>>() {
+            return Ok(Trace::Keys(satisfying(&select, &conditions, &dirty, &unnest(identity.len()))));
+        }
+        let sides = columns.iter().map(|column| format!("{}.{}", quote::identifier(alias), quote::identifier(column))).collect();
+        let kept = Kept { sides, concerned: Concerned::Satisfying(conditions) };
+        Ok(Trace::Link(Box::new(self.link(hop.occurrence, relation, select, kept, state_name))))
+    }
+
+    fn link(&self, occurrence: usize, relation: &Relation, select: String, kept: Kept, state_name: &str) -> LinkTrace {
+        let alias = quote::identifier(&self.resolved.occurrences[occurrence].alias);
         let identity = relation.identity_columns();
         let located = !relation.located_by.is_empty();
         let key: Vec<String> = (1..=identity.len()).map(|n| format!("k{n}")).collect();
-        let link_columns: Vec<String> = (1..=hop.equalities.len()).map(|n| format!("l{n}")).collect();
+        let link_columns: Vec<String> = (1..=kept.sides.len()).map(|n| format!("l{n}")).collect();
         let keys = identity.iter().map(|column| relation.identity_value(&alias, column));
-        let sides = hop.equalities.iter().map(|equality| equality.side_sql.clone());
-        let expressions: Vec<String> = keys.chain(sides).collect();
-        let filters = &self.resolved.occurrences[hop.occurrence].filters;
+        let expressions: Vec<String> = keys.chain(kept.sides).collect();
+        let filters = &self.resolved.occurrences[occurrence].filters;
         let state = StateTable {
             name: state_name.to_owned(),
             purpose: if located {
@@ -108,10 +133,19 @@ impl Tracer<'_> {
             expressions,
             filter: filters.iter().filter_map(|filter| print_expression(filter).ok()).collect(),
             select,
-            values,
-            null_value: hop.nulls().in_value,
-            null_side: hop.nulls().in_side,
+            concerned: kept.concerned,
         }
+    }
+
+    /// What a range link keeps and costs, for the reader of a plan.
+    pub(crate) fn range_reason(&self, hop: &Hop, trace: &Trace) -> String {
+        let kept = if matches!(trace, Trace::Keys(_)) { "their key tells whom" } else { "what they were compared by is kept" };
+        let mut reason = format!("many rows may match, and {kept}: {}", hop.ties());
+        for occurrence in ranges::wanted(hop, self.resolved, self.relations).scanned {
+            let label = self.relation(occurrence).map(Relation::label).unwrap_or_default();
+            reason.push_str(&format!("; a batch that changes it reads all of {label}, which has no index for that"));
+        }
+        reason
     }
 
     fn root_keys(&self) -> String {
@@ -130,12 +164,7 @@ impl Tracer<'_> {
                 from.push_str(&format!("\nCROSS JOIN {item}"));
                 continue;
             }
-            let conditions: Vec<String> = hop
-                .equalities
-                .iter()
-                .map(|equality| format!("{} = {}", equality.side_sql, parenthesised(&equality.value)))
-                .collect();
-            from.push_str(&format!("\nJOIN {item} ON {}", conditions.join(" AND ")));
+            from.push_str(&format!("\nJOIN {item} ON {}", hop.conditions()));
         }
         Ok(from)
     }
@@ -158,6 +187,9 @@ impl Tracer<'_> {
     /// The indexes that a hop needs and its tables lack: one to find the roots that a value concerns, one for a link to find the rows that
     /// have a value.
     pub(crate) fn missing_indexes(&self, hop: &Hop) -> Vec<WantedIndex> {
+        if hop.kind == HopKind::Range {
+            return ranges::wanted(hop, self.resolved, self.relations).missing;
+        }
         let mut missing = Vec::new();
         let referring = hop.equalities.iter().flat_map(|equality| equality.depends_on.iter().copied()).next();
         let columns: Option<Vec<String>> =
@@ -208,8 +240,4 @@ impl Tracer<'_> {
         let (schema, table) = (relation.schema.clone(), relation.name.clone());
         Some(WantedIndex { schema, table, keys: bare, purpose: Purpose::Expressions })
     }
-}
-
-fn parenthesised(value: &str) -> String {
-    format!("({value})")
 }

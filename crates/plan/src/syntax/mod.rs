@@ -19,9 +19,9 @@ pub use named::tables_named;
 pub(crate) use references::{After, for_each_reference, is_self_contained, names_of, whole_rows};
 pub(crate) use tables::for_each_table;
 pub(crate) use text::{
-    and, change_subquery_with_alias, column_reference, conjuncts, is_false, is_set_operation, name_parts, not, parse_expression,
-    parse_select, print_expression, print_from_item, print_select_pretty, print_sort, select_with_alias, string, string_of,
-    subselect_named, target, target_expression, with_alias, with_large_stack, without_alias, wrap,
+    and, change_references, change_subquery_with_alias, column_reference, conjuncts, is_false, is_set_operation, name_parts, not,
+    parse_expression, parse_select, print_expression, print_from_item, print_select_pretty, print_sort, select_with_alias,
+    string, string_of, subselect_named, target, target_expression, with_alias, with_large_stack, without_alias, wrap,
 };
 pub use unnamed::unnamed_columns;
 pub(crate) use walk::{Tally, any, children, clauses, for_each_item, for_each_select_inside, for_each_subquery, tally};

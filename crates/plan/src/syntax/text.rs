@@ -94,6 +94,11 @@ pub(crate) fn string_of(node: &Node) -> Option<&str> {
     }
 }
 
+/// A `String` node.
+pub(crate) fn string(text: &str) -> Node {
+    wrap(NodeEnum::String(protobuf::String { sval: text.to_owned() }))
+}
+
 /// A list of `String` nodes as texts: a function's or operator's name.
 pub(crate) fn name_parts(nodes: &[Node]) -> Vec<&str> {
     nodes.iter().filter_map(string_of).collect()
@@ -118,11 +123,6 @@ pub(crate) fn conjuncts(node: &Node) -> Vec<&Node> {
         }
         _ => vec![node],
     }
-}
-
-/// A name as a node.
-pub(crate) fn string(text: &str) -> Node {
-    wrap(NodeEnum::String(protobuf::String { sval: text.to_owned() }))
 }
 
 /// A reference to `alias.column`.
@@ -174,6 +174,18 @@ pub(crate) fn print_from_item(item: &Node) -> Result<String, String> {
     };
     let text = print_select(&select)?;
     text.strip_prefix("SELECT 1 FROM ").map(str::to_owned).ok_or_else(|| format!("unprintable FROM item: {text}"))
+}
+
+/// Replaces references to columns: `replaced` has the alias and the column.
+pub(crate) fn change_references(node: &mut Node, replaced: &dyn Fn(&str, &str) -> Option<Node>) -> Result<(), String> {
+    if let Some(NodeEnum::ColumnRef(reference)) = &node.node
+        && let [alias, column] = name_parts(&reference.fields)[..]
+        && let Some(other) = replaced(alias, column)
+    {
+        *node = other;
+        return Ok(());
+    }
+    children(node)?.into_iter().try_for_each(|child| change_references(child, replaced))
 }
 
 /// The expression with `alias.column` written as `column`.

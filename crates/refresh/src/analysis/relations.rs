@@ -139,6 +139,7 @@ async fn relation(client: &Client, row: &Row) -> Result<Relation, AnalysisError>
         single_row: false,
         indexes: indexes(client, oid).await?,
         orders: orders(client, oid).await?,
+        searchable: searchable(client, oid).await?,
         children: Vec::new(),
         schema,
         name,
@@ -257,4 +258,20 @@ async fn orders(client: &Client, oid: u32) -> Result<Vec<Vec<OrderKey>>, Analysi
         keys.map(|((column, descending), nulls_first)| OrderKey { column, descending, nulls_first }).collect()
     };
     Ok(rows.iter().map(keys).collect())
+}
+
+/// The columns of indexes that find what overlaps or contains something. In one of several columns any may be looked up.
+async fn searchable(client: &Client, oid: u32) -> Result<Vec<String>, AnalysisError> {
+    let rows = client
+        .query(
+            "SELECT DISTINCT a.attname::text
+             FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am m ON m.oid = c.relam
+             CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, n)
+             JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+             WHERE i.indrelid = $1::oid AND i.indisvalid AND i.indpred IS NULL AND m.amname IN ('gist', 'spgist', 'gin')
+               AND k.attnum > 0 AND k.n <= i.indnkeyatts ORDER BY 1",
+            &[&oid],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -1,4 +1,4 @@
-//! Random defining queries over the shop of [`crate::SCHEMA`]: joins of one to four tables in any shape, subqueries, aggregates,
+//! Random defining queries over the shop of [`crate::SCHEMA`]: joins of one to four tables in any shape, by values, NULLs and ranges, subqueries, aggregates,
 //! HAVING, windows, UNION, each of them in the FROM clause of another, three deep. Every query is valid, and its result does not depend on the order in which rows are read.
 
 mod sources;
@@ -7,36 +7,20 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
-/// Kinds of value that may be compared with each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Number,
-    Text,
-    Date,
-    Amount,
+use crate::tables::{Column, Kind, TABLES};
+
+/// Two columns that may be compared: one in scope, one of what is joined.
+struct Tie {
+    left: String,
+    right: String,
+    kind: Kind,
 }
 
-type Column = (&'static str, Kind);
-
-/// Tables with their columns; the first is (part of) the key.
-const TABLES: &[(&str, &[Column])] = &[
-    (
-        "shop.orders",
-        &[
-            ("id", Kind::Number),
-            ("customer_id", Kind::Number),
-            ("status", Kind::Text),
-            ("amount", Kind::Amount),
-            ("placed", Kind::Date),
-        ],
-    ),
-    ("shop.customer", &[("id", Kind::Number), ("region_code", Kind::Text), ("tier", Kind::Number)]),
-    ("shop.region", &[("code", Kind::Text), ("name", Kind::Text)]),
-    ("shop.line", &[("order_id", Kind::Number), ("position", Kind::Number), ("product", Kind::Text), ("quantity", Kind::Number)]),
-    ("shop.payment", &[("id", Kind::Number), ("order_id", Kind::Number), ("method", Kind::Text), ("amount", Kind::Amount)]),
-    ("shop.employee", &[("id", Kind::Number), ("manager_id", Kind::Number), ("region_code", Kind::Text)]),
-    ("shop.paid_order", &[("id", Kind::Number), ("customer_id", Kind::Number), ("double", Kind::Amount)]),
-];
+impl Tie {
+    fn equal(&self) -> String {
+        format!("{} = {}", self.right, self.left)
+    }
+}
 
 /// A query in parts that can be left out one by one.
 #[derive(Debug, Clone)]
@@ -236,9 +220,10 @@ impl Maker {
     /// A join with something in scope; `None` if nothing fits.
     fn join(&mut self) -> Option<String> {
         let (text, item) = self.source();
-        let (left, right) = self.tie(&item)?;
-        let mut condition = format!("{right} = {left}");
+        let tie = self.tie(&item)?;
         let full = self.chance(8);
+        // PostgreSQL has full joins by equalities alone.
+        let mut condition = if full { tie.equal() } else { self.comparison(&tie) };
         if !full && self.chance(25) {
             let extra = self.local_condition(&item);
             condition.push_str(&format!(" AND {extra}"));
@@ -250,7 +235,7 @@ impl Maker {
     }
 
     /// Two columns that can be equal: one in scope, one of the item.
-    fn tie(&mut self, item: &Item) -> Option<(String, String)> {
+    fn tie(&mut self, item: &Item) -> Option<Tie> {
         let mut pairs = Vec::new();
         for known in &self.scope {
             for (left, kind) in &known.columns {
@@ -264,7 +249,19 @@ impl Maker {
         }
         let (left, right, kind) = pairs.choose(&mut self.random).cloned()?;
         self.text_joins += usize::from(kind == Kind::Text);
-        Some((left, right))
+        Some(Tie { left, right, kind })
+    }
+
+    /// Mostly an equality; or one that NULLs satisfy, or a range.
+    fn comparison(&mut self, tie: &Tie) -> String {
+        let Tie { left, right, kind } = tie;
+        match (self.random.random_range(0..16), kind) {
+            (0, _) => format!("{right} IS NOT DISTINCT FROM {left}"),
+            (1, _) => format!("({left} = {right} OR ({right} IS NULL AND {left} IS NULL))"),
+            (2, Kind::Number) => format!("{right} BETWEEN {left} AND {left} + 1"),
+            (3, Kind::Number) => format!("({right} = {left} OR {right} = {left} - 3)"),
+            _ => tie.equal(),
+        }
     }
 
     fn column(&mut self) -> String {
@@ -323,8 +320,8 @@ impl Maker {
         let (table, columns) = self.pick(TABLES);
         let item = self.inner(columns);
         let not = self.pick(&["", "NOT "]);
-        let Some((left, right)) = self.tie_inner(&item) else { return "true".to_owned() };
-        let mut condition = format!("{right} = {left}");
+        let Some(tie) = self.tie_inner(&item) else { return "true".to_owned() };
+        let mut condition = self.comparison(&tie);
         if self.chance(40) {
             let outer = std::mem::replace(&mut self.scope, vec![item.clone()]);
             let extra = self.condition(depth - 1);
@@ -337,18 +334,24 @@ impl Maker {
     fn membership(&mut self) -> String {
         let (table, columns) = self.pick(TABLES);
         let item = self.inner(columns);
-        let Some((left, right)) = self.tie_inner(&item) else { return "true".to_owned() };
+        let Some(Tie { left, right, .. }) = self.tie_inner(&item) else { return "true".to_owned() };
         let extra = self.local_condition(&item);
         let not = self.pick(&["", "NOT "]);
+        if self.chance(25)
+            && let Some(second) = self.tie_inner(&item)
+        {
+            let Tie { left: other, right: shown, .. } = second;
+            return format!("({left}, {other}) {not}IN (SELECT {right}, {shown} FROM {table} {} WHERE {extra})", item.alias);
+        }
         format!("{left} {not}IN (SELECT {right} FROM {table} {} WHERE {extra})", item.alias)
     }
 
     fn scalar(&mut self) -> String {
         let (table, columns) = self.pick(TABLES);
         let item = self.inner(columns);
-        let Some((left, right)) = self.tie_inner(&item) else { return "1".to_owned() };
-        let extra = self.local_condition(&item);
-        format!("(SELECT count(*) FROM {table} {} WHERE {right} = {left} AND {extra})", item.alias)
+        let Some(tie) = self.tie_inner(&item) else { return "1".to_owned() };
+        let (condition, extra) = (self.comparison(&tie), self.local_condition(&item));
+        format!("(SELECT count(*) FROM {table} {} WHERE {condition} AND {extra})", item.alias)
     }
 
     fn inner(&mut self, columns: &[Column]) -> Item {
@@ -356,7 +359,7 @@ impl Maker {
         Item { alias, columns: columns.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect() }
     }
 
-    fn tie_inner(&mut self, item: &Item) -> Option<(String, String)> {
+    fn tie_inner(&mut self, item: &Item) -> Option<Tie> {
         let before = self.text_joins;
         self.text_joins = 0;
         let tie = self.tie(item);

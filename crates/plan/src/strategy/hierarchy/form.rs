@@ -46,9 +46,20 @@ impl Recursion {
         if !matches!(fix_time(&mut select.clone()), Ok(false)) {
             return Err(at("and asks for the time"));
         }
+        // A row of it would show the columns that are added to it.
+        if syntax::whole_rows(&main)?.contains(&alias.aliasname) {
+            return Err(at("that is used as a whole row"));
+        }
         // Names in our own statements.
-        if ["dirty", "fresh", "d"].contains(&expression.ctename.as_str()) {
-            return Err(at("of a name that is taken"));
+        let columns = expression.aliascolnames.iter().filter_map(string_of);
+        let renamed = alias.colnames.iter().filter_map(string_of);
+        let is_ours =
+            |name: &str| ["dirty", "fresh", "d"].contains(&expression.ctename.as_str()) || name.starts_with("lockstep_");
+        if syntax::names_of(inner)?.iter().map(String::as_str).chain(columns).chain(renamed).any(is_ours)
+            || is_ours(&expression.ctename)
+            || is_ours(&alias.aliasname)
+        {
+            return Err(at("with a name that is taken"));
         }
         let Some(NodeEnum::SelectStmt(rows)) = expression.ctequery.as_ref().and_then(|query| query.node.as_ref()) else {
             return Ok(None);

@@ -107,6 +107,18 @@ impl<'a> Hierarchy<'a> {
         Ok(Some(made.key_outputs.iter().map(|&output| self.query.columns[output].name.clone()).collect()))
     }
 
+    /// Whether every column of the recursion is one of the result's.
+    fn shows_all_columns(&self) -> Outcome<bool> {
+        let outputs = grouping::outputs(&self.recursion.main)?;
+        for column in 0..self.recursion.columns.len() {
+            let name = self.name_in_main(column);
+            if !outputs.contains(&print_expression(&column_reference(&self.recursion.alias, &name))?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// What a column of the recursion is called in what is made of it.
     fn name_in_main(&self, column: usize) -> String {
         let renamed = self.recursion.main.from_clause.first().and_then(|item| match &item.node {
@@ -155,6 +167,10 @@ impl<'a> Hierarchy<'a> {
 
     /// A branch for each anchor, and one for the step.
     fn by_contributions(&self) -> Outcome<Maintained> {
+        // UNION makes the recursion's rows distinct, not what is made of them.
+        if self.recursion.distinct && !self.shows_all_columns()? {
+            return Err(Obstacle::new("it takes some columns of a recursive WITH whose rows are made distinct by UNION"));
+        }
         let combination = if self.recursion.distinct { Combination::Distinct } else { Combination::All };
         let first = &self.made[0];
         let grouping = grouping::by_all_columns(first, self.query, &combination)?;
@@ -237,6 +253,7 @@ fn with_own_rows(query: &Query, recursion: &Recursion) -> Query {
         children: Vec::new(),
         indexes: Vec::new(),
         orders: Vec::new(),
+        searchable: Vec::new(),
     });
     with_own
 }

@@ -8,13 +8,14 @@ use pg_query::protobuf::Node;
 use super::super::branches::Part;
 use super::super::paths::{self, HopKind};
 use super::super::traces::Tracer;
+use crate::model::agreement::Nulls;
 use crate::model::facts::Query;
 use crate::model::index::WantedIndex;
 use crate::model::obstacle::{Obstacle, Outcome};
 use crate::model::plan::Root;
 use crate::model::quote;
 use crate::model::trace::{RelationRole, Role, Trace};
-use crate::resolve::{self, Nulls};
+use crate::resolve;
 use crate::syntax::{self, After, any, contains_set, for_each_reference, print_expression, target_expression, with_alias};
 
 /// An equality by which a step reads the recursion's own rows.
@@ -39,7 +40,7 @@ impl Tie {
 pub(super) fn ties(step: &Part, own: usize, columns: &[String]) -> Vec<Tie> {
     let reached = |index: &usize| {
         let hop = step.paths.hop(*index);
-        *index == step.paths.root || hop.is_some_and(|hop| hop.nulls() == Nulls::default())
+        *index == step.paths.root || hop.is_some_and(|hop| !hop.concerns_more())
     };
     let of_own_rows = step.resolved.equalities.iter().filter(|equality| {
         step.resolved.table(equality.occurrence) == Some(own)

@@ -6,7 +6,7 @@
 //! t                 the recursion over these alone, its rows with their owners
 //! ```
 
-use pg_query::protobuf::SelectStmt;
+use pg_query::protobuf::{Node, SelectStmt};
 
 use super::super::branches::{DIRTY, Part, within};
 use super::form::Recursion;
@@ -100,11 +100,12 @@ impl Statements<'_> {
             let mut select = anchor.part.resolved.select.clone();
             let own = anchor.part.root(self.query);
             let keys = if self.anchors_owned {
-                own.values(&quote::identifier(&anchor.part.resolved.occurrences[anchor.part.paths.root].alias))
+                anchor.part.expose_key(&mut select, &own)?
             } else {
-                root.key.iter().map(|(_, type_name)| format!("NULL::{type_name}")).collect()
+                let none = root.key.iter().map(|(_, type_name)| parse_expression(&format!("NULL::{type_name}")));
+                none.collect::<Result<_, _>>()?
             };
-            add_owner(&mut select, &keys)?;
+            add_owner(&mut select, keys);
             if restricted {
                 let table = if anchor.reach.is_some() { anchor_table(number) } else { ABOVE.to_owned() };
                 anchor.part.restrict(&mut select, &own, &|values| looked_up(values, &table))?;
@@ -112,7 +113,8 @@ impl Statements<'_> {
             arms.push(print_select_pretty(&select)?);
         }
         let mut step = self.step.resolved.select.clone();
-        add_owner(&mut step, &self.root_values())?;
+        let keys = self.step.expose_key(&mut step, &root)?;
+        add_owner(&mut step, keys);
         if restricted {
             self.step.restrict(&mut step, &root, &|values| within(values, ABOVE))?;
         }
@@ -148,9 +150,8 @@ fn anchor_table(number: usize) -> String {
     format!("lockstep_anchor{}", number + 1)
 }
 
-fn add_owner(select: &mut SelectStmt, keys: &[String]) -> Outcome<()> {
+fn add_owner(select: &mut SelectStmt, keys: Vec<Node>) {
     for (number, key) in (1..).zip(keys) {
-        select.target_list.push(syntax::target(&owner_column(number), parse_expression(key)?));
+        select.target_list.push(syntax::target(&owner_column(number), key));
     }
-    Ok(())
 }
