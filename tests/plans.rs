@@ -237,16 +237,10 @@ const INSTEAD: &[(&str, &str, &str, &str)] = &[
         "SELECT a.n, b.most FROM (SELECT count(*) AS n FROM shop.orders o) a CROSS JOIN (SELECT max(p.amount) AS most FROM shop.payment p) b",
     ),
     (
-        "SELECT DISTINCT count(*) AS n FROM shop.orders o GROUP BY ROLLUP (o.status, o.placed)",
-        "subquery in FROM",
+        "WITH RECURSIVE t AS (SELECT e.id, e.id AS top FROM shop.employee e WHERE e.manager_id IS NULL UNION ALL SELECT e.id, t.top FROM shop.employee e JOIN t ON t.top = e.manager_id) SELECT t.id FROM t",
+        "in each arm",
         "",
-        "SELECT DISTINCT s.n FROM (SELECT o.status, o.placed, count(*) AS n FROM shop.orders o GROUP BY ROLLUP (o.status, o.placed)) s",
-    ),
-    (
-        "WITH RECURSIVE t AS (SELECT e.id, e.manager_id FROM shop.employee e WHERE e.manager_id IS NULL UNION ALL SELECT e.id, e.manager_id FROM shop.employee e JOIN t ON t.id = e.manager_id) SELECT t.id FROM t",
-        "depth",
-        "t AS",
-        "SELECT e.id FROM shop.employee e LEFT JOIN shop.employee m ON m.id = e.manager_id WHERE m.manager_id IS NULL",
+        "WITH RECURSIVE t AS (SELECT e.id, e.id AS top FROM shop.employee e WHERE e.manager_id IS NULL UNION ALL SELECT e.id, t.top FROM shop.employee e JOIN t ON t.id = e.manager_id) SELECT t.id FROM t",
     ),
 ];
 

@@ -17,7 +17,7 @@ const KEYS: Keys = Keys { orders: 30, customers: 10, payments: 25, employees: 12
 const TOGETHER: u64 = 25;
 
 /// Transactions that each set of queries goes through.
-const TRANSACTIONS: u64 = 8;
+const TRANSACTIONS: u64 = 6;
 
 /// Queries in an ordinary run; `LOCKSTEP_SQL_QUERIES` asks for more.
 const QUERIES: u64 = 1_000;

@@ -77,7 +77,8 @@ impl<'a> Hierarchy<'a> {
         if all.is_empty() {
             return Err(Obstacle::new(
                 "the step of its recursive WITH is not joined to its own rows by a column that each row's own table tells",
-            ));
+            )
+            .instead("join it by a column that comes, in each arm, from the row that the arm adds"));
         }
         let reach_of = |number: usize, arm: &Part| {
             let values: Vec<Node> = all.iter().filter_map(|tie| values[number][tie.column()].clone()).collect();
