@@ -98,7 +98,8 @@ fn no_files_import_each_other() -> anyhow::Result<()> {
 
 #[test]
 fn the_planner_s_stages_import_those_before_them() -> anyhow::Result<()> {
-    let stage = |file: &str| file.split_once('/').map(|(folder, _)| folder.to_owned());
+    // The planner's own tests are of all stages.
+    let stage = |file: &str| file.split_once('/').map(|(folder, _)| folder.to_owned()).filter(|folder| folder != "tests");
     let place = |folder: &str| STAGES.iter().position(|stage| *stage == folder);
     let imports = Imports::read("plan")?;
     let mut broken = Vec::new();
