@@ -1,5 +1,10 @@
 -- Tables without a key: the hash of the whole row identifies it, and equal rows are counted.
 -- @ddl
+CREATE TABLE guarded_by (id int PRIMARY KEY);
+CREATE TABLE noted (n int, note text);
+ALTER TABLE noted REPLICA IDENTITY FULL;
+INSERT INTO guarded_by VALUES (7), (8);
+INSERT INTO noted VALUES (1, '7'), (2, 'no number');
 CREATE TABLE bag (v int, w text, n numeric, j jsonb);
 ALTER TABLE bag REPLICA IDENTITY FULL;
 INSERT INTO bag VALUES (1, 'x', 1.0, '{"a": 1}'), (1, 'x', 1.0, '{"a": 1}'), (1, 'x', 1.00, '{"a": 1.0}'), (NULL, NULL, NULL, NULL), (NULL, NULL, NULL, NULL),
@@ -10,6 +15,8 @@ INSERT INTO keyed VALUES (10, 0, '1.0!'), (11, 0, '1.00!'), (12, 0, '1.000!');
 CREATE TABLE loose (id int, note text);
 ALTER TABLE loose REPLICA IDENTITY FULL;
 INSERT INTO loose VALUES (1, 'one'), (1, 'one'), (1, 'another'), (NULL, 'none'), (3, NULL);
+-- @query guarded
+SELECT k.id, b.note FROM guarded_by k LEFT JOIN noted b ON b.note::int = k.id AND b.n = (SELECT 1)
 -- @query bag_rows
 SELECT v, w, n, j FROM bag
 -- @query bag_some
@@ -47,6 +54,8 @@ SELECT v FROM bag EXCEPT ALL SELECT id FROM loose
 -- @query bag_full
 SELECT b.v, b.w, l.id, l.note FROM bag b FULL JOIN loose l ON l.id = b.v
 -- @step
+INSERT INTO noted VALUES (1, '8'), (1, '8');
+DELETE FROM noted WHERE note = '7';
 INSERT INTO bag VALUES (1, 'x', 1.0, '{"a": 1}'), (NULL, NULL, NULL, NULL), (4, 'new', -0.5, 'null');
 INSERT INTO loose VALUES (4, E'back\\slash "quoted"'), (2, 'k3');
 -- @step

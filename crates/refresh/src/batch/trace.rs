@@ -314,7 +314,7 @@ impl BatchRun<'_> {
     /// Fills a link from one reading of its table.
     async fn fill_link_at_once(&mut self, index: usize, link: &Link, query: &str) -> Result<(), BatchError> {
         let side = if self.projections[index].plan.reads_projections_only() { Side::Target } else { Side::Source };
-        let at = |error| BatchError::Sql { side, error, projection: Some(index) };
+        let at = |error| tracing_failed(side, index, error);
         let declare = format!("DECLARE lockstep_link NO SCROLL CURSOR FOR {query}");
         let fetch = format!("FETCH {} FROM lockstep_link", self.options.page_rows_max);
         self.client(side).batch_execute(&declare).await.map_err(at)?;
@@ -360,12 +360,17 @@ impl BatchRun<'_> {
         if self.projections[index].plan.reads_projections_only() {
             return self.query_target(index, sql, bound).await;
         }
-        let sql_error = |error: tokio_postgres::Error| match error.code() {
-            Some(code) if code.code().starts_with("22") => BatchError::Trace { error, projection: index },
-            Some(_) | None => BatchError::Sql { side: Side::Source, error, projection: Some(index) },
-        };
+        let failed = |error| tracing_failed(Side::Source, index, error);
         let source = self.sessions.source();
-        let statement = self.prepared.on_source(source, sql).await.map_err(sql_error)?;
-        source.query(&statement, bound).await.map_err(sql_error)
+        let statement = self.prepared.on_source(source, sql).await.map_err(failed)?;
+        source.query(&statement, bound).await.map_err(failed)
+    }
+}
+
+/// A statement of tracing that fails on data says nothing about the projection's own query, which may leave that row out.
+fn tracing_failed(side: Side, index: usize, error: tokio_postgres::Error) -> BatchError {
+    match error.code() {
+        Some(code) if code.code().starts_with("22") => BatchError::Trace { error, projection: index },
+        Some(_) | None => BatchError::Sql { side, error, projection: Some(index) },
     }
 }
