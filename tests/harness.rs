@@ -18,8 +18,31 @@ use lockstep_testkit::{cluster, connect};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// No wait in a test is longer.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+/// No wait in a test is longer: it bounds what hangs, not what is slow because of what runs beside it.
+pub(crate) const PATIENCE: Duration = Duration::from_mins(3);
+
+/// Watches something that takes long by its nature: how far it has come must not stand still.
+pub(crate) struct Progress {
+    reached: u64,
+    at: std::time::Instant,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self { reached: 0, at: std::time::Instant::now() }
+    }
+}
+
+impl Progress {
+    /// Fails when the count has stood still for longer than tests are patient.
+    pub(crate) fn reached(&mut self, count: u64) -> anyhow::Result<()> {
+        if count > self.reached {
+            *self = Self { reached: count, at: std::time::Instant::now() };
+        }
+        anyhow::ensure!(self.at.elapsed() < PATIENCE, "stands still at {count}");
+        Ok(())
+    }
+}
 
 /// Projections over the workload's shop: every kind, every role.
 pub(crate) const PROJECTIONS: &[(&str, &str, &str)] = &[

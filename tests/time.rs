@@ -7,7 +7,7 @@ use lockstep_preflight::{self as preflight, Depth};
 use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Oracle, Workload, cluster, connect, seed_from_environment};
 
-use crate::harness::{PATIENCE, Projector, Setup, shop, until};
+use crate::harness::{PATIENCE, Progress, Projector, Setup, shop, until};
 
 const SCHEMA: &str = "CREATE SCHEMA app;
     CREATE TABLE app.item (id bigint PRIMARY KEY, owner integer, status text, at timestamptz, day date, local_at timestamp);
@@ -203,13 +203,13 @@ async fn writers_and_the_clock() -> anyhow::Result<()> {
     let mut workload = Workload::start(&setup.source_url, 2, seed);
     let mut projector = Projector::start(&setup, Some(oracle.clone()), RefreshOptions::default()).await?;
     projector.catch_up().await?;
-    let began = std::time::Instant::now();
+    let mut progress = Progress::default();
     for round in 0.. {
         // A loaded machine has fewer batches of more transactions.
         if round >= 15 && oracle.total().compared > 50 {
             break;
         }
-        anyhow::ensure!(began.elapsed() < PATIENCE, "too few batches: {:?}", oracle.total());
+        progress.reached(oracle.total().compared)?;
         workload.reach(workload.commits() + 20).await?;
         source
             .batch_execute("UPDATE shop.payment SET paid_at = now() + (id % 60 - 10) * interval '0.05 seconds' WHERE id % 5 = 0")

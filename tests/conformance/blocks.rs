@@ -3,7 +3,7 @@
 use super::construct::Construct;
 use super::construct::How::{Incremental, Inner, Whole};
 
-/// Windows, groups and single values that something else is made of.
+/// Windows, groups, first rows and single values that something else is made of.
 pub(super) const BLOCKS: &[Construct] = &[
     ("top_two", Incremental, "SELECT s.customer_id, s.id, s.amount FROM (SELECT o.customer_id, o.id, o.amount, row_number() OVER (PARTITION BY o.customer_id ORDER BY o.amount DESC NULLS LAST, o.id) AS place FROM shop.orders o) s
         WHERE s.place <= 2", ""),
@@ -15,7 +15,6 @@ pub(super) const BLOCKS: &[Construct] = &[
     ("best_group", Incremental, "SELECT s.customer_id, s.status, s.n FROM (SELECT o.customer_id, o.status, count(*) AS n, row_number() OVER (PARTITION BY o.customer_id ORDER BY count(*) DESC, o.status) AS place FROM shop.orders o GROUP BY o.customer_id, o.status) s WHERE s.place = 1", ""),
     ("distinct_windows", Incremental, "SELECT DISTINCT o.customer_id, count(*) OVER (PARTITION BY o.customer_id) AS n, max(o.amount) OVER (PARTITION BY o.customer_id) AS most FROM shop.orders o", ""),
     ("distinct_groups", Incremental, "SELECT DISTINCT o.status, count(*) AS n FROM shop.orders o GROUP BY o.status, o.customer_id", ""),
-    ("arms_that_group", Incremental, "SELECT o.status AS label, count(*) AS n FROM shop.orders o GROUP BY o.status UNION ALL SELECT p.method, count(*) FROM shop.payment p GROUP BY p.method UNION ALL SELECT r.name, NULL FROM shop.region r", ""),
     ("windows_of_windows", Incremental, "SELECT t.customer_id, t.id, t.place, count(*) OVER (PARTITION BY t.customer_id, t.place % 2) AS n FROM (SELECT o.customer_id, o.id, row_number() OVER (PARTITION BY o.customer_id ORDER BY o.id) AS place FROM shop.orders o) t", ""),
     ("among_the_best", Incremental, "SELECT c.id, EXISTS (SELECT 1 FROM (SELECT o.customer_id, o.amount, row_number() OVER (PARTITION BY o.customer_id ORDER BY o.amount DESC NULLS LAST, o.id) AS place FROM shop.orders o) s WHERE s.customer_id = c.id AND s.place = 1 AND s.amount > 50) AS big FROM shop.customer c", ""),
     ("equal_rows", Incremental, "SELECT s.status, s.n, c.tier FROM (SELECT o.status, o.customer_id, count(*) OVER (PARTITION BY o.status, o.customer_id) AS n FROM shop.orders o) s JOIN shop.customer c ON c.id = s.customer_id", ""),
@@ -23,28 +22,11 @@ pub(super) const BLOCKS: &[Construct] = &[
     ("with_totals", Incremental, "SELECT o.id, o.amount, t.n, t.first FROM shop.orders o CROSS JOIN (SELECT count(DISTINCT p.status) AS n, min(p.placed) AS first FROM shop.orders p) t", ""),
     ("groups_joined", Incremental, "SELECT c.id, a.n, b.total FROM shop.customer c LEFT JOIN (SELECT o.customer_id, count(*) AS n FROM shop.orders o GROUP BY o.customer_id) a ON a.customer_id = c.id
         LEFT JOIN (SELECT o.customer_id, sum(l.quantity) AS total, row_number() OVER (PARTITION BY o.customer_id ORDER BY sum(l.quantity)) AS place FROM shop.orders o JOIN shop.line l ON l.order_id = o.id GROUP BY o.customer_id, o.status) b ON b.customer_id = c.id AND b.place = 1", ""),
-    ("intersect_rows", Incremental, "SELECT o.customer_id FROM shop.orders o INTERSECT SELECT c.id FROM shop.customer c WHERE c.tier < 3", ""),
-    ("intersect_all", Incremental, "SELECT o.status, o.customer_id FROM shop.orders o INTERSECT ALL SELECT o.status, o.customer_id + 1 FROM shop.orders o WHERE o.amount > 20", ""),
-    ("except_all", Incremental, "SELECT l.product FROM shop.line l EXCEPT ALL SELECT l.product FROM shop.line l WHERE l.quantity > 3", ""),
-    ("union_in_union_all", Incremental, "(SELECT o.customer_id FROM shop.orders o UNION SELECT c.id FROM shop.customer c) UNION ALL SELECT p.order_id FROM shop.payment p", ""),
-    ("nested_set_operations", Incremental, "(SELECT o.customer_id FROM shop.orders o EXCEPT ALL SELECT c.id FROM shop.customer c) UNION ALL (SELECT c.id FROM shop.customer c INTERSECT SELECT o.customer_id FROM shop.orders o WHERE o.status = 'paid')", ""),
-    ("set_operation_joined", Incremental, "SELECT s.id, c.\"fullName\" AS name FROM (SELECT o.customer_id AS id FROM shop.orders o EXCEPT SELECT o.customer_id FROM shop.orders o WHERE o.status = 'paid') s LEFT JOIN shop.customer c ON c.id = s.id", ""),
-    ("grouped_arms", Incremental, "SELECT o.customer_id, count(*) AS n FROM shop.orders o GROUP BY o.customer_id EXCEPT SELECT c.id, 2 FROM shop.customer c", ""),
     ("indexed_aggregate", Incremental, "SELECT o.status, (array_agg(o.id ORDER BY o.id))[1] AS first, (array_agg(o.id ORDER BY o.id))[2:3] AS next FROM shop.orders o GROUP BY o.status", ""),
     ("newest_joined", Incremental, "SELECT o.id, c.\"fullName\" AS name, o.placed FROM shop.orders o LEFT JOIN shop.customer c ON c.id = o.customer_id WHERE o.status <> 'new' ORDER BY o.placed DESC NULLS LAST, o.amount, o.id LIMIT 7 OFFSET 1", ""),
     ("top_of_groups", Incremental, "SELECT o.status, o.customer_id, sum(o.amount) AS total FROM shop.orders o GROUP BY o.status, o.customer_id ORDER BY total DESC NULLS LAST, o.status, o.customer_id LIMIT 5", ""),
-    ("full_using", Incremental, "SELECT id, o.amount, p.method FROM shop.orders o FULL JOIN shop.payment p USING (id)", ""),
-    ("full_using_grouped", Incremental, "SELECT customer_id, count(*) AS n, max(o.amount) AS most, max(s.n) AS m FROM shop.orders o FULL JOIN (SELECT c.id AS customer_id, c.tier AS n FROM shop.customer c) s USING (customer_id) GROUP BY customer_id", ""),
-    ("cube", Incremental, "SELECT o.status, o.customer_id, count(*) AS n, sum(o.amount) AS total, grouping(o.status, o.customer_id) AS level, coalesce(o.status, 'all') AS label FROM shop.orders o GROUP BY CUBE (o.status, o.customer_id) HAVING count(*) > 1", ""),
-    ("grouping_sets", Incremental, "SELECT c.region_code, o.status, max(o.placed) AS latest FROM shop.orders o LEFT JOIN shop.customer c ON c.id = o.customer_id GROUP BY GROUPING SETS ((c.region_code, o.status), (o.status), (o.status), ())", ""),
     ("over_all_rows", Inner, "SELECT s.status, s.n FROM (SELECT o.status, count(*) AS n, rank() OVER (ORDER BY count(*) DESC) AS place FROM shop.orders o GROUP BY o.status) s WHERE s.place <= 3", ""),
-    ("cube_windowed", Inner, "SELECT o.status, count(*) AS n, sum(count(*)) OVER () AS total FROM shop.orders o GROUP BY CUBE (o.status)", ""),
-    ("rollup_distinct", Incremental, "SELECT DISTINCT count(*) AS n FROM shop.orders o GROUP BY ROLLUP (o.status, o.customer_id)", ""),
-    ("rollup_ranked", Incremental, "SELECT o.status, o.customer_id, count(*) AS n, grouping(o.status, o.customer_id) AS level, rank() OVER (PARTITION BY grouping(o.status, o.customer_id), o.status ORDER BY count(*)) AS place FROM shop.orders o GROUP BY ROLLUP (o.status, o.customer_id) HAVING count(*) > 1", ""),
-    ("rollup_of_expressions", Incremental, "SELECT upper(o.status) AS u, o.status, length(upper(o.status)) AS long, count(*) AS n FROM shop.orders o GROUP BY ROLLUP (upper(o.status), o.status)", ""),
-    ("sets_of_expressions", Incremental, "SELECT o.customer_id, o.customer_id + 1 AS next, count(*) AS n FROM shop.orders o GROUP BY GROUPING SETS ((o.customer_id), (o.customer_id + 1))", ""),
     ("first_elements", Whole, "SELECT b.id, unnest(b.order_ids) AS order_id FROM shop.basket b ORDER BY b.id LIMIT 4", ""),
-    ("rollup_first", Incremental, "SELECT o.status, count(*) AS n FROM shop.orders o GROUP BY ROLLUP (o.status) ORDER BY count(*) DESC, o.status NULLS FIRST LIMIT 2", ""),
     ("windowed_first", Incremental, "SELECT o.id, o.status, row_number() OVER (PARTITION BY o.status ORDER BY o.id DESC) AS place FROM shop.orders o ORDER BY row_number() OVER (PARTITION BY o.status ORDER BY o.id DESC), o.status, o.id LIMIT 7", ""),
     ("distinct_first", Incremental, "SELECT DISTINCT o.status, o.customer_id FROM shop.orders o ORDER BY o.customer_id NULLS FIRST, o.status LIMIT 5 OFFSET 1", ""),
     ("distinct_on_first", Incremental, "SELECT DISTINCT ON (o.status) o.status, o.id FROM shop.orders o ORDER BY o.status, o.amount DESC NULLS LAST, o.id LIMIT 2", ""),
@@ -52,13 +34,7 @@ pub(super) const BLOCKS: &[Construct] = &[
     ("first_without_index", Incremental, "SELECT o.id, o.amount FROM shop.orders o ORDER BY o.amount DESC NULLS LAST, o.id LIMIT 6", ""),
     ("first_filtered", Incremental, "SELECT o.status FROM shop.orders o WHERE o.amount IS NOT NULL ORDER BY o.placed DESC, o.id LIMIT 6 OFFSET 2", ""),
     ("first_in_from", Incremental, "SELECT c.id, s.amount FROM shop.customer c JOIN (SELECT o.customer_id, o.amount FROM shop.orders o ORDER BY o.amount DESC NULLS LAST, o.id LIMIT 9) s ON s.customer_id = c.id", ""),
-    ("rollup_of_a_row", Whole, "SELECT ROW(o.status, o.customer_id)::text AS t, count(*) AS n FROM shop.orders o GROUP BY ROLLUP (ROW(o.status, o.customer_id))", ""),
-    ("rollup_of_some", Incremental, "SELECT o.status, count(*) AS n FROM shop.orders o WHERE o.status <> 'new' GROUP BY ROLLUP (o.status)", ""),
-    ("rollup_with_a_subquery", Whole, "SELECT c.id, c.tier, count(*) AS n, (SELECT max(o.id) FROM shop.orders o WHERE o.customer_id = c.tier) AS most FROM shop.customer c GROUP BY GROUPING SETS ((c.id, c.tier), (c.id))", ""),
     ("distinct_windows_from_the_second", Inner, "SELECT DISTINCT rank() OVER (PARTITION BY s.n > 3 ORDER BY s.n) AS place FROM (SELECT o.status, count(*) AS n FROM shop.orders o GROUP BY o.status) s ORDER BY 1 OFFSET 1", ""),
     ("groups_as_rows", Whole, "SELECT c.id, s.j FROM shop.customer c LEFT JOIN (SELECT t.n AS id, to_jsonb(t) AS j FROM (SELECT count(*) AS n FROM shop.orders o GROUP BY o.customer_id) t) s ON s.id = c.id", ""),
     ("value_beside_a_count", Whole, "SELECT count(*) AS n, (SELECT max(o.amount) FROM shop.orders o) AS most FROM shop.payment p WHERE p.id < 3", ""),
-    ("equal_rows_joined", Incremental, "SELECT c.id, s.n FROM shop.customer c LEFT JOIN (SELECT o.customer_id AS a, 1 AS n FROM shop.orders o UNION ALL SELECT p.order_id, 1 FROM shop.payment p) s ON s.a = c.id", ""),
-    ("spellings_joined", Incremental, "SELECT c.id, s.n FROM shop.customer c LEFT JOIN (SELECT o.amount::numeric AS n FROM shop.orders o UNION ALL SELECT trim_scale(p.amount) FROM shop.payment p) s ON s.n::text = c.id::text", ""),
-    ("nested_of_two_types", Whole, "(SELECT o.id FROM shop.orders o EXCEPT SELECT p.order_id FROM shop.payment p) UNION ALL SELECT p.amount::double precision FROM shop.payment p", ""),
 ];
