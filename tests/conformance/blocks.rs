@@ -16,6 +16,8 @@ pub(super) const BLOCKS: &[Construct] = &[
     ("distinct_windows", Incremental, "SELECT DISTINCT o.customer_id, count(*) OVER (PARTITION BY o.customer_id) AS n, max(o.amount) OVER (PARTITION BY o.customer_id) AS most FROM shop.orders o", ""),
     ("distinct_groups", Incremental, "SELECT DISTINCT o.status, count(*) AS n FROM shop.orders o GROUP BY o.status, o.customer_id", ""),
     ("windows_of_windows", Incremental, "SELECT t.customer_id, t.id, t.place, count(*) OVER (PARTITION BY t.customer_id, t.place % 2) AS n FROM (SELECT o.customer_id, o.id, row_number() OVER (PARTITION BY o.customer_id ORDER BY o.id) AS place FROM shop.orders o) t", ""),
+    ("row_of_two_in", Incremental, "SELECT t.id, l.product FROM (SELECT o.id, o.status, row_number() OVER (PARTITION BY o.status ORDER BY o.id) AS place FROM shop.orders o) t LEFT JOIN shop.line l ON l.position = t.place
+        WHERE (t.status, l.order_id) IN (SELECT p.method, p.order_id FROM shop.payment p) OR l.order_id IS NULL", ""),
     ("among_the_best", Incremental, "SELECT c.id, EXISTS (SELECT 1 FROM (SELECT o.customer_id, o.amount, row_number() OVER (PARTITION BY o.customer_id ORDER BY o.amount DESC NULLS LAST, o.id) AS place FROM shop.orders o) s WHERE s.customer_id = c.id AND s.place = 1 AND s.amount > 50) AS big FROM shop.customer c", ""),
     ("equal_rows", Incremental, "SELECT s.status, s.n, c.tier FROM (SELECT o.status, o.customer_id, count(*) OVER (PARTITION BY o.status, o.customer_id) AS n FROM shop.orders o) s JOIN shop.customer c ON c.id = s.customer_id", ""),
     ("above_average", Incremental, "SELECT o.id, o.amount FROM shop.orders o WHERE o.amount > (SELECT avg(p.amount) FROM shop.orders p) AND o.placed >= (SELECT min(q.placed) FROM shop.orders q)", ""),

@@ -7,9 +7,11 @@ use lockstep_wal::Lsn;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
+use crate::accounts::Accounted;
 use crate::dirty::DirtySet;
 use crate::error::CaptureError;
 use crate::shared::{CaptureStatus, Followed, Member, Received, Shared, StreamEnd};
+use crate::snapshot::Snapshot;
 use crate::stream::{self, StreamSettings};
 use crate::tracked::{Interest, Tracked};
 
@@ -30,6 +32,15 @@ const FENCE_MAX: Duration = Duration::from_mins(1);
 pub struct Limits {
     /// Dirty keys kept for each relation and group; more collapse to "whole relation".
     pub keys_max: usize,
+}
+
+/// A fence was passed.
+#[derive(Debug, Clone)]
+pub struct Passed {
+    /// Everything that committed before this position has been delivered.
+    pub lsn: Lsn,
+    /// What the next fence of the same group may build on.
+    pub accounted: Accounted,
 }
 
 /// A handle on capture. Cheap to clone; the stream ends with the last one.
@@ -72,6 +83,7 @@ impl Capture {
             keys_max: limits.keys_max,
             received: watch::Sender::new(Received::default()),
             last_commit: Mutex::default(),
+            accounts: Mutex::default(),
             restart_wanted: Notify::new(),
             source_position: Mutex::default(),
             confirmed: watch::Sender::new(Lsn::ZERO),
@@ -209,20 +221,48 @@ impl Capture {
         self.shared.status.subscribe()
     }
 
-    /// Waits until everything up to `lsn` has been received. `nudge` is called when nothing moves: it must make the server flush
-    /// its WAL (a tiny commit), because the walsender sends only what is flushed.
+    /// Tells that a transaction of the source's cluster changes our own tables and nothing else.
+    pub fn note_own(&self, xid: u32) {
+        self.shared.accounts().know(xid);
+    }
+
+    /// Returns when everything up to `lsn` has been received. Nothing is hurried for it.
+    pub async fn reached(&self, lsn: Lsn) {
+        let mut received = self.shared.received.subscribe();
+        // The sender lives as long as this handle does.
+        let _ = received.wait_for(|received| received.lsn >= lsn).await;
+    }
+
+    /// Waits until everything that `snapshot` sees has been received: everything up to `lsn`, where its WAL ended, or, if the group has
+    /// passed a fence `before`, each transaction that has become visible since. `nudge` is called when nothing moves: it must make the
+    /// server flush its WAL (a tiny commit), because the walsender sends only what is flushed.
     ///
     /// # Errors
     /// Capture has ended, or the position was not reached within a minute.
-    pub async fn fence<F: Future<Output = ()>>(&self, lsn: Lsn, nudge: impl Fn() -> F) -> Result<(), CaptureError> {
+    pub async fn fence<F: Future<Output = ()>>(
+        &self,
+        lsn: Lsn,
+        snapshot: &Snapshot,
+        before: Option<&Accounted>,
+        nudge: impl Fn() -> F,
+    ) -> Result<Passed, CaptureError> {
         let mut received = self.shared.received.subscribe();
         let mut status = self.shared.status.subscribe();
         let begun = tokio::time::Instant::now();
         let mut pause = ASK_AFTER;
         let mut nudge_at = begun + NUDGE_AFTER;
         loop {
-            if received.borrow_and_update().lsn >= lsn {
-                return Ok(());
+            let now = *received.borrow_and_update();
+            let passed = |lsn, stream| Passed { lsn, accounted: Accounted { stream, snapshot: snapshot.clone() } };
+            if now.lsn >= lsn {
+                metrics::counter!("lockstep_fences_total", "by" => "position").increment(1);
+                return Ok(passed(lsn, now.stream));
+            }
+            if let Some(before) = before
+                && let Some(lsn) = self.shared.complete(before, snapshot)
+            {
+                metrics::counter!("lockstep_fences_total", "by" => "transactions").increment(1);
+                return Ok(passed(lsn, before.stream));
             }
             if let CaptureStatus::Ended(end) = &*status.borrow_and_update() {
                 return Err(CaptureError::Ended(end.reason.clone()));

@@ -89,6 +89,17 @@ impl Visibility {
         }
     }
 
+    /// What is left to be seen of transactions of which a snapshot sees some.
+    fn rest(&self, snapshot: &Snapshot) -> Option<Self> {
+        match self {
+            Self::All(xids) => {
+                let rest: Vec<u32> = xids.iter().copied().filter(|&xid| !snapshot.sees(xid)).collect();
+                (rest.len() < xids.len()).then_some(Self::All(rest))
+            }
+            Self::UpTo(_) => None,
+        }
+    }
+
     fn merge(self, later: Self) -> Self {
         match (self, later) {
             (Self::All(mut xids), Self::All(more)) if xids.len() + more.len() <= XIDS_MAX => {
@@ -315,11 +326,17 @@ impl DirtySet {
     /// Takes what a snapshot sees. The rest stays: it has committed, but the snapshot does not see it.
     pub fn take(&mut self, snapshot: &Snapshot) -> Batch {
         let mut waiting = VecDeque::new();
-        for transaction in std::mem::take(&mut self.pending) {
+        for mut transaction in std::mem::take(&mut self.pending) {
             if transaction.visible_if.holds(snapshot) {
                 let Pending { commit_lsn, received, relations, transactions, .. } = transaction;
                 self.settled.absorb(relations, Some(commit_lsn), &[received], transactions, self.keys_max);
             } else {
+                // Nobody knows any more whose the keys of a merged block are: they are refreshed now, and again when all of it is seen.
+                if let Some(rest) = transaction.visible_if.rest(snapshot) {
+                    transaction.visible_if = rest;
+                    let copies = transaction.relations.iter().map(|(&oid, keys)| (oid, keys.copy())).collect();
+                    self.settled.absorb(copies, Some(transaction.commit_lsn), &[], 0, self.keys_max);
+                }
                 waiting.push_back(transaction);
             }
         }

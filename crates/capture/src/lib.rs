@@ -13,6 +13,7 @@
 //! Reading the socket waits for nothing but the socket: the dirty sets are bounded, and a relation that overflows its bound
 //! collapses to "whole relation".
 
+mod accounts;
 mod capture;
 mod dirty;
 mod error;
@@ -30,7 +31,8 @@ mod standby;
 mod stream;
 mod tracked;
 
-pub use capture::{Capture, Limits};
+pub use accounts::Accounted;
+pub use capture::{Capture, Limits, Passed};
 pub use dirty::{Batch, DirtyKeys, DirtySet};
 pub use error::CaptureError;
 pub use identity::{Unidentified, unidentified, unidentified_in};

@@ -7,7 +7,9 @@ use std::time::Instant;
 use lockstep_wal::Lsn;
 use tokio::sync::{Notify, watch};
 
+use crate::accounts::{Accounted, Accounts};
 use crate::dirty::{Commit, DirtyRelations, DirtySet};
+use crate::snapshot::Snapshot;
 use crate::standby::chooses_us;
 use crate::tracked::{Interest, Tracked};
 
@@ -61,6 +63,7 @@ pub(crate) struct Shared {
     pub(crate) keys_max: usize,
     pub(crate) received: watch::Sender<Received>,
     pub(crate) last_commit: Mutex<Lsn>,
+    pub(crate) accounts: Mutex<Accounts>,
     pub(crate) restart_wanted: Notify,
     pub(crate) source_position: Mutex<SourcePosition>,
     pub(crate) confirmed: watch::Sender<Lsn>,
@@ -99,7 +102,8 @@ impl Shared {
         self.keys_max
     }
 
-    pub(crate) fn add(&self, xid: u32, commit_lsn: Lsn, commit: Commit, relations: &DirtyRelations) {
+    /// Stream number `stream` has delivered a transaction.
+    pub(crate) fn add(&self, stream: u64, xid: u32, commit_lsn: Lsn, commit: Commit, relations: &DirtyRelations) {
         let mut last = self.last_commit.lock().unwrap_or_else(PoisonError::into_inner);
         *last = last.max(commit_lsn);
         drop(last);
@@ -109,6 +113,19 @@ impl Shared {
                 member.arrived.notify_one();
             }
         }
+        // Not before its keys are where a batch takes them from.
+        self.accounts().delivered(stream, xid);
+    }
+
+    pub(crate) fn accounts(&self) -> MutexGuard<'_, Accounts> {
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How far the stream has come, if it is the one that `before` is of and has delivered everything that `snapshot` sees. The position
+    /// is read first: everything before it is with the groups by now.
+    pub(crate) fn complete(&self, before: &Accounted, snapshot: &Snapshot) -> Option<Lsn> {
+        let received = *self.received.borrow();
+        (received.stream == before.stream && self.accounts().complete(before, snapshot)).then_some(received.lsn)
     }
 
     /// The relations to follow, and whenever they change.
@@ -119,7 +136,9 @@ impl Shared {
     /// A new stream begins; the position starts again. Returns the stream's number.
     pub(crate) fn begin_stream(&self) -> u64 {
         self.received.send_modify(|received| *received = Received { stream: received.stream + 1, lsn: Lsn::ZERO, ..*received });
-        self.received.borrow().stream
+        let stream = self.received.borrow().stream;
+        self.accounts().begin_stream(stream);
+        stream
     }
 
     /// Stream number `stream` has delivered everything up to `lsn`; ignored if that stream has been given up.

@@ -35,6 +35,17 @@ impl Snapshot {
         if right.wrapping_sub(left).cast_signed() >= 0 { right } else { left }
     }
 
+    /// The transactions that have ended since an earlier snapshot was taken, as far as this one tells: it sees those of them that
+    /// committed. `None` if they are more than `most`, or the other is not earlier.
+    pub(crate) fn newly_seen(&self, earlier: &Self, most: usize) -> Option<Vec<u32>> {
+        let begun = self.xmax.checked_sub(earlier.xmax)?;
+        if begun.saturating_add(earlier.in_progress.len() as u64) > most as u64 {
+            return None;
+        }
+        let ended = |xid: &u64| !self.in_progress.contains(xid);
+        Some((earlier.xmax..self.xmax).chain(earlier.in_progress.iter().copied()).filter(ended).map(low_half).collect())
+    }
+
     /// Every transaction below this id has ended for good.
     pub fn xmin(&self) -> u64 {
         self.xmin

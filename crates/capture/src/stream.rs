@@ -330,7 +330,7 @@ impl Decoder {
     fn commit(&mut self, commit_lsn: Lsn, end_lsn: Lsn, stream: u64, shared: &Shared) {
         if let Some(xid) = self.xid.take() {
             let commit = Commit { commit_time: self.commit_time, received_at: Instant::now() };
-            shared.add(xid, commit_lsn, commit, &self.relations);
+            shared.add(stream, xid, commit_lsn, commit, &self.relations);
         }
         for (oid, count) in self.changes.drain() {
             if let Some(layout) = self.layouts.get(&oid) {

@@ -2,9 +2,10 @@
 
 use lockstep_connect::Repertoire;
 use lockstep_wal::Lsn;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Statement};
 
 use crate::projection::{FaultRecord, Projection};
+use crate::statements::Statements;
 
 /// What a batch records.
 pub(crate) struct Checkpoint<'a> {
@@ -46,22 +47,61 @@ pub(crate) async fn still_leads(target: &Client, group: &str, leader_epoch: i64)
     Ok(target.query_opt(mine, &[&group, &leader_epoch]).await?.is_some())
 }
 
-/// Writes a checkpoint; false if another instance has taken the group over.
-pub(crate) async fn write(target: &Client, checkpoint: &Checkpoint<'_>) -> Result<bool, tokio_postgres::Error> {
-    let lsn = checkpoint.lsn.map(|lsn| lsn.to_string());
-    let updated = target
-        .execute(
-            "UPDATE lockstep.checkpoint
-             SET snapshot = $3::text::pg_snapshot, lsn = $4::text::pg_lsn,
-                 current_as_of = timestamptz '2000-01-01 00:00:00+00' + $5::bigint * interval '1 microsecond',
-                 committed_at = clock_timestamp(), batches = batches + 1, batch_ms = $6, fence_ms = $7, keys = $8, transactions = $9,
-                 clock = $10::text::timestamptz, recorded_lsn = $11::text::pg_lsn
-             WHERE group_name = $1 AND leader_epoch = $2",
+/// Records a batch: its checkpoint, and how many rows the projections that were and are live have now. It fails (22012,
+/// [`is_fenced`]) if another instance has taken the group over, so that a COMMIT may follow at once and commits nothing.
+/// Returns the transaction's id, where nothing of the application's hangs on the tables that were written: no trigger, no rule.
+const RECORD: &str = "
+WITH led AS (
+    UPDATE lockstep.checkpoint
+    SET snapshot = $3::text::pg_snapshot, lsn = $4::text::pg_lsn,
+        current_as_of = timestamptz '2000-01-01 00:00:00+00' + $5::bigint * interval '1 microsecond',
+        committed_at = clock_timestamp(), batches = batches + 1, batch_ms = $6, fence_ms = $7, keys = $8, transactions = $9,
+        clock = $10::text::timestamptz, recorded_lsn = $11::text::pg_lsn
+    WHERE group_name = $1 AND leader_epoch = $2
+    RETURNING 1
+), counted AS (
+    UPDATE lockstep.projection AS p
+    SET row_count = c.rows, sqlstate = NULL, reason = NULL, hint = NULL
+    FROM unnest($12::text[], $13::bigint[]) AS c (name, rows)
+    WHERE p.name = c.name
+)
+SELECT 1 / count(*),
+       CASE WHEN NOT EXISTS (SELECT FROM pg_class WHERE oid = ANY ($14::text[]::regclass[]) AND (relhastriggers OR relhasrules))
+            THEN (pg_current_xact_id()::text::numeric % 4294967296)::bigint END
+FROM led";
+
+/// Whether recording a batch failed because another instance leads.
+pub(crate) fn is_fenced(error: &tokio_postgres::Error) -> bool {
+    error.code() == Some(&tokio_postgres::error::SqlState::DIVISION_BY_ZERO)
+}
+
+/// The statement that records batches.
+pub(crate) async fn recording(prepared: &mut Statements, target: &Client) -> Result<Statement, tokio_postgres::Error> {
+    prepared.on_target(target, RECORD).await
+}
+
+/// Records a batch: see [`RECORD`].
+pub(crate) async fn record(
+    target: &Client,
+    statement: &Statement,
+    checkpoint: &Checkpoint<'_>,
+    projections: &[Projection],
+) -> Result<Option<u32>, tokio_postgres::Error> {
+    let counted = || projections.iter().filter(|projection| projection.only_its_rows_are_unsaved());
+    let (names, rows): (Vec<&str>, Vec<i64>) = counted().map(|projection| (projection.name(), projection.unsaved().rows)).unzip();
+    let written: Vec<String> = projections
+        .iter()
+        .filter(|projection| projection.written > 0)
+        .map(|projection| lockstep_plan::quote::qualified(&projection.schema, projection.name()))
+        .collect();
+    let row = target
+        .query_one(
+            statement,
             &[
                 &checkpoint.group,
                 &checkpoint.leader_epoch,
                 &checkpoint.snapshot,
-                &lsn,
+                &checkpoint.lsn.map(|lsn| lsn.to_string()),
                 &checkpoint.source_time_microseconds,
                 &checkpoint.batch_ms,
                 &checkpoint.fence_ms,
@@ -69,10 +109,13 @@ pub(crate) async fn write(target: &Client, checkpoint: &Checkpoint<'_>) -> Resul
                 &checkpoint.transactions,
                 &checkpoint.clock,
                 &checkpoint.recorded_lsn.to_string(),
+                &names,
+                &rows,
+                &written,
             ],
         )
         .await?;
-    Ok(updated == 1)
+    Ok(row.get::<_, Option<i64>>(1).and_then(|xid| u32::try_from(xid).ok()))
 }
 
 /// Moves the position of an idle group forward: nothing that concerns it has happened up to `lsn`.
@@ -149,7 +192,8 @@ pub(crate) async fn somebody_waits(target: &Client) -> Result<bool, tokio_postgr
     Ok(row.get(0))
 }
 
-/// Records what a batch changed about projections: rows, progress, state.
+/// Records what a batch changed about projections: progress, states, faults, keys in quarantine. Of those that are live and stay so
+/// [`record`] tells the rows.
 pub(crate) async fn write_projections(
     target: &Client,
     leader_epoch: i64,
@@ -166,7 +210,8 @@ pub(crate) async fn write_projections(
         };
         projection.quarantine.write(target, projection.name(), root).await?;
     }
-    for projection in projections.iter().filter(|projection| projection.has_unsaved_progress()) {
+    let progressed = |projection: &&Projection| projection.has_unsaved_progress() && !projection.only_its_rows_are_unsaved();
+    for projection in projections.iter().filter(progressed) {
         let progress = projection.unsaved();
         target
             .execute(

@@ -82,9 +82,18 @@ impl Sessions {
 
     /// Ends whatever transaction is open on either side.
     pub(crate) async fn rollback(&self) {
+        self.roll_back(Some(self.target())).await;
+    }
+
+    /// The same when the target has been told to commit: whatever became of that, no transaction is open there.
+    pub(crate) async fn rollback_source(&self) {
+        self.roll_back(None).await;
+    }
+
+    async fn roll_back(&self, target: Option<&Client>) {
         // Once only: outside of a transaction the server writes a warning into its log.
         let other = (!self.is_one()).then(|| self.source());
-        for client in other.into_iter().chain([self.target()]) {
+        for client in other.into_iter().chain(target) {
             // A failure means that the connection is gone, and the transaction with it.
             if let Err(error) = client.batch_execute("ROLLBACK").await {
                 tracing::debug!(error = %lockstep_connect::describe(&error), "rollback");

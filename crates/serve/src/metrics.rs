@@ -78,6 +78,11 @@ const COUNTERS: &[Described] = &[
     ("lockstep_changes_total", Unit::Count, "Row changes received"),
     ("lockstep_refresh_rows_total", Unit::Count, "Rows written, by operation"),
     ("lockstep_batches_total", Unit::Count, "Batches committed"),
+    (
+        "lockstep_fences_total",
+        Unit::Count,
+        "Snapshots whose transactions had all been delivered, by what showed it: each transaction, or the WAL position",
+    ),
     ("lockstep_errors_total", Unit::Count, "Errors, by class"),
     ("lockstep_http_requests_total", Unit::Count, "Requests to the read API, by route and status"),
     ("lockstep_reads_total", Unit::Count, "Answers of the read API, by the source that they come from"),

@@ -192,10 +192,12 @@ impl Tracer<'_> {
         }
         let mut missing = Vec::new();
         let referring = hop.equalities.iter().flat_map(|equality| equality.depends_on.iter().copied()).next();
-        let columns: Option<Vec<String>> =
-            hop.equalities.iter().map(|equality| equality.value_column.as_ref().map(|(_, column)| column.clone())).collect();
+        let columns: Option<Vec<&(usize, String)>> =
+            hop.equalities.iter().map(|equality| equality.value_column.as_ref()).collect();
         if let (Some(referring), Some(columns)) = (referring, columns) {
-            missing.extend(self.missing_index(referring, &columns, Purpose::Equality));
+            // What a row is compared with as a whole may come from several tables; one of them finds the roots.
+            let own = columns.into_iter().filter(|(occurrence, _)| *occurrence == referring).map(|(_, column)| column.clone());
+            missing.extend(self.missing_index(referring, &own.collect::<Vec<_>>(), Purpose::Equality));
         }
         if hop.kind != HopKind::Lookup {
             let sides: Vec<String> = hop

@@ -13,10 +13,10 @@ mod write;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use lockstep_capture::{Batch, Capture, DirtyKeys, Snapshot};
+use lockstep_capture::{Accounted, Batch, Capture, DirtyKeys, Passed, Snapshot};
 use lockstep_connect::Session;
 use lockstep_wal::Lsn;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Statement};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::{BatchError, Side};
@@ -45,6 +45,10 @@ pub(crate) struct BatchRun<'a> {
     pub(crate) clock: Option<&'a str>,
     /// The time zone that the sessions are in.
     pub(crate) zone: String,
+    /// The last snapshot for which everything had been delivered.
+    pub(crate) accounted: &'a mut Option<Accounted>,
+    /// The target has been told to commit.
+    pub(crate) committing: bool,
     /// What the batch has written so far to the tables of projections that others read, by node.
     pub(crate) written: HashMap<u32, DirtyKeys>,
     /// The identities of the dirty rows of tables without a key, by relation.
@@ -60,6 +64,8 @@ pub(crate) struct BatchRun<'a> {
 /// A committed batch.
 pub(crate) struct Committed {
     pub(crate) contained_lsn: Option<Lsn>,
+    /// Where the WAL ended at the snapshot.
+    pub(crate) snapshot_lsn: Lsn,
     pub(crate) transactions: u64,
     pub(crate) keys: usize,
     /// How long whole recomputations took.
@@ -103,18 +109,19 @@ impl BatchRun<'_> {
                 return Err(error);
             }
         };
-        if self.options.fence == FencePolicy::Wait
-            && let Err(error) = self.fence(snapshot.fence_lsn).await
-        {
-            self.sessions.rollback().await;
-            return Err(error);
-        }
+        let delivered_lsn = match self.pass_fence(&snapshot).await {
+            Ok(delivered_lsn) => delivered_lsn,
+            Err(error) => {
+                self.sessions.rollback().await;
+                return Err(error);
+            }
+        };
         let fence_time = snapshot.taken_at.elapsed();
         self.capture.note_source_position(snapshot.fence_lsn, snapshot.taken_at);
         let (batch, contained_lsn) = self.capture.with_group(self.index, |dirty| {
             let batch = dirty.take(&snapshot.snapshot);
-            // A commit before the fence that this snapshot does not see is not contained, and nothing after it may be claimed.
-            let contained = dirty.oldest_waiting_lsn().map_or(snapshot.fence_lsn, |waiting| waiting.min(snapshot.fence_lsn));
+            // A delivered commit that this snapshot does not see is not contained, and nothing after it may be claimed.
+            let contained = dirty.oldest_waiting_lsn().map_or(delivered_lsn, |waiting| waiting.min(delivered_lsn));
             (batch, contained)
         });
         let nothing_else =
@@ -138,7 +145,11 @@ impl BatchRun<'_> {
         match self.refresh_and_commit(&batch, &snapshot, contained_lsn, began, fence_time).await {
             Ok(committed) => Ok(BatchEnd::Committed(committed)),
             Err(error) => {
-                self.sessions.rollback().await;
+                if self.committing {
+                    self.sessions.rollback_source().await;
+                } else {
+                    self.sessions.rollback().await;
+                }
                 self.projections.iter_mut().for_each(Projection::roll_back);
                 self.capture.with_group(self.index, |dirty| dirty.give_back(batch));
                 Err(error)
@@ -184,7 +195,18 @@ impl BatchRun<'_> {
         })
     }
 
-    async fn fence(&self, lsn: Lsn) -> Result<(), BatchError> {
+    /// Waits until everything that the snapshot sees is in the dirty set. Returns the position before which everything is.
+    async fn pass_fence(&mut self, snapshot: &SourceSnapshot) -> Result<Lsn, BatchError> {
+        match self.options.fence {
+            FencePolicy::Wait => {}
+            FencePolicy::SkipForNegativeControl => return Ok(snapshot.fence_lsn),
+        }
+        let Passed { lsn, accounted } = self.fence(snapshot).await?;
+        *self.accounted = Some(accounted);
+        Ok(lsn)
+    }
+
+    async fn fence(&self, snapshot: &SourceSnapshot) -> Result<Passed, BatchError> {
         let began = Instant::now();
         let nudge = || async {
             // A transactional message is a commit of a few bytes; it makes the server flush its WAL up to here.
@@ -192,9 +214,9 @@ impl BatchRun<'_> {
                 tracing::debug!(error = %lockstep_connect::describe(&error), "nudge");
             }
         };
-        self.capture.fence(lsn, nudge).await?;
+        let passed = self.capture.fence(snapshot.fence_lsn, &snapshot.snapshot, self.accounted.as_ref(), nudge).await?;
         self.measure_phase("fence", began);
-        Ok(())
+        Ok(passed)
     }
 
     async fn refresh_and_commit(
@@ -245,6 +267,7 @@ impl BatchRun<'_> {
         let clock = snapshot.clock.clone();
         Ok(Committed {
             contained_lsn,
+            snapshot_lsn: snapshot.fence_lsn,
             transactions: batch.transactions,
             keys: batch.keys(),
             whole_time,
@@ -264,9 +287,8 @@ impl BatchRun<'_> {
         let sql_error = |side| move |error| BatchError::Sql { side, error, projection: None };
         let target = self.sessions.target();
         let committing = Instant::now();
-        if !checkpoint::write(target, checkpoint).await.map_err(sql_error(Side::Target))? {
-            return Err(BatchError::Fenced);
-        }
+        let record = checkpoint::recording(self.prepared, target).await.map_err(sql_error(Side::Target))?;
+        let position = self.prepared.on_target(target, POSITION).await.map_err(sql_error(Side::Target))?;
         let mut notices = Vec::new();
         for (index, fed) in &self.fed {
             let projection = &self.projections[*index];
@@ -276,10 +298,27 @@ impl BatchRun<'_> {
         checkpoint::write_projections(target, self.leader_epoch, self.projections).await.map_err(sql_error(Side::Target))?;
         let viewed = self.observer.is_some_and(|observer| observer.wants(self.group));
         let live = if viewed { self.live_projections(&snapshot.clock) } else { Vec::new() };
+        let mut recorded = None;
+        if viewed {
+            recorded = Some(self.recorded(checkpoint::record(target, &record, checkpoint, self.projections).await)?);
+        }
         if let Some(observer) = self.observer {
             observer.before_commit(self.view(&live, viewed, &[])).await.map_err(BatchError::Refused)?;
         }
-        let durable_at = commit_and_position(target).await.map_err(|error| self.deferred(error))?;
+        self.committing = true;
+        let recording = async {
+            match recorded {
+                Some(own) => Ok(own),
+                None => self.recorded(checkpoint::record(target, &record, checkpoint, self.projections).await),
+            }
+        };
+        // A batch that is not recorded is not committed by the COMMIT that follows at once.
+        let (own, committed) = tokio::join!(biased; recording, commit_and_position(target, &position));
+        let own = own?;
+        let durable_at = committed.map_err(|error| self.deferred(error))?;
+        if let Some(own) = own.filter(|_| self.sessions.is_one()) {
+            self.capture.note_own(own);
+        }
         let freshness = self.freshness(batch, snapshot);
         fail::fail_point!("batch_after_commit", |_| std::process::abort());
         if !self.sessions.is_one() {
@@ -299,6 +338,14 @@ impl BatchRun<'_> {
             observer.after_commit(self.view(&live, viewed, &freshness)).await;
         }
         Ok(notices)
+    }
+
+    /// The transaction's id, if it changes nothing but our own tables.
+    fn recorded(&self, recorded: Result<Option<u32>, tokio_postgres::Error>) -> Result<Option<u32>, BatchError> {
+        recorded.map_err(|error| match error {
+            error if checkpoint::is_fenced(&error) => BatchError::Fenced,
+            error => BatchError::Sql { side: Side::Target, error, projection: None },
+        })
     }
 
     /// An error at the commit: of a constraint that is checked then, if it names the table of a projection.
@@ -391,9 +438,11 @@ struct CommittedAt {
     flushed: Lsn,
 }
 
+/// Where the WAL ends, and up to where it is durable.
+const POSITION: &str = "SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text";
+
 /// Commits and asks, in the same round trip, which position must be flushed for the commit to be durable.
-async fn commit_and_position(target: &Client) -> Result<CommittedAt, tokio_postgres::Error> {
-    let position = "SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn()::text";
+async fn commit_and_position(target: &Client, position: &Statement) -> Result<CommittedAt, tokio_postgres::Error> {
     let (committed, row) = tokio::join!(biased; target.batch_execute("COMMIT"), target.query_one(position, &[]));
     committed?;
     let row = row?;

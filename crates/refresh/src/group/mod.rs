@@ -9,7 +9,7 @@ mod upkeep;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use lockstep_capture::Capture;
+use lockstep_capture::{Accounted, Capture};
 use lockstep_connect::Session;
 use lockstep_wal::Lsn;
 use tokio::sync::{mpsc, watch};
@@ -57,6 +57,10 @@ pub struct Group {
     /// What `now()` meant in the last batch.
     clock: Option<String>,
     advanced_at: Instant,
+    /// The last snapshot for which everything had been delivered.
+    accounted: Option<Accounted>,
+    /// Where the WAL ended at the last batch's snapshot: what is contained may be less, because the stream had not come so far.
+    snapshot_lsn: Lsn,
     /// Whole recomputation is paced: not before this time.
     not_before: Instant,
     invisible_pause: Duration,
@@ -111,6 +115,8 @@ impl Group {
             contained_lsn: None,
             clock: None,
             advanced_at: Instant::now(),
+            accounted: None,
+            snapshot_lsn: Lsn::ZERO,
             not_before: Instant::now(),
             invisible_pause: *INVISIBLE_PAUSE.start(),
             batches: 0,
@@ -287,6 +293,7 @@ impl Group {
             checkpoint::position(sessions.target(), &self.settings.name).await.map_err(sql_error(Side::Target))?;
         let recorded = checkpoint::recorded(sessions.target(), &self.settings.name).await.map_err(sql_error(Side::Target))?;
         self.capture.with_group(self.settings.index, |dirty| dirty.recorded(recorded.unwrap_or_default()));
+        self.accounted = None;
         self.publish_status();
         Ok(Connected { sessions, nudge, prepared: Statements::default() })
     }
@@ -332,6 +339,8 @@ impl Group {
             observer: self.settings.observer.as_deref(),
             clock: self.clock.as_deref(),
             zone: "UTC".to_owned(),
+            accounted: &mut self.accounted,
+            committing: false,
             written: HashMap::new(),
             hashed: HashMap::new(),
             fed: HashMap::new(),
@@ -383,6 +392,7 @@ impl Group {
         self.tick();
         self.batches += 1;
         self.contained_lsn = committed.contained_lsn;
+        self.snapshot_lsn = committed.snapshot_lsn;
         self.advanced_at = Instant::now();
         if !committed.whole_time.is_zero() {
             let rest = committed.whole_time.mul_f64(1.0 / self.settings.options.whole_share - 1.0);

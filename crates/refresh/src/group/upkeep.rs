@@ -29,13 +29,19 @@ impl Group {
             .filter_map(Projection::next_wake)
             .min()
             .map_or(IDLE_TICK, |wake| wake.saturating_duration_since(Instant::now()).min(IDLE_TICK));
+        let behind = self.contained_lsn.is_some_and(|contained| contained < self.snapshot_lsn);
         tokio::select! {
             () = self.capture.arrival(self.settings.index) => return Ok(()),
+            // Somebody who has just committed may wait for this position, rather than for the next tick.
+            () = self.capture.reached(self.snapshot_lsn), if behind => {}
             changed = self.stop.changed() => {
                 drop(changed);
                 return Ok(());
             }
             () = tokio::time::sleep(until) => {}
+        }
+        if behind && self.capture.received() >= self.snapshot_lsn {
+            self.snapshot_lsn = Lsn::ZERO;
         }
         let sql_error = |error| BatchError::Sql { side: Side::Target, error, projection: None };
         let target = connected.sessions.target();

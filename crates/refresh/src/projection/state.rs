@@ -337,6 +337,12 @@ impl Projection {
         self.pending.is_some() && self.unsaved() != self.saved
     }
 
+    /// Whether it was live and is, and has another number of rows.
+    pub(crate) fn only_its_rows_are_unsaved(&self) -> bool {
+        let live = |progress: &Progress| progress.state == ProjectionState::Live && progress.build_position.is_none();
+        self.has_unsaved_progress() && live(&self.saved) && live(&self.unsaved())
+    }
+
     /// What is to be recorded.
     pub(crate) fn unsaved(&self) -> Progress {
         let (phase, rows) = self.pending.as_ref().map_or((&self.phase, self.rows), |(phase, rows)| (phase, *rows));

@@ -98,6 +98,18 @@ impl RandomQuery {
 struct Item {
     alias: String,
     columns: Vec<(String, Kind)>,
+    /// Of equal amounts that are spelled differently (1.5, 1.50) one stands for all, and PostgreSQL may choose any.
+    merges: bool,
+}
+
+impl Item {
+    fn new(alias: String, columns: Vec<(String, Kind)>) -> Self {
+        Self { alias, columns, merges: false }
+    }
+
+    fn merging(alias: String, columns: Vec<(String, Kind)>) -> Self {
+        Self { alias, columns, merges: true }
+    }
 }
 
 struct Maker {
@@ -270,6 +282,16 @@ impl Maker {
         format!("{}.{name}", item.alias)
     }
 
+    /// A column as text, whatever spelling of equal amounts it has.
+    fn text_of(&self, column: &str) -> String {
+        let merged = |item: &Item| {
+            let name = column.strip_prefix(&format!("{}.", item.alias));
+            item.merges && item.columns.iter().any(|(found, kind)| Some(found.as_str()) == name && *kind == Kind::Amount)
+        };
+        let text = if self.scope.iter().any(merged) { format!("trim_scale({column})") } else { column.to_owned() };
+        format!("{text}::text")
+    }
+
     fn column_of(&mut self, kinds: &[Kind]) -> Option<String> {
         let fitting: Vec<String> = self
             .scope
@@ -356,7 +378,7 @@ impl Maker {
 
     fn inner(&mut self, columns: &[Column]) -> Item {
         let alias = self.alias();
-        Item { alias, columns: columns.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect() }
+        Item::new(alias, columns.iter().map(|(name, kind)| ((*name).to_owned(), *kind)).collect())
     }
 
     fn tie_inner(&mut self, item: &Item) -> Option<Tie> {
@@ -372,7 +394,7 @@ impl Maker {
             0 => self.scalar(),
             1 => {
                 let column = self.column();
-                format!("coalesce({column}::text, '-')")
+                format!("coalesce({}, '-')", self.text_of(&column))
             }
             2 => format!("CASE WHEN {} THEN 1 ELSE 0 END", self.condition(1)),
             3 => self.column_of(&[Kind::Amount]).map_or_else(|| "7".to_owned(), |column| format!("{column} * 2")),
@@ -383,7 +405,7 @@ impl Maker {
     fn group_expression(&mut self) -> String {
         let column = self.column();
         match self.random.random_range(0..4) {
-            0 => format!("upper({column}::text)"),
+            0 => format!("upper({})", self.text_of(&column)),
             _ => column,
         }
     }
@@ -400,7 +422,10 @@ impl Maker {
             4 => format!("avg({number}){filter}"),
             5 => format!("min({any}){filter}"),
             6 => format!("max({any}){filter}"),
-            _ => format!("string_agg({any}::text, ',' ORDER BY {any}::text){filter}"),
+            _ => {
+                let any = self.text_of(&any);
+                format!("string_agg({any}, ',' ORDER BY {any}){filter}")
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ impl Maker {
         let columns: Vec<(String, Kind)> =
             kinds.iter().enumerate().filter_map(|(n, kind)| Some((format!("c{}", n + 1), (*kind)?))).collect();
         let alias = self.alias();
-        (!columns.is_empty()).then(|| (format!("({})", query.sql()), Item { alias, columns }))
+        (!columns.is_empty()).then(|| (format!("({})", query.sql()), Item::merging(alias, columns)))
     }
 
     /// The kind of a selected value, where its text tells it.
@@ -48,18 +48,18 @@ impl Maker {
             0 => {
                 let group = self.pick(columns);
                 let text = format!("(SELECT i.{0}, count(*) AS n FROM {table} i GROUP BY i.{0})", group.0);
-                (text, Item { alias, columns: vec![(group.0.to_owned(), group.1), ("n".to_owned(), Kind::Number)] })
+                (text, Item::merging(alias, vec![(group.0.to_owned(), group.1), ("n".to_owned(), Kind::Number)]))
             }
             1 => {
                 let names: Vec<&str> = columns.iter().map(|(name, _)| *name).collect();
                 let first = columns[0];
                 let text = format!("(SELECT {} FROM {table} i WHERE i.{} IS NOT NULL)", names.join(", "), first.0);
-                (text, Item { alias, columns: owned(columns) })
+                (text, Item::new(alias, owned(columns)))
             }
             2 => {
                 let shown = self.pick(columns);
                 let text = format!("(SELECT DISTINCT i.{} FROM {table} i)", shown.0);
-                (text, Item { alias, columns: vec![(shown.0.to_owned(), shown.1)] })
+                (text, Item::merging(alias, vec![(shown.0.to_owned(), shown.1)]))
             }
             3 => {
                 // The first few of each, and gaps.
@@ -69,10 +69,10 @@ impl Maker {
                 let mut shown = owned(&[key, by]);
                 shown.dedup();
                 if shown.len() < 2 {
-                    return (table.to_owned(), Item { alias, columns: owned(columns) });
+                    return (table.to_owned(), Item::new(alias, owned(columns)));
                 }
                 shown.push(("place".to_owned(), Kind::Number));
-                (text, Item { alias, columns: shown })
+                (text, Item::new(alias, shown))
             }
             4 => {
                 let shown = self.pick(columns);
@@ -81,22 +81,22 @@ impl Maker {
                     "(SELECT i.{0} FROM {table} i {operation} SELECT j.{0} FROM {table} j WHERE j.{1} IS NOT NULL)",
                     shown.0, columns[1].0
                 );
-                (text, Item { alias, columns: vec![(shown.0.to_owned(), shown.1)] })
+                (text, Item::merging(alias, vec![(shown.0.to_owned(), shown.1)]))
             }
             5 => self.recursion(alias),
             6 => {
                 // Of a line the first column is not the whole key.
                 let (key, by) = (columns[0], self.pick(columns));
                 if table == "shop.line" || by.0 == key.0 {
-                    return (table.to_owned(), Item { alias, columns: owned(columns) });
+                    return (table.to_owned(), Item::new(alias, owned(columns)));
                 }
                 let direction = self.pick(&["", " DESC", " DESC NULLS LAST"]);
                 let order = self.pick(&[format!("i.{}{direction}, i.{}", by.0, key.0), format!("i.{}{direction}", key.0)]);
                 let filter = if self.chance(30) { format!(" WHERE i.{} IS NOT NULL", by.0) } else { String::new() };
                 let text = format!("(SELECT i.{}, i.{} FROM {table} i{filter} ORDER BY {order} LIMIT 4)", key.0, by.0);
-                (text, Item { alias, columns: owned(&[key, by]) })
+                (text, Item::new(alias, owned(&[key, by])))
             }
-            _ => (table.to_owned(), Item { alias, columns: owned(columns) }),
+            _ => (table.to_owned(), Item::new(alias, owned(columns))),
         }
     }
 
@@ -116,6 +116,6 @@ impl Maker {
                {union} SELECT j.id, j.manager_id, h.top, h.n + 1 FROM h JOIN shop.employee j ON {tie}{more} WHERE h.n < 4) SELECT {shown} FROM h)"
         );
         let columns = ["id", "manager_id", "n"].map(|name| (name.to_owned(), Kind::Number));
-        (text, Item { alias, columns: columns.to_vec() })
+        (text, Item::new(alias, columns.to_vec()))
     }
 }
