@@ -178,18 +178,14 @@ pub(crate) async fn write_reason(
 }
 
 /// Whether some session waits in `lockstep.wait_for`.
-pub(crate) async fn somebody_waits(target: &Client) -> Result<bool, tokio_postgres::Error> {
-    let row = target
-        .query_one(
-            "SELECT EXISTS (
-                 SELECT FROM pg_locks
-                 WHERE locktype = 'advisory' AND mode = 'ShareLock' AND objsubid = 1
-                   AND (classid::bigint << 32 | objid::bigint) = lockstep.waiters_lock()
-                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
-            &[],
-        )
-        .await?;
-    Ok(row.get(0))
+pub(crate) async fn somebody_waits(prepared: &mut Statements, target: &Client) -> Result<bool, tokio_postgres::Error> {
+    let waits = "SELECT EXISTS (
+                     SELECT FROM pg_locks
+                     WHERE locktype = 'advisory' AND mode = 'ShareLock' AND objsubid = 1
+                       AND (classid::bigint << 32 | objid::bigint) = lockstep.waiters_lock()
+                       AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+    let statement = prepared.on_target(target, waits).await?;
+    Ok(target.query_one(&statement, &[]).await?.get(0))
 }
 
 /// Records what a batch changed about projections: progress, states, faults, keys in quarantine. Of those that are live and stay so

@@ -20,6 +20,7 @@ mod feed;
 mod group;
 mod notices;
 mod observer;
+mod planning;
 mod projection;
 mod quarantine;
 mod sessions;

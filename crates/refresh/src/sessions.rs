@@ -4,6 +4,7 @@ use lockstep_connect::{Session, Settings, read_only_by_default};
 use tokio_postgres::Client;
 
 use crate::error::{BatchError, Side};
+use crate::planning::Planning;
 
 /// Where source and target are.
 #[derive(Debug, Clone)]
@@ -52,6 +53,11 @@ impl Sessions {
         // A batch is visible as soon as it is committed and durable a moment later, when the WAL writer gets to it. That costs
         // the application's disk no extra flush, and nothing can be lost: the slot is confirmed only up to what is durable.
         sessions.target().batch_execute("SET synchronous_commit = off").await.map_err(sql_error)?;
+        sessions.target().batch_execute(Planning::AT_FIRST).await.map_err(sql_error)?;
+        if !sessions.is_one() {
+            let on_source = |error| BatchError::Sql { side: Side::Source, error, projection: None };
+            sessions.source().batch_execute(Planning::AT_FIRST).await.map_err(on_source)?;
+        }
         Ok(sessions)
     }
 
@@ -78,6 +84,16 @@ impl Sessions {
 
     pub(crate) fn closed(&self) -> bool {
         self.source().is_closed() || self.target().is_closed()
+    }
+
+    /// Lets every statement be planned anew.
+    pub(crate) async fn forget_plans(&self) -> Result<(), BatchError> {
+        let sql_error = |side| move |error| BatchError::Sql { side, error, projection: None };
+        self.target().batch_execute("DISCARD PLANS").await.map_err(sql_error(Side::Target))?;
+        if !self.is_one() {
+            self.source().batch_execute("DISCARD PLANS").await.map_err(sql_error(Side::Source))?;
+        }
+        Ok(())
     }
 
     /// Ends whatever transaction is open on either side.

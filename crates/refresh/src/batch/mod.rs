@@ -4,6 +4,7 @@ mod build;
 mod guard;
 mod hashes;
 mod isolate;
+mod planning;
 mod refresh;
 mod refreshed;
 mod repair;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use lockstep_capture::{Accounted, Batch, Capture, DirtyKeys, Passed, Snapshot};
 use lockstep_connect::Session;
 use lockstep_wal::Lsn;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 use crate::checkpoint::{self, Checkpoint};
 use crate::error::{BatchError, Side};
@@ -24,6 +25,7 @@ use crate::feed::Fed;
 use crate::group::{FencePolicy, RefreshOptions};
 use crate::notices::Notice;
 use crate::observer::{BatchObserver, BatchView, LiveProjection};
+use crate::planning::Planning;
 use crate::projection::{Projection, Statements as ProjectionStatements};
 use crate::sessions::Sessions;
 use crate::statements::Statements;
@@ -45,6 +47,8 @@ pub(crate) struct BatchRun<'a> {
     pub(crate) clock: Option<&'a str>,
     /// The time zone that the sessions are in.
     pub(crate) zone: String,
+    /// How the sessions plan.
+    pub(crate) planning: Planning,
     /// The last snapshot for which everything had been delivered.
     pub(crate) accounted: &'a mut Option<Accounted>,
     /// The target has been told to commit.
@@ -209,9 +213,9 @@ impl BatchRun<'_> {
     async fn fence(&self, snapshot: &SourceSnapshot) -> Result<Passed, BatchError> {
         let began = Instant::now();
         let nudge = || async {
-            // A transactional message is a commit of a few bytes; it makes the server flush its WAL up to here.
-            if let Err(error) = self.nudge.batch_execute("SELECT pg_logical_emit_message(true, 'lockstep', '')").await {
-                tracing::debug!(error = %lockstep_connect::describe(&error), "nudge");
+            match self.nudge.simple_query(NUDGE).await {
+                Ok(messages) => own_xid(&messages).into_iter().for_each(|own| self.capture.note_own(own)),
+                Err(error) => tracing::debug!(error = %lockstep_connect::describe(&error), "nudge"),
             }
         };
         let passed = self.capture.fence(snapshot.fence_lsn, &snapshot.snapshot, self.accounted.as_ref(), nudge).await?;
@@ -436,6 +440,18 @@ impl BatchRun<'_> {
 struct CommittedAt {
     inserted: Lsn,
     flushed: Lsn,
+}
+
+/// A transactional message is a commit of a few bytes; it makes the server flush its WAL up to here. It changes nothing.
+const NUDGE: &str =
+    "SELECT pg_logical_emit_message(true, 'lockstep', ''), (pg_current_xact_id()::text::numeric % 4294967296)::bigint";
+
+fn own_xid(messages: &[SimpleQueryMessage]) -> Option<u32> {
+    let row = messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(1),
+        _ => None,
+    });
+    row?.parse().ok()
 }
 
 /// Where the WAL ends, and up to where it is durable.

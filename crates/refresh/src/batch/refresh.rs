@@ -20,6 +20,7 @@ use crate::quarantine::{Key, Part};
 impl BatchRun<'_> {
     pub(crate) async fn refresh_projection(&mut self, index: usize, batch: &Batch) -> Result<(), BatchError> {
         let tracing_began = Instant::now();
+        self.plan_for(index, if self.projections[index].is_building() { usize::MAX } else { batch.keys() }).await?;
         let work = self.trace(index, batch).await?;
         self.measure_phase("trace", tracing_began);
         let (work, phase) = self.work_by_phase(index, work).await?;
@@ -103,6 +104,7 @@ impl BatchRun<'_> {
             let mut start = 0;
             while start < keys.len() {
                 let end = (start + self.options.statement_keys_max).min(keys.len());
+                self.plan_for(index, if building { usize::MAX } else { end - start }).await?;
                 let arrays = keys.arrays(start..end);
                 let mut refreshed = if self.projections[index].isolates() {
                     self.isolate(index, Part::Branch(branch), rows_of(&arrays), &Vec::new(), building).await?
@@ -218,6 +220,9 @@ impl BatchRun<'_> {
     }
 
     pub(super) async fn recompute_groups(&mut self, index: usize, groups: Groups) -> Result<Counts, BatchError> {
+        if let Groups::Some(columns) = &groups {
+            self.plan_for(index, columns.first().map_or(0, Vec::len)).await?;
+        }
         if self.projections[index].isolates() {
             return self.groups_isolating(index, groups).await;
         }

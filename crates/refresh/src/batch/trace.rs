@@ -212,6 +212,7 @@ impl BatchRun<'_> {
         let mut start = 0;
         while start < keys.len() {
             let end = (start + self.options.statement_keys_max).min(keys.len());
+            self.plan_for(index, end - start).await?;
             let arrays = keys.arrays(start..end);
             if self.add_keys(index, sql, &parameters(&arrays), roots).await? == Room::Exhausted {
                 return Ok(Room::Exhausted);
@@ -228,6 +229,7 @@ impl BatchRun<'_> {
         let mut start = 0;
         while start < keys.len() {
             let end = (start + self.options.statement_keys_max).min(keys.len());
+            self.plan_for(index, end - start).await?;
             let arrays = keys.arrays(start..end);
             let dirty = parameters(&arrays);
             let rows = self.query_source(index, &link.fetch, &dirty).await?;

@@ -18,6 +18,7 @@ use crate::batch::{BatchEnd, BatchRun, Committed};
 use crate::checkpoint;
 use crate::error::{BatchError, Remedy, Side, Untried};
 use crate::notices::Notices;
+use crate::planning::Planning;
 use crate::projection::{Attempts, Projection, Statements as ProjectionStatements, Tracing, Writing};
 use crate::quarantine::Quarantine;
 use crate::sessions::Sessions;
@@ -29,6 +30,10 @@ const RETRY: std::ops::RangeInclusive<Duration> = Duration::from_millis(100)..=D
 
 /// First and longest pause before another look when commits have arrived that no snapshot sees yet.
 const INVISIBLE_PAUSE: std::ops::RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_millis(100);
+
+/// Plans are made once, mostly for tables that are small. After a batch that took so long they are made anew, but not more often than that.
+const SLOW_BATCH: Duration = Duration::from_millis(20);
+const PLAN_AGAIN_AFTER: Duration = Duration::from_secs(5);
 
 /// Root keys in a build's first page.
 const FIRST_PAGE_ROWS: usize = 1_000;
@@ -57,6 +62,9 @@ pub struct Group {
     /// What `now()` meant in the last batch.
     clock: Option<String>,
     advanced_at: Instant,
+    /// Statements are to be planned anew, and when they were last.
+    plans_are_slow: bool,
+    planned_at: Instant,
     /// The last snapshot for which everything had been delivered.
     accounted: Option<Accounted>,
     /// Where the WAL ended at the last batch's snapshot: what is contained may be less, because the stream had not come so far.
@@ -115,6 +123,8 @@ impl Group {
             contained_lsn: None,
             clock: None,
             advanced_at: Instant::now(),
+            plans_are_slow: false,
+            planned_at: Instant::now(),
             accounted: None,
             snapshot_lsn: Lsn::ZERO,
             not_before: Instant::now(),
@@ -325,6 +335,9 @@ impl Group {
                 return Ok(());
             }
         }
+        if std::mem::take(&mut self.plans_are_slow) {
+            connected.sessions.forget_plans().await?;
+        }
         let run = BatchRun {
             group: &self.settings.name,
             index: self.settings.index,
@@ -339,6 +352,7 @@ impl Group {
             observer: self.settings.observer.as_deref(),
             clock: self.clock.as_deref(),
             zone: "UTC".to_owned(),
+            planning: Planning::Once,
             accounted: &mut self.accounted,
             committing: false,
             written: HashMap::new(),
@@ -400,6 +414,8 @@ impl Group {
         }
         if self.building() {
             self.adapt_page(elapsed);
+        } else if elapsed > SLOW_BATCH && self.planned_at.elapsed() > PLAN_AGAIN_AFTER {
+            (self.plans_are_slow, self.planned_at) = (true, Instant::now());
         }
         metrics::counter!("lockstep_batches_total", "group" => self.settings.name.clone()).increment(1);
         tracing::debug!(

@@ -21,7 +21,7 @@ const CURRENT_WITHIN: Duration = Duration::from_secs(3);
 
 impl Group {
     /// Nothing to do: wait for an arrival, and meanwhile keep the position and the slot up to date.
-    pub(super) async fn idle(&mut self, connected: &Connected) -> Result<(), BatchError> {
+    pub(super) async fn idle(&mut self, connected: &mut Connected) -> Result<(), BatchError> {
         let until = self
             .settings
             .projections
@@ -44,8 +44,8 @@ impl Group {
             self.snapshot_lsn = Lsn::ZERO;
         }
         let sql_error = |error| BatchError::Sql { side: Side::Target, error, projection: None };
-        let target = connected.sessions.target();
         self.note_flushed(connected).await?;
+        let target = connected.sessions.target();
         if self.notices.is_owed() {
             self.notices.send(target).await;
         }
@@ -62,7 +62,7 @@ impl Group {
             return Ok(());
         }
         let due = self.advanced_at.elapsed() >= ADVANCE_INTERVAL;
-        if due || settled && checkpoint::somebody_waits(target).await.map_err(sql_error)? {
+        if due || settled && checkpoint::somebody_waits(&mut connected.prepared, target).await.map_err(sql_error)? {
             let current = self.capture.current_as_of().is_some_and(|as_of| as_of.elapsed() < CURRENT_WITHIN);
             let epoch = self.settings.leader_epoch;
             let advanced = checkpoint::advance(target, &self.settings.name, epoch, received, current, settled).await;
@@ -82,16 +82,14 @@ impl Group {
     }
 
     /// Lets the slot move on once the target has made our batches durable.
-    async fn note_flushed(&self, connected: &Connected) -> Result<(), BatchError> {
+    async fn note_flushed(&self, connected: &mut Connected) -> Result<(), BatchError> {
         if self.capture.with_group(self.settings.index, |dirty| dirty.awaits_flush_of()).is_none() {
             return Ok(());
         }
-        let row = connected
-            .sessions
-            .target()
-            .query_one("SELECT pg_current_wal_flush_lsn()::text", &[])
-            .await
-            .map_err(|error| BatchError::Sql { side: Side::Target, error, projection: None })?;
+        let at = |error| BatchError::Sql { side: Side::Target, error, projection: None };
+        let target = connected.sessions.target();
+        let flushed = connected.prepared.on_target(target, "SELECT pg_current_wal_flush_lsn()::text").await.map_err(at)?;
+        let row = target.query_one(&flushed, &[]).await.map_err(at)?;
         let flushed = row.get::<_, &str>(0).parse().unwrap_or_default();
         self.capture.with_group(self.settings.index, |dirty| dirty.flushed(flushed));
         Ok(())
