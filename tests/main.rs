@@ -12,6 +12,7 @@ mod conformance;
 mod connections;
 mod cost;
 mod crash;
+mod cubes;
 mod edges;
 mod encodings;
 mod faults;

@@ -109,7 +109,7 @@ impl Reader<'_> {
                 .unwrap_or(DEFAULT_YIELD_TO_DDL),
             source,
             target,
-            schema,
+            schema: schema.clone(),
             readers,
             make_types: table.is_some_and(|table| table.make_types),
             lease: self
@@ -120,7 +120,7 @@ impl Reader<'_> {
                 .unwrap_or_default(),
             prune: false,
             groups,
-            projections: projections.clone(),
+            projections: projections.iter().flat_map(|one| std::iter::once(one.clone()).chain(one.cube(&schema))).collect(),
             metrics,
             api: file.api.as_ref().map(|api| self.api(api, &projections)).transpose()?,
             feed_history: self.feed(file.feed.as_ref())?,

@@ -7,6 +7,7 @@
 
 mod api;
 mod connection;
+mod cube;
 mod diagnostic;
 mod file;
 mod model;
@@ -17,6 +18,7 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+pub use cube::is_cube;
 pub use diagnostic::Diagnostic;
 pub use model::{ApiConfig, BackstopConfig, Config, DEFAULT_GROUP, GroupConfig, Listen, ProjectionConfig, WarmConfig};
 pub use nearest::{did_you_mean, nearest};

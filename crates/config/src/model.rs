@@ -119,6 +119,12 @@ pub struct ProjectionConfig {
     pub time_zone_span: Option<Range<usize>>,
     /// Where a query that is written in the configuration begins in it, for messages.
     pub sql_start: Option<usize>,
+    /// The columns that its rows are counted by, in a cube of its own.
+    pub facets: Vec<String>,
+    /// Where the configuration names them, for messages.
+    pub facets_span: Option<Range<usize>>,
+    /// The projection whose cube it is; none in a file.
+    pub cube_of: Option<String>,
     /// The projection beside which this one is built as a new version, of which it takes over what has not changed; none in a file.
     pub version_of: Option<String>,
 }
@@ -126,7 +132,7 @@ pub struct ProjectionConfig {
 impl ProjectionConfig {
     /// Whether it is configured as the other, wherever in the file.
     pub fn is_same(&self, other: &Self) -> bool {
-        let without = |config: &Self| Self { time_zone_span: None, sql_start: None, ..config.clone() };
+        let without = |config: &Self| Self { time_zone_span: None, facets_span: None, sql_start: None, ..config.clone() };
         without(self) == without(other)
     }
 }
@@ -146,7 +152,7 @@ impl Config {
             let mut config = Self { api: None, ..config.clone() };
             // Places in the text are of no consequence.
             for projection in &mut config.projections {
-                (projection.time_zone_span, projection.sql_start) = (None, None);
+                (projection.time_zone_span, projection.facets_span, projection.sql_start) = (None, None, None);
             }
             // It is bound once.
             config.metrics = None;

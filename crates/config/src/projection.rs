@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use lockstep_refresh::OnError;
 use toml::Spanned;
 
+use crate::cube::CUBE_SUFFIX;
 use crate::model::{DEFAULT_GROUP, GroupConfig, ProjectionConfig};
 use crate::nearest::did_you_mean;
 use crate::raw;
@@ -35,6 +36,13 @@ impl Reader<'_> {
                 projection.name.span(),
                 format!("a projection name must not end in {reserved}"),
                 "that is what versions of a projection are called while one takes the other's place",
+            );
+        }
+        if name.ends_with(CUBE_SUFFIX) {
+            return self.fail(
+                projection.name.span(),
+                format!("a projection name must not end in {CUBE_SUFFIX}"),
+                "that is what the counts of a projection's facets are called",
             );
         }
         let numbered = name.rsplit_once("__part").is_some_and(|(_, number)| number.bytes().all(|byte| byte.is_ascii_digit()));
@@ -93,6 +101,9 @@ impl Reader<'_> {
                 .unwrap_or_else(|| "UTC".to_owned()),
             time_zone_span: projection.timezone.as_ref().map(Spanned::span),
             sql_start: projection.sql.as_ref().and_then(|sql| self.start_of(sql)),
+            facets: projection.facets.as_ref().map(|facets| self.facets(facets)).transpose()?.unwrap_or_default(),
+            facets_span: projection.facets.as_ref().map(Spanned::span),
+            cube_of: None,
             version_of: None,
         })
     }

@@ -133,6 +133,7 @@ pub(crate) struct Projection {
     pub(crate) on_error: Option<Spanned<String>>,
     pub(crate) backstop: Option<bool>,
     pub(crate) feed: Option<bool>,
+    pub(crate) facets: Option<Spanned<Vec<Spanned<String>>>>,
 }
 
 #[derive(Debug, Deserialize)]

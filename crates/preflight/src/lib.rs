@@ -11,6 +11,7 @@ mod attribution;
 mod block_indexes;
 mod bytes;
 mod chain;
+mod cube_size;
 mod encodings;
 mod finding;
 mod foreign_publications;
@@ -86,6 +87,7 @@ pub async fn run(config: &Config, depth: Depth) -> Preflight {
     queries::check_keys(&source, depth, &registered, &mut preflight).await;
     if depth == Depth::Full {
         state_size::look(&source, &mut preflight).await;
+        cube_size::look(config, &source, &mut preflight).await;
     }
     preflight
 }

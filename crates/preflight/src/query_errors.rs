@@ -28,7 +28,20 @@ fn at_query(config: &Config, projection: &ProjectionConfig, diagnostic: Diagnost
     }
 }
 
+/// A cube's query is ours; what is wrong with it is what was asked for.
+fn in_facets(config: &Config, cube: &ProjectionConfig, of: &str, error: &AnalysisError) -> Diagnostic {
+    let diagnostic = Diagnostic::error(format!("projection {}: facets of {of}: {}", cube.name, error.message.replace("t.", "")))
+        .help("facets are columns of the projection whose values can be compared");
+    match (&cube.facets_span, std::fs::read_to_string(&config.path)) {
+        (Some(span), Ok(text)) => diagnostic.at(&config.path, &text, span.clone()),
+        _ => diagnostic,
+    }
+}
+
 pub(crate) fn in_query(config: &Config, projection: &ProjectionConfig, error: &AnalysisError) -> Diagnostic {
+    if let Some(of) = &projection.cube_of {
+        return in_facets(config, projection, of, error);
+    }
     let mut diagnostic = Diagnostic::error(format!("projection {}: {}", projection.name, error.message));
     if let Some(position) = error.position {
         diagnostic = at_query(config, projection, diagnostic, position);

@@ -33,6 +33,14 @@ pub(crate) struct Attempt<'a> {
     pub(crate) share: Duration,
 }
 
+/// What is asked of a source.
+struct Wanted {
+    /// Counting its rows.
+    counting: Statements,
+    /// The same over its cube, if it has one that can be asked.
+    summing: Option<Statements>,
+}
+
 /// Why a source gave no answer.
 pub(crate) enum Obstacle {
     /// No source will.
@@ -77,12 +85,19 @@ impl Sources {
             Source::View => quote::qualified(&model.schema, &format!("mv_{}", model.name)),
             Source::Tables => format!("(\n{}\n)", model.sql.trim()),
         };
-        let mut wanted = statements(&request.query, table, &from, &settings.text_config).map_err(Obstacle::Request)?;
-        // Counting is most of what a list costs.
-        let counted = wanted.total.clone().filter(|_| !settings.total_for.is_zero() && request.min_lsn.is_none());
+        let made = |cube| statements(&request.query, table, &from, cube, &settings.text_config).map_err(Obstacle::Request);
+        let mut wanted = Wanted { counting: made(None)?, summing: None };
+        if let (Source::Projection, Some(cube)) = (source, &model.cube) {
+            wanted.summing = Some(made(Some((cube, &quote::qualified(&model.schema, &cube.name))))?);
+        }
+        // Counting is most of what a list costs, where there is no cube.
+        let is_summed = wanted.summing.as_ref().is_some_and(|summing| summing.total != wanted.counting.total);
+        let may_be_kept = !is_summed && !settings.total_for.is_zero() && request.min_lsn.is_none();
+        let counted = wanted.counting.total.clone().filter(|_| may_be_kept);
         let kept = counted.as_ref().and_then(|statement| self.totals.get(statement, settings.total_for));
         if kept.is_some() {
-            wanted.total = None;
+            wanted.counting.total = None;
+            wanted.summing.iter_mut().for_each(|summing| summing.total = None);
         }
         let _slot = match source {
             Source::Tables => {
@@ -112,7 +127,7 @@ impl Sources {
                 Err(Obstacle::Source(SourceFault::of(&error)))
             }
             Err(Trouble::Ended(error)) => {
-                let obstacle = explain(session.session(), &request.query, &wanted, &error).await;
+                let obstacle = explain(session.session(), &request.query, &wanted.counting, &error).await;
                 session.give_back();
                 Err(obstacle)
             }
@@ -169,7 +184,7 @@ async fn roll_back(session: Borrowed) {
 }
 
 /// Runs everything in one transaction, so that rows, total, facets and version belong together; in as few round trips as can be.
-async fn one_snapshot(client: &Client, attempt: &Attempt<'_>, wanted: &Statements) -> Result<Answer, Trouble> {
+async fn one_snapshot(client: &Client, attempt: &Attempt<'_>, wanted: &Wanted) -> Result<Answer, Trouble> {
     let Attempt { model, settings, request, source, whatever, share, .. } = *attempt;
     let begin = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL TimeZone = {}; SET LOCAL statement_timeout = {}",
@@ -188,6 +203,7 @@ async fn one_snapshot(client: &Client, attempt: &Attempt<'_>, wanted: &Statement
     let (begun, version) = tokio::join!(biased; client.batch_execute(&begin), looking);
     begun.map_err(Trouble::Begun)?;
     let mut answer = Answer { source: Some(source), version: Version::default(), ..Answer::default() };
+    let mut has_cube = false;
     match (version.map_err(Trouble::Begun)?, source) {
         (Some(found), Source::Projection) => {
             if found.is_faulted && !(found.is_built && whatever) {
@@ -199,12 +215,14 @@ async fn one_snapshot(client: &Client, attempt: &Attempt<'_>, wanted: &Statement
             if found.is_stale(settings) && !whatever {
                 return Err(Trouble::Unfit(SourceFault::Stale));
             }
+            has_cube = found.has_cube;
             answer.version = found.version;
             answer.version.tag = tag(&answer.version.tag, &request.identity, model, settings, attempt.table);
         }
         (Some(found), _) => answer.version = Version { tag: String::new(), ..found.version },
         (None, _) => answer.version.staleness_seconds = Some(0.0),
     }
+    let wanted = wanted.summing.as_ref().filter(|_| has_cube).unwrap_or(&wanted.counting);
     let total = async {
         match &wanted.total {
             Some(statement) => run(client, statement).await.map(Some),

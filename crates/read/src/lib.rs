@@ -12,6 +12,7 @@
 mod answer;
 mod attempt;
 mod condition;
+mod cube;
 mod cursor;
 mod error;
 mod facet;
@@ -30,6 +31,7 @@ mod version;
 
 pub use answer::{Answer, Facets, Request};
 pub use condition::{Condition, Operator, values};
+pub use cube::{CUBE_ROWS, Cube};
 pub use error::{ReadError, SourceFault};
 pub use pool::Pool;
 pub use query::{Facet, Highlight, Order, OrderBy, Query, Similar, TextSearch, Total, Window};

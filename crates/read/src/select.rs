@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use lockstep_plan::quote;
 
 use crate::condition::{Condition, Operator, where_clause};
+use crate::cube::{Counted, Cube};
 use crate::cursor;
 use crate::error::ReadError;
 use crate::facet;
@@ -38,14 +39,25 @@ pub(crate) struct Statements {
     pub(crate) limit: usize,
 }
 
-/// Makes the SQL over `from`, an item for FROM without its alias.
-pub(crate) fn statements(query: &Query, table: &Table, from: &str, text_config: &str) -> Result<Statements, ReadError> {
+/// Makes the SQL over `from`, an item for FROM without its alias. Rows are counted in the cube, given with its own item for FROM, where
+/// that tells.
+pub(crate) fn statements(
+    query: &Query,
+    table: &Table,
+    from: &str,
+    cube: Option<(&Cube, &str)>,
+    text_config: &str,
+) -> Result<Statements, ReadError> {
+    let counted_in = |but: Option<&str>| match cube {
+        Some((cube, from)) if cube.decides(query, but) => Counted::Cube(from.to_owned()),
+        Some(_) | None => Counted::Rows(from.to_owned()),
+    };
     let mut maker = Maker { table, from, text_config, typed: Vec::new(), seen: HashSet::new() };
     let rows = maker.rows(query)?;
     let total = match query.total {
         Total::None => None,
-        Total::Exact => Some(maker.counted(query, "SELECT count(*)")?),
-        Total::Estimated => Some(maker.counted(query, "EXPLAIN (FORMAT JSON) SELECT")?),
+        Total::Exact => Some(maker.counted(query, &counted_in(None))?),
+        Total::Estimated => Some(maker.estimated(query)?),
     };
     let mut facets = Vec::new();
     for wanted in &query.facets {
@@ -56,7 +68,11 @@ pub(crate) fn statements(query: &Query, table: &Table, from: &str, text_config: 
         let mut statement = Statement::default();
         // Who has chosen one value wants to see the others.
         let conditions = maker.conditions_but(query, Some(&wanted.column), &mut statement)?;
-        statement.sql = facet::sql(column, from, &conditions);
+        let counted = match cube {
+            Some((cube, _)) if cube.columns.contains(&wanted.column) => counted_in(Some(&wanted.column)),
+            Some(_) | None => Counted::Rows(from.to_owned()),
+        };
+        statement.sql = facet::sql(column, &counted, &conditions);
         if facets.len() == FACETS_MAX || facets.iter().any(|(name, _)| *name == wanted.name) {
             return Err(ReadError::bad("facets", format!("give each once, and at most {FACETS_MAX}")));
         }
@@ -150,10 +166,17 @@ impl Maker<'_> {
         Ok(statement)
     }
 
-    fn counted(&mut self, query: &Query, select: &str) -> Result<Statement, ReadError> {
+    fn counted(&mut self, query: &Query, counted: &Counted) -> Result<Statement, ReadError> {
         let mut statement = Statement::default();
         let conditions = self.conditions(query, &mut statement)?;
-        statement.sql = format!("{select} FROM {} AS t{}", self.from, where_clause(&conditions));
+        statement.sql = format!("SELECT {} FROM {} AS t{}", counted.total(), counted.from(), where_clause(&conditions));
+        Ok(statement)
+    }
+
+    fn estimated(&mut self, query: &Query) -> Result<Statement, ReadError> {
+        let mut statement = Statement::default();
+        let conditions = self.conditions(query, &mut statement)?;
+        statement.sql = format!("EXPLAIN (FORMAT JSON) SELECT FROM {} AS t{}", self.from, where_clause(&conditions));
         Ok(statement)
     }
 
@@ -405,7 +428,7 @@ mod tests {
         let evil = "'; DROP TABLE x; --";
         wanted.conditions.push(Condition::new("na\"me", "na\"me", Operator::Eq, evil));
         wanted.conditions.push(Condition::new("price", "price", Operator::Gte, evil));
-        let made = statements(&wanted, &table(), "s.t", "english").map(|made| made.rows);
+        let made = statements(&wanted, &table(), "s.t", None, "english").map(|made| made.rows);
         let sql = made.as_ref().map(|made| made.sql.clone()).unwrap_or_default();
         assert!(!sql.contains("DROP"), "{sql}");
         assert!(sql.contains("t.\"na\"\"me\" = $1::text::text") && sql.contains("t.\"price\" >= $2::text::numeric"), "{sql}");
@@ -417,11 +440,11 @@ mod tests {
         let mut wanted = query();
         wanted.order.push(Order { parameter: "order".to_owned(), by: OrderBy::Column("price".to_owned()), descending: true });
         wanted.window = Window::After { cursor: Some(cursor::encode(&[None, Some("7".to_owned())])), limit: 10 };
-        let sql = statements(&wanted, &table(), "s.t", "english").map(|made| made.rows.sql).unwrap_or_default();
+        let sql = statements(&wanted, &table(), "s.t", None, "english").map(|made| made.rows.sql).unwrap_or_default();
         assert!(sql.contains("((t.\"price\" IS NOT NULL) OR (t.\"price\" IS NULL AND t.\"id\" < $1::text::uuid))"), "{sql}");
         wanted.order[0].descending = false;
         wanted.window = Window::After { cursor: Some(cursor::encode(&[Some("1".to_owned()), Some("7".to_owned())])), limit: 10 };
-        let sql = statements(&wanted, &table(), "s.t", "english").map(|made| made.rows.sql).unwrap_or_default();
+        let sql = statements(&wanted, &table(), "s.t", None, "english").map(|made| made.rows.sql).unwrap_or_default();
         assert!(sql.contains("(t.\"price\" > $1::text::numeric OR t.\"price\" IS NULL)"), "{sql}");
     }
 
@@ -429,7 +452,7 @@ mod tests {
     fn what_is_wrong_names_its_parameter() {
         let mut wanted = query();
         wanted.conditions.push(Condition::new("filter.x", "x", Operator::Eq, "1"));
-        let error = statements(&wanted, &table(), "s.t", "english").err();
+        let error = statements(&wanted, &table(), "s.t", None, "english").err();
         assert!(matches!(error, Some(ReadError::BadRequest { parameter, .. }) if parameter == "filter.x"));
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::cube::Cube;
+
 /// Where rows can come from, best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Source {
@@ -98,6 +100,8 @@ pub struct Model {
     pub time_zone: String,
     /// The declared key.
     pub key: Vec<String>,
+    /// What its rows are counted by, if anything.
+    pub cube: Option<Cube>,
     /// Whether it answers the product endpoints.
     pub is_products: bool,
     /// Whether it answers searches for items.

@@ -8,7 +8,7 @@ use axum::extract::ConnectInfo;
 use axum::http::HeaderMap;
 use lockstep_config::{ApiConfig, Config, ProjectionConfig};
 use lockstep_plan::chains::{stand_for_projections, tables_of_stand_ins};
-use lockstep_read::{Model, Pool, Pools, Reader};
+use lockstep_read::{Cube, Model, Pool, Pools, Reader};
 
 use super::follower::Follower;
 
@@ -63,6 +63,7 @@ impl Api {
 
 fn models(config: &Config, api: &ApiConfig) -> Vec<Model> {
     let names: Vec<&str> = config.projections.iter().map(|projection| projection.name.as_str()).collect();
+    let cubes = || config.projections.iter().filter(|projection| projection.cube_of.is_some());
     let one = |projection: &ProjectionConfig| Model {
         name: projection.name.clone(),
         schema: config.schema.clone(),
@@ -71,10 +72,13 @@ fn models(config: &Config, api: &ApiConfig) -> Vec<Model> {
         sql: tables_of_stand_ins(&projection.sql, &[]).unwrap_or_else(|_| projection.sql.clone()),
         time_zone: projection.time_zone.clone(),
         key: projection.key.clone().unwrap_or_default(),
+        cube: cubes()
+            .find(|cube| cube.cube_of.as_ref() == Some(&projection.name))
+            .map(|cube| Cube { name: cube.name.clone(), columns: projection.facets.clone() }),
         is_products: api.products.as_ref() == Some(&projection.name),
         is_items: api.items.as_ref() == Some(&projection.name),
     };
-    config.projections.iter().map(one).collect()
+    config.projections.iter().filter(|projection| projection.cube_of.is_none()).map(one).collect()
 }
 
 impl Api {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use lockstep_config::Config;
+use lockstep_config::{Config, is_cube};
 use lockstep_connect::Session;
 use lockstep_plan::RowKey;
 use lockstep_preflight::{Planned, Preflight};
@@ -40,7 +40,7 @@ pub(super) async fn register_all(
                 .await?;
             continue;
         }
-        if orphan.part_of.is_some() || orphan.in_making || config.prune {
+        if orphan.part_of.is_some() || orphan.in_making || is_cube(&orphan.name) || config.prune {
             drop_unwanted(target, orphan).await?;
             continue;
         }
