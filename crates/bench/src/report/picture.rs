@@ -1,0 +1,68 @@
+//! Lines over a quantity, as SVG.
+
+use std::path::Path;
+
+use plotters::prelude::*;
+use serde::Serialize;
+
+const SIZE: (u32, u32) = (720, 400);
+
+/// Told apart without telling red from green.
+const COLOURS: [RGBColor; 4] = [RGBColor(0, 114, 178), RGBColor(230, 159, 0), RGBColor(86, 180, 233), RGBColor(120, 120, 120)];
+
+/// A picture.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Picture {
+    /// Its file's name.
+    pub(crate) file: String,
+    pub(crate) title: String,
+    /// What is to the right, and what is upwards.
+    pub(crate) axes: (String, String),
+    pub(crate) series: Vec<Series>,
+}
+
+/// A line.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Series {
+    pub(crate) name: String,
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
+impl Picture {
+    /// Draws it.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub(crate) fn draw(&self, path: &Path) -> anyhow::Result<()> {
+        let area = SVGBackend::new(path, SIZE).into_drawing_area();
+        area.fill(&WHITE)?;
+        let points = || self.series.iter().flat_map(|series| &series.points);
+        let right = points().map(|point| point.0).fold(0.0, f64::max).max(f64::MIN_POSITIVE);
+        let top = points().map(|point| point.1).fold(0.0, f64::max).max(f64::MIN_POSITIVE) * 1.1;
+        let mut chart = ChartBuilder::on(&area)
+            .caption(&self.title, ("sans-serif", 18))
+            .margin(12)
+            .x_label_area_size(40)
+            .y_label_area_size(60)
+            .build_cartesian_2d(0.0..right * 1.02, 0.0..top)?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .bold_line_style(RGBColor(225, 225, 225))
+            .x_desc(&self.axes.0)
+            .y_desc(&self.axes.1)
+            .label_style(("sans-serif", 13))
+            .draw()?;
+        for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
+            let line = LineSeries::new(series.points.iter().copied(), colour.stroke_width(2)).point_size(3);
+            chart
+                .draw_series(line)?
+                .label(&series.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+        }
+        let mut labels = chart.configure_series_labels();
+        labels.position(SeriesLabelPosition::UpperLeft).background_style(WHITE.mix(0.8)).label_font(("sans-serif", 13)).draw()?;
+        area.present()?;
+        Ok(())
+    }
+}

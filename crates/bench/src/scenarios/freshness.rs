@@ -1,0 +1,145 @@
+//! From commit to visible of one search view, at several rates, against PostgreSQL's logical replication of its source table.
+
+use std::collections::BTreeMap;
+
+use lockstep_connect::{Session, Settings};
+
+use crate::bench::{Bench, DATABASE, session, settings};
+use crate::equality::ensure_equal;
+use crate::latency::{Clock, Latencies, Pair, milliseconds};
+use crate::projections::{QUIET, product_search};
+use crate::projector::{Projector, Setup};
+use crate::report::{Figure, Picture, Section, Series, Wanted};
+use crate::statistics::median;
+use crate::subscription::Subscription;
+use crate::waiting::position;
+use crate::writers::{Change, Written, paced, texts};
+
+/// Commits a second, and how many times the anchor's median and tail are wanted at most.
+const RATES: [(u32, f64, Option<f64>); 3] = [(10, 1.5, Some(2.0)), (100, 1.5, Some(2.0)), (500, 2.5, None)];
+
+/// Changes a product so that its row of the search view is another, whatever it was.
+pub(super) const NEW_PRICE: &str = "UPDATE custom_posts
+    SET \"customFields\" = jsonb_set(\"customFields\", '{recommendedPrice}', to_jsonb((\"customFields\" ->> 'recommendedPrice')::int + 1)),
+        \"updatedAt\" = now()
+    WHERE id = $1::text::uuid";
+
+/// A copy of the source table on a subscriber.
+pub(super) const COPY: &str = "CREATE TABLE custom_posts (id uuid PRIMARY KEY, \"postTypeId\" uuid NOT NULL, slug text NOT NULL,
+    title text NOT NULL, content text, status text NOT NULL, \"customFields\" jsonb NOT NULL, \"createdAt\" timestamptz NOT NULL,
+    \"updatedAt\" timestamptz NOT NULL, \"publishedAt\" timestamptz)";
+
+/// The keys of products that the search view shows, in no order.
+pub(super) const PRODUCTS: &str = "SELECT p.id::text FROM custom_posts p JOIN custom_post_types t ON t.id = p.\"postTypeId\"
+    WHERE t.slug = 'product' ORDER BY md5(p.id::text)";
+
+/// Writes at a rate and says what became of it.
+pub(super) async fn write(settings: &Settings, source: &Session, rate: u32, bench: &Bench) -> anyhow::Result<Written> {
+    let changes = texts(source, PRODUCTS).await?.into_iter().map(|key| Change { statement: 0, key }).collect();
+    let window = bench.window(5.0, 30.0);
+    paced(settings, &[NEW_PRICE], changes, rate, window).await
+}
+
+/// One round of ours.
+pub(super) async fn ours(bench: &Bench, setup: &Setup, projector: &mut Projector, rate: u32) -> anyhow::Result<(Vec<f64>, f64)> {
+    let written = write(&settings(&setup.source)?, &projector.source, rate, bench).await?;
+    projector.until_contained().await?;
+    let found = milliseconds(&projector.source, &projector.target, &Pair::product(), &written.keys(0), &Clock::Commit).await?;
+    Ok((found, written.rate))
+}
+
+async fn native(bench: &Bench, subscription: &Subscription, rate: u32) -> anyhow::Result<Vec<f64>> {
+    let from = position(&subscription.target).await?;
+    let written = write(&subscription.settings()?, &subscription.source, rate, bench).await?;
+    subscription.until_contained().await?;
+    let (source, target) = (&subscription.source, &subscription.target);
+    milliseconds(source, target, &Pair::product_copy(), &written.keys(0), &Clock::Wal(from)).await
+}
+
+/// What was found at one rate.
+#[derive(Default)]
+struct AtRate {
+    ours: Latencies,
+    apart: Latencies,
+    native: Latencies,
+    reached: Vec<f64>,
+}
+
+pub(super) async fn run(bench: &Bench) -> anyhow::Result<Section> {
+    let products = bench.rows(20_000, 100_000);
+    let (together, apart, publisher, other) =
+        (bench.shop(products).await?, bench.shop(products).await?, bench.shop(products).await?, bench.empty()?);
+    session(&other.url("postgres")).await?.batch_execute(&format!("CREATE DATABASE {DATABASE}")).await?;
+    let setup = Setup {
+        source: together.url(DATABASE),
+        target: None,
+        configuration: format!("{QUIET}{}", product_search()),
+        projections: 1,
+    };
+    let setup_apart = Setup { source: apart.url(DATABASE), target: Some(other.url(DATABASE)), ..setup.clone() };
+    let mut projector = Projector::start(bench, &setup).await?;
+    let mut projector_apart = Projector::start(bench, &setup_apart).await?;
+    let subscription = Subscription::start(bench, publisher, "custom_posts", COPY).await?;
+    let mut found: BTreeMap<u32, AtRate> = BTreeMap::new();
+    for _ in 0..bench.rounds() {
+        for (rate, ..) in RATES {
+            let at = found.entry(rate).or_default();
+            let (times, reached) = ours(bench, &setup, &mut projector, rate).await?;
+            at.ours.add(&times);
+            at.reached.push(reached);
+            at.native.add(&native(bench, &subscription, rate).await?);
+            at.apart.add(&ours(bench, &setup_apart, &mut projector_apart, rate).await?.0);
+        }
+    }
+    ensure_equal(&mut projector).await?;
+    ensure_equal(&mut projector_apart).await?;
+    projector.stop().await?;
+    projector_apart.stop().await?;
+    Ok(section(products, &found))
+}
+
+fn section(products: u32, found: &BTreeMap<u32, AtRate>) -> Section {
+    let mut figures = Vec::new();
+    for (rate, times, tail) in RATES {
+        let Some(at) = found.get(&rate) else { continue };
+        let figure = |what: &str, ours: &[f64], native: &[f64]| {
+            Figure::new(format!("{rate}/s, {what}"), "ms", ours.to_vec()).against("native", native.to_vec())
+        };
+        figures.push(figure("p50", &at.ours.p50, &at.native.p50).wanted(Wanted::TimesAtMost(times)));
+        let p99 = figure("p99", &at.ours.p99, &at.native.p99);
+        figures.push(match tail {
+            Some(times) => p99.wanted(Wanted::TimesAtMost(times)),
+            None => p99,
+        });
+        figures.push(figure("target in another cluster, p50", &at.apart.p50, &at.native.p50));
+        figures.push(figure("target in another cluster, p99", &at.apart.p99, &at.native.p99));
+        figures.push(Figure::new(format!("{rate}/s, commits reached"), "per second", at.reached.clone()));
+    }
+    let line = |name: &str, of: fn(&AtRate) -> &Vec<f64>| Series {
+        name: name.to_owned(),
+        points: found.iter().map(|(rate, at)| (f64::from(*rate), median(of(at)))).collect(),
+    };
+    let picture = Picture {
+        file: "freshness.svg".to_owned(),
+        title: "From commit to visible".to_owned(),
+        axes: ("commits a second".to_owned(), "milliseconds".to_owned()),
+        series: vec![
+            line("Lockstep, p50", |at| &at.ours.p50),
+            line("native, p50", |at| &at.native.p50),
+            line("Lockstep, p99", |at| &at.ours.p99),
+            line("native, p99", |at| &at.native.p99),
+        ],
+    };
+    Section {
+        name: "freshness",
+        title: "Freshness of one projection",
+        about: format!(
+            "`product_search` with its seventeen indexes over {products} posts, in the source's database and in another cluster; each \
+             commit changes the price of another product. Native: a subscription of `custom_posts` alone into a table with nothing \
+             but its primary key, in a second cluster, which computes nothing."
+        ),
+        figures,
+        pictures: vec![picture],
+        seconds: 0.0,
+    }
+}

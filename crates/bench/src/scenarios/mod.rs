@@ -1,0 +1,37 @@
+//! The scenarios, in order of importance.
+
+mod freshness;
+
+use std::time::Instant;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
+use crate::bench::Bench;
+use crate::report::Section;
+
+type Run = for<'a> fn(&'a Bench) -> BoxFuture<'a, anyhow::Result<Section>>;
+
+/// By name.
+const ALL: &[(&str, Run)] = &[("freshness", |bench| freshness::run(bench).boxed())];
+
+/// The names of all.
+pub(crate) fn names() -> Vec<&'static str> {
+    ALL.iter().map(|(name, _)| *name).collect()
+}
+
+/// Runs one; its figures are printed as soon as they are there.
+pub(crate) async fn run(bench: &Bench, name: &str) -> anyhow::Result<Section> {
+    let (_, scenario) = ALL.iter().find(|(known, _)| *known == name).ok_or_else(|| {
+        anyhow::anyhow!("there is no scenario \"{name}\"; there are {}", names().join(", "))
+    })?;
+    let began = Instant::now();
+    eprintln!("{name}");
+    let mut section = scenario(bench).await.map_err(|error| error.context(name.to_owned()))?;
+    section.seconds = began.elapsed().as_secs_f64();
+    for figure in &section.figures {
+        eprintln!("  {}", figure.line());
+    }
+    eprintln!("  {:.0} s", section.seconds);
+    Ok(section)
+}
