@@ -144,8 +144,20 @@ impl Projector {
         Some(kibibytes / 1024.0)
     }
 
-    /// Ends it as a service manager does.
+    /// Ends it, and removes all that it has made.
+    pub(crate) async fn stop_and_tear_down(mut self) -> anyhow::Result<()> {
+        self.end().await?;
+        self.command(&["teardown", "--yes"]).await?;
+        Ok(())
+    }
+
+    /// Ends it.
     pub(crate) async fn stop(mut self) -> anyhow::Result<()> {
+        self.end().await
+    }
+
+    /// As a service manager does.
+    async fn end(&mut self) -> anyhow::Result<()> {
         if let Some(id) = self.child.id() {
             kill(Pid::from_raw(i32::try_from(id)?), Signal::SIGTERM)?;
         }

@@ -47,7 +47,7 @@ impl Picture {
             .build_cartesian_2d(0.0..right * 1.02, 0.0..top)?;
         chart
             .configure_mesh()
-            .light_line_style(WHITE)
+            .max_light_lines(0)
             .bold_line_style(RGBColor(225, 225, 225))
             .x_desc(&self.axes.0)
             .y_desc(&self.axes.1)

@@ -1,6 +1,12 @@
 //! The scenarios, in order of importance.
 
+mod backlog;
+mod build;
+mod catch_up;
 mod freshness;
+mod many;
+mod overflow;
+mod verify;
 
 use std::time::Instant;
 
@@ -13,7 +19,15 @@ use crate::report::Section;
 type Run = for<'a> fn(&'a Bench) -> BoxFuture<'a, anyhow::Result<Section>>;
 
 /// By name.
-const ALL: &[(&str, Run)] = &[("freshness", |bench| freshness::run(bench).boxed())];
+const ALL: &[(&str, Run)] = &[
+    ("freshness", |bench| freshness::run(bench).boxed()),
+    ("many", |bench| many::run(bench).boxed()),
+    ("backlog", |bench| backlog::run(bench).boxed()),
+    ("catch_up", |bench| catch_up::run(bench).boxed()),
+    ("build", |bench| build::run(bench).boxed()),
+    ("verify", |bench| verify::run(bench).boxed()),
+    ("overflow", |bench| overflow::run(bench).boxed()),
+];
 
 /// The names of all.
 pub(crate) fn names() -> Vec<&'static str> {

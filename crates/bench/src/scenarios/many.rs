@@ -1,0 +1,220 @@
+//! Many projections: those of the demonstration under its kind of load, and one beside more and more others that no change concerns.
+
+use lockstep_connect::Session;
+
+use super::freshness;
+use crate::bench::{Bench, DATABASE, session, settings};
+use crate::equality::ensure_equal;
+use crate::latency::{Clock, Latencies, Pair, milliseconds};
+use crate::projections::{QUIET, demonstration, product_search};
+use crate::projector::{Projector, Setup};
+use crate::report::{Figure, Picture, Section, Series, Wanted};
+use crate::statistics::median;
+use crate::writers::{Change, paced, texts};
+
+/// Commits a second.
+const RATE: u32 = 100;
+
+/// Other projections, each over a table of its own; the last only in a full run.
+const OTHERS: [usize; 6] = [0, 1, 4, 13, 50, 200];
+
+/// Rows of each of those tables.
+const OTHER_ROWS: u32 = 100;
+
+/// What an application does: a statement, how often out of 22, the query of the keys of the rows that it may change, each once, and
+/// the row that shows it.
+struct Kind {
+    statement: &'static str,
+    weight: usize,
+    keys: &'static str,
+    shown: fn() -> Option<Pair>,
+}
+
+/// As the demonstration's workload, but that no row is changed twice.
+const KINDS: [Kind; 7] = [
+    Kind { statement: freshness::NEW_PRICE, weight: 10, keys: freshness::PRODUCTS, shown: || Some(Pair::product()) },
+    Kind {
+        statement: "INSERT INTO sales.\"order\" (id, inventory_item_id, platform_id, external_id, status, sold_at, gross_sale, net_profit,
+                        platform_fee, shipping_cost, roi, platform_specific_data)
+                    SELECT $1::text::uuid, s.id, m.id, 'LIVE-' || $1, 'completed', localtimestamp, 120, 30, 12.5, 8.5, 25,
+                        '{\"orderId\": \"PO-LIVE\", \"shippingCost\": 8.5, \"totalFees\": 21}'
+                    FROM (SELECT id FROM inventory.stock WHERE id <= $1::text::uuid ORDER BY id DESC LIMIT 1) s,
+                         (SELECT id FROM platform.marketplace ORDER BY md5(name || $1) LIMIT 1) m",
+        weight: 5,
+        keys: "SELECT gen_random_uuid()::text FROM generate_series(1, 20000)",
+        shown: || Some(order()),
+    },
+    Kind {
+        statement: "UPDATE sales.\"order\" SET status = 'returned', net_profit = -1 - abs(net_profit) WHERE id = $1::text::uuid",
+        weight: 2,
+        keys: "SELECT id::text FROM sales.\"order\" WHERE external_id LIKE 'EXT-%' AND id < '80000000-0000-0000-0000-000000000000' ORDER BY md5(id::text)",
+        shown: || Some(order()),
+    },
+    Kind {
+        statement: "DELETE FROM sales.\"order\" WHERE id = $1::text::uuid",
+        weight: 1,
+        keys: "SELECT id::text FROM sales.\"order\" WHERE external_id LIKE 'EXT-%' AND id >= '80000000-0000-0000-0000-000000000000' ORDER BY md5(id::text)",
+        shown: || None,
+    },
+    Kind {
+        statement: "UPDATE inventory.stock SET quantity = quantity + 1 WHERE id = $1::text::uuid",
+        weight: 2,
+        keys: "SELECT id::text FROM inventory.stock WHERE id < '80000000-0000-0000-0000-000000000000' ORDER BY md5(id::text)",
+        shown: || Some(stock("inventory.stock", "id")),
+    },
+    Kind {
+        statement: "UPDATE inventory.stock_financial SET sale_price = coalesce(sale_price, 0) + 1 WHERE stock_id = $1::text::uuid",
+        weight: 1,
+        keys: "SELECT id::text FROM inventory.stock WHERE id >= '80000000-0000-0000-0000-000000000000' ORDER BY md5(id::text)",
+        shown: || Some(stock("inventory.stock_financial", "stock_id")),
+    },
+    Kind {
+        statement: "UPDATE items SET status = status || '+', category = category || '+' WHERE id = $1::text::bigint",
+        weight: 3,
+        keys: "SELECT id::text FROM items WHERE geohash IS NOT NULL AND NOT is_deleted ORDER BY md5(id::text)",
+        shown: || Some(Pair { source: ("items", "id"), target: ("read_model.item_buckets".to_owned(), "item_id"), key_type: "bigint" }),
+    },
+];
+
+fn order() -> Pair {
+    Pair { source: ("sales.\"order\"", "id"), target: ("read_model.order_search".to_owned(), "id"), key_type: "uuid" }
+}
+
+fn stock(table: &'static str, key: &'static str) -> Pair {
+    Pair { source: (table, key), target: ("read_model.stock_consolidated".to_owned(), "id"), key_type: "uuid" }
+}
+
+/// So many of each kind as it has a share in, in turn.
+async fn changes(source: &Session, count: usize) -> anyhow::Result<Vec<Change>> {
+    let total: usize = KINDS.iter().map(|kind| kind.weight).sum();
+    let mut placed = Vec::new();
+    for (statement, kind) in KINDS.iter().enumerate() {
+        let wanted = count * kind.weight / total;
+        let keys = texts(source, kind.keys).await?.into_iter().take(wanted);
+        // By where in the turn it comes: the kinds are spread evenly.
+        placed.extend(keys.enumerate().map(|(n, key)| ((2 * n + 1) * total / kind.weight, Change { statement, key })));
+    }
+    placed.sort_by_key(|(place, _)| *place);
+    Ok(placed.into_iter().map(|(_, change)| change).collect())
+}
+
+/// One round of the demonstration's load: milliseconds of all rows that show a change.
+async fn load(bench: &Bench, setup: &Setup, projector: &mut Projector) -> anyhow::Result<Vec<f64>> {
+    let window = bench.window(8.0, 60.0);
+    let count = (window.as_secs_f64() + 2.0) * f64::from(RATE);
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let changes = changes(&projector.source, count as usize).await?;
+    let statements: Vec<&str> = KINDS.iter().map(|kind| kind.statement).collect();
+    let written = paced(&settings(&setup.source)?, &statements, changes, RATE, window).await?;
+    projector.until_contained().await?;
+    let mut found = Vec::new();
+    for (statement, kind) in KINDS.iter().enumerate() {
+        let keys = written.keys(statement);
+        if let Some(pair) = (kind.shown)().filter(|_| !keys.is_empty()) {
+            found.extend(milliseconds(&projector.source, &projector.target, &pair, &keys, &Clock::Commit).await?);
+        }
+    }
+    Ok(found)
+}
+
+async fn demonstrated(bench: &Bench, products: u32) -> anyhow::Result<(Latencies, usize)> {
+    let cluster = bench.shop(products).await?;
+    let (configuration, projections) = demonstration()?;
+    let setup = Setup { source: cluster.url(DATABASE), target: None, configuration, projections };
+    let mut projector = Projector::start(bench, &setup).await?;
+    let mut latencies = Latencies::default();
+    for _ in 0..bench.rounds() {
+        latencies.add(&load(bench, &setup, &mut projector).await?);
+    }
+    ensure_equal(&mut projector).await?;
+    projector.command(&["verify"]).await?;
+    projector.stop().await?;
+    Ok((latencies, projections))
+}
+
+/// The search view beside so many others.
+fn beside(source: String, others: usize) -> Setup {
+    let others_configured: String = (1..=others)
+        .map(|n| format!("[[projection]]\nname = \"other_{n}\"\nsql = \"SELECT id, label, amount FROM other.t{n} WHERE amount >= 0\"\n"))
+        .collect();
+    Setup {
+        source,
+        target: None,
+        configuration: format!("{QUIET}{}{others_configured}", product_search()),
+        projections: others + 1,
+    }
+}
+
+async fn beside_others(bench: &Bench, products: u32) -> anyhow::Result<Vec<(usize, Latencies)>> {
+    let cluster = bench.shop(products).await?;
+    let url = cluster.url(DATABASE);
+    let last = if bench.full { OTHERS.len() } else { OTHERS.len() - 1 };
+    let others = &OTHERS[..last];
+    let tables: String = (1..=others.last().copied().unwrap_or_default())
+        .map(|n| {
+            format!(
+                "CREATE TABLE other.t{n} (id bigint PRIMARY KEY, label text NOT NULL, amount integer NOT NULL);
+                 INSERT INTO other.t{n} SELECT n, 'row ' || n, n FROM generate_series(1, {OTHER_ROWS}) AS n;"
+            )
+        })
+        .collect();
+    session(&url).await?.batch_execute(&format!("CREATE SCHEMA other; {tables}")).await?;
+    let mut found: Vec<(usize, Latencies)> = others.iter().map(|count| (*count, Latencies::default())).collect();
+    for round in 0..bench.rounds().div_ceil(2) {
+        // Up and down again: each is beside its neighbours.
+        let order: Vec<usize> = if round % 2 == 0 { (0..found.len()).collect() } else { (0..found.len()).rev().collect() };
+        for place in order {
+            let (count, latencies) = &mut found[place];
+            let setup = beside(url.clone(), *count);
+            let mut projector = Projector::start(bench, &setup).await?;
+            latencies.add(&freshness::ours(bench, &setup, &mut projector, RATE).await?.0);
+            ensure_equal(&mut projector).await?;
+            projector.stop().await?;
+        }
+    }
+    Ok(found)
+}
+
+pub(super) async fn run(bench: &Bench) -> anyhow::Result<Section> {
+    let products = bench.rows(20_000, 100_000);
+    let (demonstrated, projections) = demonstrated(bench, products).await?;
+    let beside = beside_others(bench, products).await?;
+    let mut figures = vec![
+        Figure::new(format!("{projections} projections, p50"), "ms", demonstrated.p50).wanted(Wanted::AtMost(4.0)),
+        Figure::new(format!("{projections} projections, p99"), "ms", demonstrated.p99).wanted(Wanted::AtMost(25.0)),
+    ];
+    let alone = beside.first().map(|(_, latencies)| latencies.clone()).unwrap_or_default();
+    for (count, latencies) in &beside {
+        let figure = |what: &str, rounds: &[f64], alone: &[f64]| {
+            Figure::new(format!("beside {count} others, {what}"), "ms", rounds.to_vec()).against("beside none", alone.to_vec())
+        };
+        figures.push(figure("p50", &latencies.p50, &alone.p50));
+        figures.push(figure("p99", &latencies.p99, &alone.p99));
+    }
+    Ok(Section {
+        name: "many",
+        title: "Freshness of many projections",
+        about: format!(
+            "First the demonstration's {projections} projections over {products} products, stock items and orders, at {RATE} commits a \
+             second of its kind: prices, new orders, returns, deletions, stock and items, one row each. Then `product_search` alone, while \
+             there are others over tables that do not change: what a change costs should follow from the projections that it concerns."
+        ),
+        figures,
+        pictures: vec![picture(&beside)],
+        seconds: 0.0,
+    })
+}
+
+#[allow(clippy::cast_precision_loss)]
+fn picture(beside: &[(usize, Latencies)]) -> Picture {
+    let line = |name: &str, of: fn(&Latencies) -> &Vec<f64>| Series {
+        name: name.to_owned(),
+        points: beside.iter().map(|(count, latencies)| (*count as f64, median(of(latencies)))).collect(),
+    };
+    Picture {
+        file: "many.svg".to_owned(),
+        title: "From commit to visible, beside projections that the change does not concern".to_owned(),
+        axes: ("other projections".to_owned(), "milliseconds".to_owned()),
+        series: vec![line("p50", |latencies| &latencies.p50), line("p99", |latencies| &latencies.p99)],
+    }
+}
