@@ -8,6 +8,7 @@
 mod arguments;
 mod bench;
 mod equality;
+mod http;
 mod latency;
 mod machine;
 mod projections;

@@ -6,7 +6,10 @@ mod catch_up;
 mod freshness;
 mod many;
 mod overflow;
+mod read;
+mod refreshing;
 mod verify;
+mod writers;
 
 use std::time::Instant;
 
@@ -27,6 +30,9 @@ const ALL: &[(&str, Run)] = &[
     ("build", |bench| build::run(bench).boxed()),
     ("verify", |bench| verify::run(bench).boxed()),
     ("overflow", |bench| overflow::run(bench).boxed()),
+    ("writers", |bench| writers::run(bench).boxed()),
+    ("read", |bench| read::run(bench).boxed()),
+    ("refreshing", |bench| refreshing::run(bench).boxed()),
 ];
 
 /// The names of all.
