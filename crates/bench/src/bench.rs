@@ -12,13 +12,8 @@ use lockstep_connect::{Session, Settings};
 use crate::arguments::Arguments;
 
 /// Of every cluster. No checkpoint falls into what is measured: which of the two sides it would hit is chance.
-const SETTINGS: &[&str] = &[
-    "track_commit_timestamp=on",
-    "shared_buffers=512MB",
-    "max_wal_size=16GB",
-    "checkpoint_timeout=1h",
-    "max_connections=200",
-];
+const SETTINGS: &[&str] =
+    &["track_commit_timestamp=on", "shared_buffers=512MB", "max_wal_size=16GB", "checkpoint_timeout=1h", "max_connections=200"];
 
 /// The database with the sample schema.
 pub(crate) const DATABASE: &str = "shop";

@@ -7,7 +7,8 @@ use lockstep_connect::Session;
 use crate::projector::Projector;
 
 /// The columns of a table, and whether their types have an equality.
-const COLUMNS: &str = "SELECT attname::text, atttypid NOT IN ('json'::regtype, 'xml'::regtype, 'point'::regtype) FROM pg_attribute
+const COLUMNS: &str =
+    "SELECT attname::text, atttypid NOT IN ('json'::regtype, 'xml'::regtype, 'point'::regtype) FROM pg_attribute
     WHERE attrelid = format('%I.%I', $1::text, $2::text)::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
 
 /// Compares every projection of a projector with its query, both ways; the source must stand still. Says how many were compared.

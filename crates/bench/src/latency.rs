@@ -53,7 +53,9 @@ pub(crate) async fn milliseconds(
     for key in keys {
         match (committed.get(*key), visible.get(*key)) {
             (Some(committed), Some(visible)) if visible >= committed => found.push((visible - committed) as f64 / 1000.0),
-            (committed, visible) => anyhow::bail!("{}: {key} was written at {committed:?} and visible at {visible:?}", pair.target.0),
+            (committed, visible) => {
+                anyhow::bail!("{}: {key} was written at {committed:?} and visible at {visible:?}", pair.target.0)
+            }
         }
     }
     Ok(found)

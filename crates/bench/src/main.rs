@@ -57,6 +57,9 @@ async fn interrupted() {
 
 async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let bench = Bench::new(arguments)?;
+    if cfg!(debug_assertions) && arguments.program.is_none() {
+        eprintln!("note: this is a development build, and so is the program beside it; --program chooses another");
+    }
     let mut report = Report {
         command: command(),
         full: arguments.full,
@@ -69,8 +72,9 @@ async fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     anyhow::ensure!(!names.is_empty(), "there are {}", scenarios::names().join(", "));
     for name in names {
         report.sections.push(scenarios::run(&bench, name).await?);
+        // Each time: a full run is long, and what comes later may fail.
+        report.write(&arguments.out)?;
     }
-    report.write(&arguments.out)?;
     eprintln!("{} written", arguments.out.join("benchmarks.md").display());
     Ok(())
 }

@@ -125,7 +125,8 @@ pub(crate) fn number(value: f64) -> String {
 
 fn thousands(value: f64) -> String {
     let digits = format!("{value:.0}");
-    let places: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|three| std::str::from_utf8(three).unwrap_or_default()).collect();
+    let places: Vec<&str> =
+        digits.as_bytes().rchunks(3).rev().map(|three| std::str::from_utf8(three).unwrap_or_default()).collect();
     places.join(",")
 }
 

@@ -51,7 +51,10 @@ impl Picture {
             .bold_line_style(RGBColor(225, 225, 225))
             .x_desc(&self.axes.0)
             .y_desc(&self.axes.1)
-            .label_style(("sans-serif", 13))
+            .x_label_formatter(&|value| short(*value))
+            .y_label_formatter(&|value| short(*value))
+            .label_style(("sans-serif", 15))
+            .axis_desc_style(("sans-serif", 15))
             .draw()?;
         for (series, colour) in self.series.iter().zip(COLOURS.iter().cycle()) {
             let line = LineSeries::new(series.points.iter().copied(), colour.stroke_width(2)).point_size(3);
@@ -61,8 +64,20 @@ impl Picture {
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
         }
         let mut labels = chart.configure_series_labels();
-        labels.position(SeriesLabelPosition::UpperLeft).background_style(WHITE.mix(0.8)).label_font(("sans-serif", 13)).draw()?;
+        let position = if self.falls() { SeriesLabelPosition::UpperRight } else { SeriesLabelPosition::UpperLeft };
+        labels.position(position).background_style(WHITE.mix(0.8)).label_font(("sans-serif", 15)).draw()?;
         area.present()?;
         Ok(())
     }
+
+    /// Whether its lines go down: then there is room to the right.
+    fn falls(&self) -> bool {
+        let points = self.series.first().map(|series| series.points.as_slice()).unwrap_or_default();
+        matches!((points.first(), points.last()), (Some(first), Some(last)) if last.1 < first.1)
+    }
+}
+
+/// Without zeros that say nothing.
+fn short(value: f64) -> String {
+    format!("{}", (value * 1000.0).round() / 1000.0)
 }

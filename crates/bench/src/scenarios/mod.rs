@@ -42,9 +42,10 @@ pub(crate) fn names() -> Vec<&'static str> {
 
 /// Runs one; its figures are printed as soon as they are there.
 pub(crate) async fn run(bench: &Bench, name: &str) -> anyhow::Result<Section> {
-    let (_, scenario) = ALL.iter().find(|(known, _)| *known == name).ok_or_else(|| {
-        anyhow::anyhow!("there is no scenario \"{name}\"; there are {}", names().join(", "))
-    })?;
+    let (_, scenario) = ALL
+        .iter()
+        .find(|(known, _)| *known == name)
+        .ok_or_else(|| anyhow::anyhow!("there is no scenario \"{name}\"; there are {}", names().join(", ")))?;
     let began = Instant::now();
     eprintln!("{name}");
     let mut section = scenario(bench).await.map_err(|error| error.context(name.to_owned()))?;

@@ -40,7 +40,8 @@ struct Request {
     facets: &'static [&'static str],
 }
 
-const COLUMNS: &str = "SELECT id, slug, name, sku, recommended_price, inventory, brand, in_stock, created_at FROM read_model.product_search";
+const COLUMNS: &str =
+    "SELECT id, slug, name, sku, recommended_price, inventory, brand, in_stock, created_at FROM read_model.product_search";
 
 const REQUESTS: [Request; 3] = [
     Request {
