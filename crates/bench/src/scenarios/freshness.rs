@@ -1,7 +1,9 @@
 //! From commit to visible of one search view, at several rates, against PostgreSQL's logical replication of its source table.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use anyhow::bail;
 use lockstep_connect::{Session, Settings};
 
 use crate::bench::{Bench, DATABASE, session, settings};
@@ -14,6 +16,9 @@ use crate::statistics::median;
 use crate::subscription::Subscription;
 use crate::waiting::position;
 use crate::writers::{Change, Written, paced, texts};
+
+/// How often it is looked what a batch took: seldom enough not to be noticed.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Commits a second, and how many times the anchor's median and tail are wanted at most.
 const RATES: [(u32, f64, Option<f64>); 3] = [(10, 1.5, Some(2.0)), (100, 1.5, Some(2.0)), (500, 2.5, None)];
@@ -40,12 +45,43 @@ pub(super) async fn write(settings: &Settings, source: &Session, rate: u32, benc
     paced(settings, &[NEW_PRICE], changes, rate, window).await
 }
 
+/// What one round of ours was.
+pub(super) struct Round {
+    /// Milliseconds from commit to visible.
+    pub(super) times: Vec<f64>,
+    /// Commits a second that were reached.
+    reached: f64,
+    /// How long a batch took from its snapshot to its commit, and how much of that the fence; means of all that were seen.
+    batch: f64,
+    fence: f64,
+}
+
 /// One round of ours.
-pub(super) async fn ours(bench: &Bench, setup: &Setup, projector: &mut Projector, rate: u32) -> anyhow::Result<(Vec<f64>, f64)> {
-    let written = write(&settings(&setup.source)?, &projector.source, rate, bench).await?;
+pub(super) async fn ours(bench: &Bench, setup: &Setup, projector: &mut Projector, rate: u32) -> anyhow::Result<Round> {
+    let (settings, onlooker) = (settings(&setup.source)?, session(setup.target_url()).await?);
+    let mut seen = Vec::new();
+    let written = tokio::select! {
+        written = write(&settings, &projector.source, rate, bench) => written?,
+        looked = batches(&onlooker, &mut seen) => bail!("looked for ever: {looked:?}"),
+    };
     projector.until_contained().await?;
-    let found = milliseconds(&projector.source, &projector.target, &Pair::product(), &written.keys(0), &Clock::Commit).await?;
-    Ok((found, written.rate))
+    let keys = written.keys(0);
+    let times = milliseconds(&projector.source, &projector.target, &Pair::product(), &keys, &Clock::Commit).await?;
+    let mean = |of: fn(&(f64, f64)) -> f64| seen.iter().map(of).sum::<f64>() / f64::from(u32::try_from(seen.len()).unwrap_or(1));
+    Ok(Round { times, reached: written.rate, batch: mean(|seen| seen.0), fence: mean(|seen| seen.1) })
+}
+
+/// Looks now and then what the last batch took; does not end by itself.
+async fn batches(session: &Session, seen: &mut Vec<(f64, f64)>) -> anyhow::Result<()> {
+    let last = session.prepare("SELECT batch_ms, fence_ms FROM lockstep.checkpoint WHERE group_name = 'default'").await?;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        for row in session.query(&last, &[]).await? {
+            if let (Some(batch), Some(fence)) = (row.get(0), row.get(1)) {
+                seen.push((batch, fence));
+            }
+        }
+    }
 }
 
 async fn native(bench: &Bench, subscription: &Subscription, rate: u32) -> anyhow::Result<Vec<f64>> {
@@ -63,6 +99,8 @@ struct AtRate {
     apart: Latencies,
     native: Latencies,
     reached: Vec<f64>,
+    batch: Vec<f64>,
+    fence: Vec<f64>,
 }
 
 pub(super) async fn run(bench: &Bench) -> anyhow::Result<Section> {
@@ -84,11 +122,13 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<Section> {
     for _ in 0..bench.rounds() {
         for (rate, ..) in RATES {
             let at = found.entry(rate).or_default();
-            let (times, reached) = ours(bench, &setup, &mut projector, rate).await?;
-            at.ours.add(&times);
-            at.reached.push(reached);
+            let round = ours(bench, &setup, &mut projector, rate).await?;
+            at.ours.add(&round.times);
+            at.reached.push(round.reached);
+            at.batch.push(round.batch);
+            at.fence.push(round.fence);
             at.native.add(&native(bench, &subscription, rate).await?);
-            at.apart.add(&ours(bench, &setup_apart, &mut projector_apart, rate).await?.0);
+            at.apart.add(&ours(bench, &setup_apart, &mut projector_apart, rate).await?.times);
         }
     }
     ensure_equal(&mut projector).await?;
@@ -113,6 +153,8 @@ fn section(products: u32, found: &BTreeMap<u32, AtRate>) -> Section {
         });
         figures.push(figure("target in another cluster, p50", &at.apart.p50, &at.native.p50));
         figures.push(figure("target in another cluster, p99", &at.apart.p99, &at.native.p99));
+        figures.push(Figure::new(format!("{rate}/s, a batch"), "ms", at.batch.clone()));
+        figures.push(Figure::new(format!("{rate}/s, of which the fence"), "ms", at.fence.clone()));
         figures.push(Figure::new(format!("{rate}/s, commits reached"), "per second", at.reached.clone()));
     }
     let line = |name: &str, of: fn(&AtRate) -> &Vec<f64>| Series {

@@ -182,7 +182,7 @@ async fn beside_others(bench: &Bench, products: u32) -> anyhow::Result<Vec<(usiz
             let (count, latencies) = &mut found[place];
             let setup = beside(url.clone(), *count);
             let mut projector = Projector::start(bench, &setup).await?;
-            latencies.add(&freshness::ours(bench, &setup, &mut projector, RATE).await?.0);
+            latencies.add(&freshness::ours(bench, &setup, &mut projector, RATE).await?.times);
             ensure_equal(&mut projector).await?;
             projector.stop().await?;
         }

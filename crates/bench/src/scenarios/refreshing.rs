@@ -24,7 +24,7 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<Section> {
     let mut quiet = Projector::start(bench, &quiet_setup).await?;
     let (mut latencies, mut anchor, mut refreshes) = (Latencies::default(), Latencies::default(), Vec::new());
     for _ in 0..bench.rounds() {
-        anchor.add(&freshness::ours(bench, &quiet_setup, &mut quiet, RATE).await?.0);
+        anchor.add(&freshness::ours(bench, &quiet_setup, &mut quiet, RATE).await?.times);
         // Only while it is measured: refreshing takes a core, which is not to be missed elsewhere.
         let mut refreshing = Projector::start(bench, &setup).await?;
         let refreshed = "SELECT count(*)::float8 FROM lockstep.mv_refresh_log WHERE success";
@@ -33,7 +33,7 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<Section> {
             Err(error) => anyhow::bail!("{}", lockstep_connect::describe(&error)),
         };
         until(&refreshing.target, &format!("SELECT ({refreshed}) > {before}")).await?;
-        latencies.add(&freshness::ours(bench, &setup, &mut refreshing, RATE).await?.0);
+        latencies.add(&freshness::ours(bench, &setup, &mut refreshing, RATE).await?.times);
         let after: f64 = refreshing.target.query_one(refreshed, &[]).await?.get(0);
         refreshes.push(after - before);
         ensure_equal(&mut refreshing).await?;
