@@ -99,8 +99,23 @@ struct AtRate {
     apart: Latencies,
     native: Latencies,
     reached: Vec<f64>,
-    batch: Vec<f64>,
+    /// What a batch took, and its fence.
+    batch: Phases,
+    batch_apart: Phases,
+}
+
+/// Milliseconds, one for each round.
+#[derive(Default)]
+struct Phases {
+    all: Vec<f64>,
     fence: Vec<f64>,
+}
+
+impl Phases {
+    fn add(&mut self, round: &Round) {
+        self.all.push(round.batch);
+        self.fence.push(round.fence);
+    }
 }
 
 pub(super) async fn run(bench: &Bench) -> anyhow::Result<Section> {
@@ -125,10 +140,11 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<Section> {
             let round = ours(bench, &setup, &mut projector, rate).await?;
             at.ours.add(&round.times);
             at.reached.push(round.reached);
-            at.batch.push(round.batch);
-            at.fence.push(round.fence);
+            at.batch.add(&round);
             at.native.add(&native(bench, &subscription, rate).await?);
-            at.apart.add(&ours(bench, &setup_apart, &mut projector_apart, rate).await?.times);
+            let round = ours(bench, &setup_apart, &mut projector_apart, rate).await?;
+            at.apart.add(&round.times);
+            at.batch_apart.add(&round);
         }
     }
     ensure_equal(&mut projector).await?;
@@ -136,6 +152,14 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<Section> {
     projector.stop().await?;
     projector_apart.stop().await?;
     Ok(section(products, &found))
+}
+
+/// What a batch took, from its snapshot to its commit.
+fn phases(at: &str, phases: &Phases) -> [Figure; 2] {
+    [
+        Figure::new(format!("{at}, a batch"), "ms", phases.all.clone()),
+        Figure::new(format!("{at}, of which the fence"), "ms", phases.fence.clone()),
+    ]
 }
 
 fn section(products: u32, found: &BTreeMap<u32, AtRate>) -> Section {
@@ -151,10 +175,11 @@ fn section(products: u32, found: &BTreeMap<u32, AtRate>) -> Section {
             Some(times) => p99.wanted(Wanted::TimesAtMost(times)),
             None => p99,
         });
-        figures.push(figure("target in another cluster, p50", &at.apart.p50, &at.native.p50));
-        figures.push(figure("target in another cluster, p99", &at.apart.p99, &at.native.p99));
-        figures.push(Figure::new(format!("{rate}/s, a batch"), "ms", at.batch.clone()));
-        figures.push(Figure::new(format!("{rate}/s, of which the fence"), "ms", at.fence.clone()));
+        figures.extend(phases(&format!("{rate}/s"), &at.batch));
+        let apart = format!("{rate}/s, target in another cluster");
+        figures.push(Figure::new(format!("{apart}, p50"), "ms", at.apart.p50.clone()).against("native", at.native.p50.clone()));
+        figures.push(Figure::new(format!("{apart}, p99"), "ms", at.apart.p99.clone()).against("native", at.native.p99.clone()));
+        figures.extend(phases(&apart, &at.batch_apart));
         figures.push(Figure::new(format!("{rate}/s, commits reached"), "per second", at.reached.clone()));
     }
     let line = |name: &str, of: fn(&AtRate) -> &Vec<f64>| Series {
