@@ -54,6 +54,11 @@ impl Bench {
         self.rounds.unwrap_or(if self.full { 5 } else { 3 }).max(1)
     }
 
+    /// The same where a round is long.
+    pub(crate) fn few_rounds(&self) -> usize {
+        self.rounds().div_ceil(2)
+    }
+
     /// Rows or changes: so many in a quick run, so many in a full one.
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     pub(crate) fn rows(&self, quick: u32, full: u32) -> u32 {

@@ -7,7 +7,7 @@ pub(super) fn write(report: &Report) -> String {
     let machine = &report.machine;
     let mut text = format!(
         "# Benchmarks\n\n\
-         Written by `{}`; not by hand. Each scenario measures the release program and its anchor in turn, {} rounds each, on private \
+         Written by `{}`; not by hand. Each scenario measures the release program and its anchor in turn, {} rounds each (half as many where a round is long), on private \
          clusters whose commits are flushed, and shows medians (least to greatest). After each, Lockstep's tables were compared with \
          their defining queries, both ways: all were equal, or this document would not have been written.\n\n\
          Commit to visible is the difference of two commit times, that of the row's transaction in the source and that of its \

@@ -107,7 +107,7 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<Section> {
     let subscription = Subscription::start(bench, publisher, "custom_posts", &format!("{COPY}; {EXPRESSION_INDEXES}")).await?;
     let (mut mine, mut anchor) = (Vec::new(), Vec::new());
     let (mut my_course, mut anchor_course) = (Course::new(), Course::new());
-    for _ in 0..bench.rounds() {
+    for _ in 0..bench.few_rounds() {
         let (seconds, course) = ours(bench, &setup, changes).await?;
         mine.push(f64::from(changes) / seconds);
         my_course = course;

@@ -19,7 +19,7 @@ const RATE: u32 = 100;
 const OTHERS: [usize; 6] = [0, 1, 4, 13, 50, 200];
 
 /// Other projections that each change concerns.
-const CONCERNED: [usize; 3] = [1, 4, 13];
+const CONCERNED: [usize; 2] = [4, 13];
 
 /// Rows of each of the other tables.
 const OTHER_ROWS: u32 = 100;
@@ -111,7 +111,7 @@ async fn changes(source: &Session, count: usize) -> anyhow::Result<Vec<Change>> 
 
 /// One round of the demonstration's load: milliseconds of each change and each group that shows it.
 async fn load(bench: &Bench, setup: &Setup, projector: &mut Projector) -> anyhow::Result<Vec<f64>> {
-    let window = bench.window(8.0, 60.0);
+    let window = bench.window(6.0, 60.0);
     let count = (window.as_secs_f64() + 2.0) * f64::from(RATE);
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
     let changes = changes(&projector.source, count as usize).await?;
@@ -205,7 +205,7 @@ async fn beside_others(bench: &Bench, products: u32) -> anyhow::Result<Vec<Besid
     session(&url).await?.batch_execute(&other_tables(others.last().copied().unwrap_or_default())).await?;
     let mut found: Vec<Beside> = others.iter().map(|count| Beside::new(*count, false)).collect();
     found.extend(CONCERNED.map(|count| Beside::new(count, true)));
-    for round in 0..bench.rounds().div_ceil(2) {
+    for round in 0..bench.few_rounds() {
         // Up and down again: each is beside its neighbours.
         let order: Vec<usize> = if round % 2 == 0 { (0..found.len()).collect() } else { (0..found.len()).rev().collect() };
         for place in order {

@@ -58,7 +58,7 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<Section> {
         .await?;
     source.batch_execute("VACUUM ANALYZE booking").await?;
     let mut found = Found::default();
-    for _ in 0..bench.rounds().div_ceil(2) {
+    for _ in 0..bench.few_rounds() {
         round(bench, &setup, &source, &mut found).await?;
     }
     let mut figures = vec![Figure::new("until contained", "s", found.contained).against("the build", found.build)];

@@ -23,7 +23,7 @@ pub(super) async fn run(bench: &Bench) -> anyhow::Result<Section> {
     let setup = Setup { configuration: format!("{}{EVERY_SECOND}", setup.configuration), ..setup };
     let mut quiet = Projector::start(bench, &quiet_setup).await?;
     let (mut latencies, mut anchor, mut refreshes) = (Latencies::default(), Latencies::default(), Vec::new());
-    for _ in 0..bench.rounds() {
+    for _ in 0..bench.few_rounds() {
         anchor.add(&freshness::ours(bench, &quiet_setup, &mut quiet, RATE).await?.times);
         // Only while it is measured: refreshing takes a core, which is not to be missed elsewhere.
         let mut refreshing = Projector::start(bench, &setup).await?;

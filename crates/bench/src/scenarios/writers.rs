@@ -41,7 +41,7 @@ async fn with_triggers(cluster: &Cluster) -> anyhow::Result<()> {
 /// Commits a second on a cluster, with everything as it is.
 async fn commits(bench: &Bench, url: &str) -> anyhow::Result<f64> {
     let keys = texts(&session(url).await?, PRODUCTS).await?;
-    saturated(&settings(url)?, NEW_PRICE, &keys, bench.window(4.0, 30.0)).await
+    saturated(&settings(url)?, NEW_PRICE, &keys, bench.window(3.0, 30.0)).await
 }
 
 pub(super) async fn run(bench: &Bench) -> anyhow::Result<Section> {
