@@ -5,12 +5,12 @@ FEATURES = --workspace --features lockstep/failpoints
 NEXTEST := $(shell command -v cargo-nextest 2>/dev/null)
 DENY := $(shell command -v cargo-deny 2>/dev/null)
 
-.PHONY: help demo test check setup fmt clippy deny fuzz fuzz-sql fuzz-api clean
+.PHONY: help demo test check setup fmt clippy deny fuzz fuzz-sql fuzz-api bench bench-full release clean
 .DEFAULT_GOAL := help
 
 # What there is.
 help:
-	@awk '/^# /{said=substr($$0,3)} /^[a-z-]+:/{split($$0,name,":"); if (said) printf "  make %-9s %s\n", name[1], said; said=""} /^$$/{said=""}' $(MAKEFILE_LIST)
+	@awk '/^# /{said=substr($$0,3)} /^[a-z-]+:/{split($$0,name,":"); if (said) printf "  make %-10s %s\n", name[1], said; said=""} /^$$/{said=""}' $(MAKEFILE_LIST)
 
 # The demonstration on a private cluster. DEMO="--products 100000 --seconds 60 --rate 500" changes it.
 demo: setup
@@ -59,6 +59,17 @@ fuzz-sql: setup
 # The read API against its own OpenAPI document (needs Python). EXAMPLES=1000 makes it longer, SEED=… repeats a run.
 fuzz-api: setup
 	bash scripts/fuzz-api.sh
+
+# The release program measured against PostgreSQL itself, under ten minutes; writes docs/benchmarks.md. BENCH="--only freshness" runs one.
+bench: release
+	target/release/lockstep-bench $(BENCH)
+
+# The same with larger tables, longer windows and more rounds: more than an hour.
+bench-full: release
+	target/release/lockstep-bench --full $(BENCH)
+
+release: setup
+	cargo build --release -p lockstep -p lockstep-bench
 
 # Everything that was built goes.
 clean:

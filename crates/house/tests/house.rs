@@ -12,7 +12,7 @@ const FLOORS: &[&[&str]] = &[
     &["observe", "preflight"],
     &["supervise", "serve"],
     &["lockstep"],
-    &["testkit"],
+    &["testkit", "bench"],
 ];
 
 /// The planner's stages, in order: each imports those before it.
@@ -33,7 +33,7 @@ const BELONGS_TO: &[(&str, &[&str])] = &[
     ("hyper", &["serve"]),
     ("tower-http", &["serve"]),
     ("sqlx", &["supervise"]),
-    ("clap", &["lockstep"]),
+    ("clap", &["lockstep", "bench"]),
     ("pg_query", &["plan"]),
     ("rustls", &["connect"]),
     ("croner", &["config", "supervise"]),
