@@ -18,12 +18,18 @@ fn shipped(url: &str) -> anyhow::Result<Setup> {
     let path = root().join("config/lockstep.example.toml");
     let config = Config::load(&path).map_err(|diagnostic| anyhow::anyhow!(diagnostic.render(false)))?;
     let mut setup = Setup::new(url, &[]);
-    for projection in config.projections.iter().filter(|projection| projection.name != "inventory_health") {
+    let own = config.projections.iter().filter(|projection| projection.cube_of.is_none());
+    for projection in own.filter(|projection| projection.name != "inventory_health") {
+        let facets = (!projection.facets.is_empty()).then(|| format!("facets = {:?}\n", projection.facets));
         let key = projection.key.as_ref().map(|key| format!("key = {key:?}\n")).unwrap_or_default();
         let indexes = projection.indexes.is_some().then(|| {
-            format!("indexes = \"{}\"", root().join(format!("config/projections/{}.indexes.sql", projection.name)).display())
+            format!("indexes = \"{}\"\n", root().join(format!("config/projections/{}.indexes.sql", projection.name)).display())
         });
-        setup.projections.push((projection.name.clone(), projection.sql.clone(), key + &indexes.unwrap_or_default()));
+        setup.projections.push((
+            projection.name.clone(),
+            projection.sql.clone(),
+            key + &indexes.unwrap_or_default() + &facets.unwrap_or_default(),
+        ));
     }
     Ok(setup)
 }

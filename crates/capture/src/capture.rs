@@ -239,7 +239,7 @@ impl Capture {
     ///
     /// # Errors
     /// Capture has ended, or the position was not reached within a minute.
-    pub async fn fence<F: Future<Output = ()>>(
+    pub async fn fence<F: Future<Output = ()> + Send + 'static>(
         &self,
         lsn: Lsn,
         snapshot: &Snapshot,
@@ -251,6 +251,7 @@ impl Capture {
         let begun = tokio::time::Instant::now();
         let mut pause = ASK_AFTER;
         let mut nudge_at = begun + NUDGE_AFTER;
+        let mut nudging: Option<JoinHandle<()>> = None;
         loop {
             let now = *received.borrow_and_update();
             let passed = |lsn, stream| Passed { lsn, accounted: Accounted { stream, snapshot: snapshot.clone() } };
@@ -276,9 +277,11 @@ impl Capture {
                 () = tokio::time::sleep(pause) => {
                     self.shared.position_wanted.notify_one();
                     pause = (pause * 2).min(Duration::from_millis(100));
-                    if tokio::time::Instant::now() >= nudge_at {
-                        // Whatever becomes of the nudge, the wait itself goes on.
-                        drop(tokio::time::timeout(NUDGE_MAX, nudge()).await);
+                    // Whatever becomes of the nudge, the wait itself goes on: others may flush meanwhile.
+                    let again = nudging.as_ref().is_none_or(JoinHandle::is_finished);
+                    if again && tokio::time::Instant::now() >= nudge_at {
+                        let nudge = nudge();
+                        nudging = Some(tokio::spawn(async move { drop(tokio::time::timeout(NUDGE_MAX, nudge).await) }));
                         nudge_at = tokio::time::Instant::now() + NUDGE_AFTER * 10;
                     }
                 }

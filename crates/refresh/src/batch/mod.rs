@@ -12,6 +12,7 @@ mod trace;
 mod write;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lockstep_capture::{Accounted, Batch, Capture, DirtyKeys, Passed, Snapshot};
@@ -37,7 +38,7 @@ pub(crate) struct BatchRun<'a> {
     pub(crate) leader_epoch: i64,
     pub(crate) capture: &'a Capture,
     pub(crate) sessions: &'a Sessions,
-    pub(crate) nudge: &'a Session,
+    pub(crate) nudge: &'a Arc<Session>,
     pub(crate) prepared: &'a mut Statements,
     pub(crate) projections: &'a mut [Projection],
     pub(crate) sql: &'a [ProjectionStatements],
@@ -212,10 +213,13 @@ impl BatchRun<'_> {
 
     async fn fence(&self, snapshot: &SourceSnapshot) -> Result<Passed, BatchError> {
         let began = Instant::now();
-        let nudge = || async {
-            match self.nudge.simple_query(NUDGE).await {
-                Ok(messages) => own_xid(&messages).into_iter().for_each(|own| self.capture.note_own(own)),
-                Err(error) => tracing::debug!(error = %lockstep_connect::describe(&error), "nudge"),
+        let nudge = || {
+            let (session, capture) = (self.nudge.clone(), self.capture.clone());
+            async move {
+                match session.simple_query(NUDGE).await {
+                    Ok(messages) => own_xid(&messages).into_iter().for_each(|own| capture.note_own(own)),
+                    Err(error) => tracing::debug!(error = %lockstep_connect::describe(&error), "nudge"),
+                }
             }
         };
         let passed = self.capture.fence(snapshot.fence_lsn, &snapshot.snapshot, self.accounted.as_ref(), nudge).await?;
@@ -304,7 +308,7 @@ impl BatchRun<'_> {
         let live = if viewed { self.live_projections(&snapshot.clock) } else { Vec::new() };
         let mut recorded = None;
         if viewed {
-            recorded = Some(self.recorded(checkpoint::record(target, &record, checkpoint, self.projections).await)?);
+            recorded = Some(checkpoint::record(target, &record, checkpoint, self.projections).await.map_err(not_recorded)?);
         }
         if let Some(observer) = self.observer {
             observer.before_commit(self.view(&live, viewed, &[])).await.map_err(BatchError::Refused)?;
@@ -313,7 +317,7 @@ impl BatchRun<'_> {
         let recording = async {
             match recorded {
                 Some(own) => Ok(own),
-                None => self.recorded(checkpoint::record(target, &record, checkpoint, self.projections).await),
+                None => checkpoint::record(target, &record, checkpoint, self.projections).await.map_err(not_recorded),
             }
         };
         // A batch that is not recorded is not committed by the COMMIT that follows at once.
@@ -342,14 +346,6 @@ impl BatchRun<'_> {
             observer.after_commit(self.view(&live, viewed, &freshness)).await;
         }
         Ok(notices)
-    }
-
-    /// The transaction's id, if it changes nothing but our own tables.
-    fn recorded(&self, recorded: Result<Option<u32>, tokio_postgres::Error>) -> Result<Option<u32>, BatchError> {
-        recorded.map_err(|error| match error {
-            error if checkpoint::is_fenced(&error) => BatchError::Fenced,
-            error => BatchError::Sql { side: Side::Target, error, projection: None },
-        })
     }
 
     /// An error at the commit: of a constraint that is checked then, if it names the table of a projection.
@@ -440,6 +436,14 @@ impl BatchRun<'_> {
 struct CommittedAt {
     inserted: Lsn,
     flushed: Lsn,
+}
+
+/// Why a batch is not recorded.
+fn not_recorded(error: tokio_postgres::Error) -> BatchError {
+    if checkpoint::is_fenced(&error) {
+        return BatchError::Fenced;
+    }
+    BatchError::Sql { side: Side::Target, error, projection: None }
 }
 
 /// A transactional message is a commit of a few bytes; it makes the server flush its WAL up to here. It changes nothing.

@@ -7,6 +7,7 @@ mod settings;
 mod upkeep;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lockstep_capture::{Accounted, Capture};
@@ -85,7 +86,7 @@ pub struct Group {
 
 pub(crate) struct Connected {
     sessions: Sessions,
-    nudge: Session,
+    nudge: Arc<Session>,
     prepared: Statements,
 }
 
@@ -305,7 +306,7 @@ impl Group {
         self.capture.with_group(self.settings.index, |dirty| dirty.recorded(recorded.unwrap_or_default()));
         self.accounted = None;
         self.publish_status();
-        Ok(Connected { sessions, nudge, prepared: Statements::default() })
+        Ok(Connected { sessions, nudge: Arc::new(nudge), prepared: Statements::default() })
     }
 
     /// Waits for something to do and does it.
