@@ -76,7 +76,7 @@ async fn serve(mut client: TcpStream, server_port: u16, interposing: Interposing
 }
 
 /// A message without a tag, its length included.
-async fn start_packet(client: &mut TcpStream) -> anyhow::Result<Vec<u8>> {
+pub(crate) async fn start_packet(client: &mut TcpStream) -> anyhow::Result<Vec<u8>> {
     let length = client.read_u32().await?;
     let mut packet = length.to_be_bytes().to_vec();
     packet.resize(length as usize, 0);

@@ -11,6 +11,8 @@ mod commands;
 mod conformance;
 mod connections;
 mod cost;
+mod counting;
+mod counts;
 mod crash;
 mod cubes;
 mod edges;
