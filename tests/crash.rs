@@ -1,6 +1,5 @@
 //! Whatever dies, wherever it dies: afterwards every projection equals its query, and nothing was copied twice for it.
 
-use std::process::Child;
 use std::sync::Arc;
 
 use lockstep_connect::Session;
@@ -8,18 +7,6 @@ use lockstep_refresh::RefreshOptions;
 use lockstep_testkit::{Oracle, Workload, cluster, connect, seed_from_environment};
 
 use crate::harness::{PATIENCE, PROJECTIONS, Program, Projector, Setup, assert_equal, catch_up, shop, until};
-
-/// Waits for a child that ends by itself.
-async fn wait_for_end(child: &mut Child, program: &Program) -> anyhow::Result<std::process::ExitStatus> {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        anyhow::ensure!(tokio::time::Instant::now() < deadline, "still running: {}", program.log());
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
-}
 
 /// The process dies at a fail point under load, is started again, and everything is equal.
 async fn dies_at(failpoint: &str) -> anyhow::Result<()> {
@@ -31,7 +18,7 @@ async fn dies_at(failpoint: &str) -> anyhow::Result<()> {
     let program = Program::new(&setup)?;
     let workload = Workload::start(&setup.source_url, 3, seed);
     let mut child = program.start(failpoint)?;
-    let status = wait_for_end(&mut child, &program).await?;
+    let status = program.ended(&mut child).await?;
     anyhow::ensure!(status.signal() == Some(6), "it was to abort at {failpoint}: {status:?}\n{}", program.log());
     let mut child = program.start("")?;
     let target = connect(setup.target_url()).await?;

@@ -385,6 +385,21 @@ impl Program {
         Ok(self.command(&["run"]).env("FAILPOINTS", failpoints).stdout(Stdio::null()).stderr(log).spawn()?)
     }
 
+    /// Waits for a child that ends by itself; one that does not is killed.
+    pub(crate) async fn ended(&self, child: &mut Child) -> anyhow::Result<std::process::ExitStatus> {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = child.try_wait()? {
+                return Ok(status);
+            }
+            if tokio::time::Instant::now() > deadline {
+                child.kill()?;
+                bail!("it was to end by itself: {}", self.log());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     /// Whether the last thing that it said of itself is that it writes.
     pub(crate) fn log_ends_with_leadership(&self) -> bool {
         let log = self.log();

@@ -29,6 +29,7 @@ mod keyless;
 mod large;
 mod leaders;
 mod limits;
+mod loading;
 mod locks;
 mod lost;
 mod meaning;

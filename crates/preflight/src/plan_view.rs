@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use lockstep_plan::emit;
-use lockstep_plan::emit::{Fresh, Link, Places, TracedKeys};
+use lockstep_plan::emit::{BuildPage, Fresh, Link, Places, TracedKeys};
+use lockstep_plan::facts::RelationKind;
 use lockstep_plan::{Branch, GroupForm, Maintenance, Plan, Role, Tie, Trace, WantedIndex, WholePlan};
 use serde::Serialize;
 
@@ -250,6 +251,11 @@ fn statements(planned: &Planned) -> Vec<StatementView> {
                 Trace::Root | Trace::Whole => {}
             }
         }
+    }
+    for branch in plan.branches().iter().filter(|_| !plan.relations.iter().any(|read| read.kind == RelationKind::Projection)) {
+        let root = format!("{}.{}", branch.root.schema, branch.root.name);
+        let page = BuildPage::of(plan, branch, &places).insert();
+        add(format!("build: what follows from a range of root keys of {root}"), page);
     }
     match &plan.maintenance {
         Maintenance::Row(row) => {

@@ -159,6 +159,23 @@ pub(crate) async fn clock(target: &Client, group: &str) -> Result<Option<String>
     Ok(row.and_then(|row| row.get(0)))
 }
 
+/// Notes that rows up to `until` may be there before they are loaded. False if another instance has taken the group over.
+pub(crate) async fn announce_load(
+    target: &Client,
+    (group, leader_epoch): (&str, i64),
+    projection: &str,
+    until: &[String],
+) -> Result<bool, tokio_postgres::Error> {
+    let announced = target
+        .execute(
+            "UPDATE lockstep.projection SET build_until = $2
+             WHERE name = $1 AND EXISTS (SELECT FROM lockstep.checkpoint WHERE group_name = $3 AND leader_epoch = $4 FOR SHARE)",
+            &[&projection, &until, &group, &leader_epoch],
+        )
+        .await?;
+    Ok(announced == 1)
+}
+
 /// Says why a projection has not begun.
 pub(crate) async fn write_reason(
     target: &Client,
@@ -212,7 +229,7 @@ pub(crate) async fn write_projections(
         target
             .execute(
                 "UPDATE lockstep.projection
-                 SET row_count = $2, state = $3, build_position = $4,
+                 SET row_count = $2, state = $3, build_position = $4, build_until = NULL,
                      built_at = CASE WHEN $3 = 'live' THEN coalesce(built_at, clock_timestamp()) ELSE built_at END,
                      sqlstate = NULL, reason = NULL, hint = NULL,
                      changed_at = CASE WHEN state = $3 THEN changed_at ELSE clock_timestamp() END

@@ -83,6 +83,9 @@ pub enum BatchError {
     /// The fence failed.
     #[error(transparent)]
     Capture(#[from] CaptureError),
+    /// Sessions that load pages of a build would have waited for a lock that may wait for the batch: the batch loads those pages itself.
+    #[error("the sessions that load pages gave way to a lock")]
+    LoadGaveWay,
     /// Another instance has taken over.
     #[error("another instance has taken this target over")]
     Fenced,
@@ -101,6 +104,8 @@ pub(crate) struct Untried {
 /// What the group does about a failed batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Remedy {
+    /// Try again at once: the next batch does it otherwise.
+    Again,
     /// Try again after a pause; reconnect first if the sessions are gone.
     Retry,
     /// Write this projection's next batch by deleting first: an index refused some of its rows.
@@ -133,6 +138,7 @@ impl BatchError {
                 }
             },
             Self::Trace { projection, .. } => Remedy::SkipTraces(*projection),
+            Self::LoadGaveWay => Remedy::Again,
             // A unique index guards a declared key, mostly: then it is told which rows have the same.
             Self::DuplicateKey { projection, .. } if untried(*projection).delete_first => Remedy::DeleteFirst(*projection),
             Self::DuplicateKey { projection, .. } | Self::TooManyFail { projection, .. } => Remedy::Fault(*projection),
@@ -186,6 +192,7 @@ impl BatchError {
             | Self::ReadOnly { .. }
             | Self::Trace { .. }
             | Self::Capture(_)
+            | Self::LoadGaveWay
             | Self::Fenced
             | Self::Refused(_) => (None, self.to_string(), None),
         }
@@ -194,7 +201,7 @@ impl BatchError {
     /// `transient` or `definite`, the label of the error metric.
     pub(crate) fn class_label(&self) -> &'static str {
         match self.remedy(|_| Untried { delete_first: true, one_by_one: true }) {
-            Remedy::Retry => "transient",
+            Remedy::Again | Remedy::Retry => "transient",
             Remedy::DeleteFirst(_) => "unique_clash",
             Remedy::OneByOne(_) => "data",
             Remedy::SkipTraces(_) => "trace",

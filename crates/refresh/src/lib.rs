@@ -18,6 +18,7 @@ mod clash;
 mod error;
 mod feed;
 mod group;
+mod loaders;
 mod notices;
 mod observer;
 mod planning;

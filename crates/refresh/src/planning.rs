@@ -18,6 +18,9 @@ impl Planning {
     /// How the sessions of a group plan until a batch has many keys.
     pub(crate) const AT_FIRST: &'static str = "SET plan_cache_mode = force_generic_plan";
 
+    /// Each time, for values that tell how much there is: a page of a build.
+    pub(crate) const FOR_VALUES: &'static str = "SET LOCAL plan_cache_mode = force_custom_plan";
+
     pub(crate) fn statement(self) -> &'static str {
         match self {
             Self::Once => "SET LOCAL plan_cache_mode = force_generic_plan",

@@ -144,23 +144,26 @@ impl Stage {
         format!("{prelude}SELECT {} FROM (\n{query}\n) AS q ({})", fields.join(", "), names.join(", "))
     }
 
-    /// Replaces the stage's rows by the result of a prepared source query. The target must be inside a transaction.
-    pub(crate) async fn fill(
+    /// Whether all values can go to the table as they come.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.columns.iter().all(|column| column.binary && column.domain_over.is_none())
+    }
+
+    /// Brings the result of a prepared source query straight to a table (quoted) that has the stage's columns; returns the rows.
+    pub(crate) async fn forward(
         &self,
         source: &Client,
-        statement: &Statement,
-        parameters: &[&(dyn ToSql + Sync)],
+        (statement, parameters): (&Statement, &[&(dyn ToSql + Sync)]),
         target: &Client,
+        table: &str,
         projection: usize,
-    ) -> Result<(), BatchError> {
+    ) -> Result<u64, BatchError> {
         let at = |side| move |error| BatchError::Sql { side, error, projection: Some(projection) };
-        target.batch_execute(&format!("DELETE FROM {}", self.table)).await.map_err(at(Side::Target))?;
+        let names: Vec<String> = self.columns.iter().map(|column| quote::identifier(&column.name)).collect();
+        let copy = format!("COPY {table} ({}) FROM STDIN (FORMAT binary)", names.join(", "));
         let rows = source.query_raw(statement, parameters.iter().copied()).await.map_err(at(Side::Source))?;
         pin_mut!(rows);
-        let sink = target
-            .copy_in::<_, bytes::Bytes>(&format!("COPY {} FROM STDIN (FORMAT binary)", self.table))
-            .await
-            .map_err(at(Side::Target))?;
+        let sink = target.copy_in::<_, bytes::Bytes>(&copy).await.map_err(at(Side::Target))?;
         pin_mut!(sink);
         let mut buffer = BytesMut::with_capacity(PIECE_BYTES * 2);
         buffer.put_slice(HEADER);
@@ -172,8 +175,21 @@ impl Stage {
         }
         buffer.put_i16(-1);
         sink.send(buffer.freeze()).await.map_err(at(Side::Target))?;
-        sink.finish().await.map_err(at(Side::Target))?;
-        Ok(())
+        sink.finish().await.map_err(at(Side::Target))
+    }
+
+    /// Replaces the stage's rows by the result of a prepared source query. The target must be inside a transaction.
+    pub(crate) async fn fill(
+        &self,
+        source: &Client,
+        statement: &Statement,
+        parameters: &[&(dyn ToSql + Sync)],
+        target: &Client,
+        projection: usize,
+    ) -> Result<(), BatchError> {
+        let at = |side| move |error| BatchError::Sql { side, error, projection: Some(projection) };
+        target.batch_execute(&format!("DELETE FROM {}", self.table)).await.map_err(at(Side::Target))?;
+        self.forward(source, (statement, parameters), target, &self.table, projection).await.map(drop)
     }
 }
 

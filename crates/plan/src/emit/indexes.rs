@@ -29,6 +29,38 @@ pub fn indexes_for(sql: &str, table: &str, other_schema: &str, other_table: &str
     Ok(statements)
 }
 
+/// The statements that make a projection's indexes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IndexScript {
+    /// CREATE INDEX statements: they may run at the same time. Each with its number in the script.
+    pub indexes: Vec<(i32, String)>,
+    /// What is left, statistics mostly: after them, in order. ANALYZE is not among them: it comes after everything in any case.
+    pub then: Vec<(i32, String)>,
+}
+
+impl IndexScript {
+    /// Takes a script apart; as one statement if it cannot be read.
+    pub fn new(sql: &str) -> Self {
+        let Ok(parsed) = pg_query::parse(sql, 0) else {
+            return Self { indexes: Vec::new(), then: vec![(0, sql.to_owned())] };
+        };
+        let mut script = Self::default();
+        for (number, statement) in (0..).zip(&parsed.protobuf.stmts) {
+            let start = usize::try_from(statement.stmt_location).unwrap_or(0);
+            // A length of 0 is all that is left.
+            let length = usize::try_from(statement.stmt_len).ok().filter(|length| *length > 0);
+            let text = length.and_then(|length| sql.get(start..start + length)).or_else(|| sql.get(start..));
+            let text = text.unwrap_or_default().trim().to_owned();
+            match statement.stmt.as_ref().and_then(|node| node.node.as_ref()) {
+                Some(NodeEnum::IndexStmt(_)) => script.indexes.push((number, text)),
+                Some(NodeEnum::VacuumStmt(vacuum)) if !vacuum.is_vacuumcmd => {}
+                _ => script.then.push((number, text)),
+            }
+        }
+        script
+    }
+}
+
 /// The names that index statements on `table` give. Statements that cannot be parsed give none.
 pub fn index_names(sql: &str, table: &str) -> Vec<String> {
     let Ok(parsed) = pg_query::parse(sql, 0) else { return Vec::new() };
@@ -77,7 +109,7 @@ pub fn check_indexes(sql: &str, table: &str, columns: &[&str]) -> Result<(), Str
 
 #[cfg(test)]
 mod tests {
-    use super::{check_indexes, indexes_for};
+    use super::{IndexScript, check_indexes, indexes_for};
 
     #[test]
     fn only_indexes_of_the_table() {
@@ -90,6 +122,17 @@ mod tests {
         assert_eq!(check("CREATE INDEX ON q (a)"), "statement 1 is for \"q\", and the table is \"p\"");
         assert_eq!(check("CREATE INDEX ON p (nope)"), "statement 1: there is no column \"nope\"; there are a, b");
         assert!(check("CREATE INDEX").contains("syntax error"));
+    }
+
+    #[test]
+    fn a_script_is_taken_apart() {
+        let script = IndexScript::new(
+            "-- first\nCREATE INDEX ON p (a);\nANALYZE p; CREATE INDEX é ON p (b); CREATE STATISTICS ON a, b FROM p",
+        );
+        assert_eq!(script.indexes, [(0, "CREATE INDEX ON p (a)".to_owned()), (2, "CREATE INDEX é ON p (b)".to_owned())]);
+        assert_eq!(script.then, [(3, "CREATE STATISTICS ON a, b FROM p".to_owned())]);
+        assert_eq!(IndexScript::new("CREATE INDEX").then, [(0, "CREATE INDEX".to_owned())]);
+        assert_eq!(IndexScript::new(" ;"), IndexScript::default());
     }
 
     #[test]

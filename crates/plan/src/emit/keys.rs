@@ -31,25 +31,6 @@ pub fn kept_keys(plan: &Plan, branch: &Branch, places: &Places) -> String {
     format!("SELECT DISTINCT {} FROM {table} AS t", texts("t.", columns))
 }
 
-/// The next root keys after those bound to `$1`…, as text columns, in key order; from the start if `from_start`.
-pub fn next_root_keys(root: &Root, from_start: bool, limit: usize) -> String {
-    let columns = root.values("r");
-    let texts: Vec<String> = columns.iter().map(|column| format!("{column}::text")).collect();
-    let after = if from_start {
-        String::new()
-    } else {
-        let bounds: Vec<String> =
-            root.key.iter().enumerate().map(|(n, (_, type_name))| format!("${}::text::{type_name}", n + 1)).collect();
-        format!(" WHERE ({}) > ({})", columns.join(", "), bounds.join(", "))
-    };
-    format!(
-        "SELECT {} FROM {} AS r{after} ORDER BY {} LIMIT {limit}",
-        texts.join(", "),
-        quote::qualified(&root.schema, &root.name),
-        columns.join(", ")
-    )
-}
-
 /// A query on the source for one key that the defining query returns more than once: the key columns as text and the count.
 pub fn defining_query_duplicates(query: &str, key: &[String]) -> String {
     let texts: Vec<String> = key.iter().map(|column| format!("q.{}::text", quote::identifier(column))).collect();

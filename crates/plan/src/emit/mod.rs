@@ -10,6 +10,7 @@
 //! types without equality (json), and it sees that 1.0 and 1.00 differ.
 
 mod accumulate;
+mod build;
 mod claims;
 mod contributions;
 mod ddl;
@@ -23,13 +24,14 @@ mod parts;
 mod rows;
 
 pub use accumulate::{accumulator_indexes, fill_accumulators};
+pub use build::BuildPage;
 pub use claims::{HiddenClaim, accumulator_claims, contribution_claim, link_claim};
 pub use contributions::{contribution_merge, contribution_merge_accumulating};
 pub use ddl::{add_comment, create_state_table, create_table, replica_identity};
 pub use groups::{group_duplicates, group_keys, group_leftovers, group_merge, group_removal};
 pub use guard::{Guard, RefusingIndex, guard};
-pub use indexes::{check_indexes, index_names, indexes_for};
-pub use keys::{defining_query_duplicates, hashes, kept_keys, next_root_keys, root_keys};
+pub use indexes::{IndexScript, check_indexes, index_names, indexes_for};
+pub use keys::{defining_query_duplicates, hashes, kept_keys, root_keys};
 pub use link::Link;
 pub use merge::Merge;
 pub use parts::{Fresh, Places, TracedKeys, dirty_cte};

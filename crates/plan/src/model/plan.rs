@@ -59,6 +59,8 @@ pub struct Branch {
     pub query: String,
     /// The same restricted to the root keys of the CTE `dirty`.
     pub dirty_query: String,
+    /// The same restricted to a range of root keys, as [`Root::in_range`] has it; none where that cannot be said of the root's rows alone.
+    pub page_query: Option<String>,
     /// The places where the query reads tables.
     pub roles: Vec<RelationRole>,
     /// What makes rows of these tables dirty as the time goes by.
@@ -191,6 +193,22 @@ pub struct Root {
 }
 
 impl Root {
+    /// Whether values are in a range of keys: after the values bound as text to `$1`…, up to those bound next; NULL is no bound.
+    pub(crate) fn in_range(&self, values: &[String]) -> String {
+        let columns = self.key.len();
+        let bound = |first: usize| {
+            let typed = self.key.iter().enumerate().map(|(n, (_, type_name))| format!("${}::text::{type_name}", first + n));
+            typed.collect::<Vec<_>>().join(", ")
+        };
+        let values = values.join(", ");
+        format!(
+            "($1::text IS NULL OR ({values}) > ({})) AND (${}::text IS NULL OR ({values}) <= ({}))",
+            bound(1),
+            columns + 1,
+            bound(columns + 1)
+        )
+    }
+
     /// The columns of the key, as expressions over an alias (quoted).
     pub fn values(&self, alias: &str) -> Vec<String> {
         if !self.located_by.is_empty() {

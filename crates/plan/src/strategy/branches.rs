@@ -81,12 +81,17 @@ impl Part {
         let root = self.root(query);
         select.sort_clause.clear();
         let unrestricted = print_select_pretty(&select)?;
-        self.restrict(&mut select, &root, &|values| within(values, DIRTY))?;
-        self.push_down(&mut select, query, &root)?;
+        let restricted = |condition: &dyn Fn(&[String]) -> String| -> Outcome<String> {
+            let mut select = select.clone();
+            self.restrict(&mut select, &root, condition)?;
+            self.push_down(&mut select, query, &root, condition)?;
+            Ok(print_select_pretty(&select)?)
+        };
         let roles = self.roles(query, number)?;
         Ok(Branch {
             query: unrestricted,
-            dirty_query: print_select_pretty(&select)?,
+            dirty_query: restricted(&|values| within(values, DIRTY))?,
+            page_query: Some(restricted(&|values| root.in_range(values))?),
             clocks: self.clocks(query, &roles),
             roles,
             contributions: None,
@@ -106,20 +111,26 @@ impl Part {
         Ok(())
     }
 
-    /// Restricts subqueries to what the dirty roots ask of them, where PostgreSQL does not: it does not push a join's condition through
+    /// Restricts subqueries to what the roots that matter ask of them, where PostgreSQL does not: it does not push a join's condition through
     /// a GROUP BY, and it reads the whole of what follows NOT IN. The conditions hold anyway for all rows that matter.
-    fn push_down(&self, select: &mut SelectStmt, query: &Query, root: &Root) -> Outcome<()> {
+    fn push_down(
+        &self,
+        select: &mut SelectStmt,
+        query: &Query,
+        root: &Root,
+        matters: &dyn Fn(&[String]) -> String,
+    ) -> Outcome<()> {
         for hop in &self.paths.hops {
             let occurrence = &self.resolved.occurrences[hop.occurrence];
             for equality in &hop.equalities {
                 let inside = matches!(occurrence.place, Place::Inside(_)) && equality.from_outside;
                 if inside {
-                    let condition = syntax::parse_expression(&self.asked_for(equality, query, root)?)?;
+                    let condition = syntax::parse_expression(&self.asked_for(equality, query, root, matters)?)?;
                     if let Some(holder) = syntax::select_with_alias(select, &occurrence.alias) {
                         holder.where_clause = Some(syntax::and(holder.where_clause.take(), condition));
                     }
                 } else if equality.membership && occurrence.place == Place::Subquery {
-                    let condition = syntax::parse_expression(&self.asked_for(equality, query, root)?)?;
+                    let condition = syntax::parse_expression(&self.asked_for(equality, query, root, matters)?)?;
                     syntax::change_subquery_with_alias(select, &occurrence.alias, &mut |holder| {
                         holder.where_clause = Some(syntax::and(holder.where_clause.take(), condition.clone()));
                     })?;
@@ -129,10 +140,16 @@ impl Part {
         Ok(())
     }
 
-    /// The condition that a row is one that some dirty root asks for.
-    fn asked_for(&self, equality: &Equality, query: &Query, root: &Root) -> Outcome<String> {
+    /// The condition that a row is one that some root asks for that matters.
+    fn asked_for(
+        &self,
+        equality: &Equality,
+        query: &Query,
+        root: &Root,
+        matters: &dyn Fn(&[String]) -> String,
+    ) -> Outcome<String> {
         let path = self.tracer(query).path(&equality.depends_on)?;
-        let dirty = in_dirty(&self.resolved.occurrences[self.paths.root].alias, root);
+        let dirty = matters(&root.values(&quote::identifier(&self.resolved.occurrences[self.paths.root].alias)));
         let Equality { side_sql, value, nulls, .. } = equality;
         if !nulls.equal && !nulls.concern_more() {
             return Ok(format!("{side_sql} IN (SELECT {value} FROM {path} WHERE {dirty})"));
@@ -313,11 +330,6 @@ fn named(target: &Node, name: &str) -> bool {
 
 /// The CTE of the dirty roots' keys.
 pub(super) const DIRTY: &str = "dirty";
-
-/// `(alias.key…) IN (SELECT dirty.k1… FROM dirty)`.
-fn in_dirty(alias: &str, root: &Root) -> String {
-    within(&root.values(&quote::identifier(alias)), DIRTY)
-}
 
 /// Whether some values are a key of a CTE of keys.
 pub(super) fn within(values: &[String], keys: &str) -> String {

@@ -3,13 +3,13 @@
 use lockstep_capture::KeySet;
 use lockstep_connect::TextRef;
 use lockstep_plan::Root;
-use lockstep_plan::emit::next_root_keys;
+use lockstep_plan::emit::BuildPage;
 use tokio_postgres::types::ToSql;
 
 use super::BatchRun;
-use super::trace::Work;
+use super::trace::{Work, parameters};
 use crate::error::{BatchError, Side};
-use crate::projection::{BuildPosition, Phase, Tracing};
+use crate::projection::{BuildPosition, Load, Phase, Tracing};
 use crate::tables::empty;
 
 impl BatchRun<'_> {
@@ -55,7 +55,8 @@ impl BatchRun<'_> {
         Ok(())
     }
 
-    /// The next page of root keys joins the dirty ones: building is refreshing keys that nobody has refreshed yet.
+    /// The next page of root keys joins the dirty ones, or its rows are loaded beside: building is refreshing keys that nobody has refreshed
+    /// yet.
     async fn build_page(
         &mut self,
         index: usize,
@@ -63,14 +64,15 @@ impl BatchRun<'_> {
         work: Work,
     ) -> Result<(Work, Phase), BatchError> {
         fail::fail_point!("build_page", |_| std::process::abort());
+        let load = self.projections[index].load.take();
         let roots: Vec<Root> = self.projections[index].plan.branches().iter().map(|branch| branch.root.clone()).collect();
-        let mut keys = match work {
+        let keys = match work {
             Work::Nothing => roots.iter().map(|root| KeySet::new(root.key.len())).collect(),
             Work::Keys(keys) => keys,
             // A relation was truncated or rewritten: do all of it in this batch, and be done.
             Work::Everything => return Ok((Work::Everything, Phase::Building { position, exhausted: true })),
         };
-        let mut position = match position {
+        let position = match position {
             Some(position) => position,
             // Each page would read a table from the start that has no index on what it is paged by.
             None if self.pages_are_dear(index) => {
@@ -85,29 +87,79 @@ impl BatchRun<'_> {
                 BuildPosition { branch: 0, key: None }
             }
         };
-        let Some(root) = roots.get(position.branch) else {
+        let Some(page) = self.projections[index].build_page(position.branch, self.places) else {
             return Ok((Work::Keys(keys), Phase::Building { position: Some(position), exhausted: true }));
         };
-        let sql = next_root_keys(root, position.key.is_none(), self.page_rows);
-        let bounds: Vec<&(dyn ToSql + Sync)> = position.key.iter().flatten().map(|value| value as &(dyn ToSql + Sync)).collect();
-        let rows = self.page(index, &sql, &bounds).await?;
-        for row in &rows {
-            let fields: Vec<TextRef<'_>> = (0..row.len()).map(|column| row.get(column)).collect();
-            let bytes: Vec<&[u8]> = fields.iter().map(|field| field.0).collect();
-            if !keys[position.branch].insert(&bytes) {
-                return Ok((Work::Everything, Phase::Building { position: Some(position), exhausted: true }));
+        let mut keys = self.built_keys(index, &position, &page, keys).await?;
+        let position = match load {
+            Some(load) if !load.again => {
+                let until = load.until();
+                self.projections[index].load = Some(load);
+                until
             }
-        }
-        self.projections[index].built_roots += rows.len() as u64;
-        if let Some(row) = rows.last() {
-            position.key = Some((0..row.len()).map(|column| row.get(column)).collect());
-        }
-        if rows.len() < self.page_rows {
-            position = BuildPosition { branch: position.branch + 1, key: None };
-        }
+            again => match self.add_page(index, &page, (position, again), &mut keys).await? {
+                Some(position) => position,
+                None => return Ok((Work::Everything, Phase::Building { position: None, exhausted: true })),
+            },
+        };
         let exhausted = position.branch >= roots.len();
         let work = if keys.iter().all(KeySet::is_empty) { Work::Nothing } else { Work::Keys(keys) };
         Ok((work, Phase::Building { position: Some(position), exhausted }))
+    }
+
+    /// Of the dirty keys, those of rows that are built, or gone: the pages will have the others as they are then.
+    async fn built_keys(
+        &mut self,
+        index: usize,
+        position: &BuildPosition,
+        page: &BuildPage,
+        mut keys: Vec<KeySet>,
+    ) -> Result<Vec<KeySet>, BatchError> {
+        let sql = page.built(position.key.is_some());
+        for (branch, keys) in keys.iter_mut().enumerate().skip(position.branch) {
+            let dirty = std::mem::replace(keys, KeySet::new(keys.columns()));
+            if branch > position.branch || dirty.is_empty() {
+                continue;
+            }
+            let arrays = dirty.arrays(0..dirty.len());
+            let mut bound = parameters(&arrays);
+            bound.extend(position.key.iter().flatten().map(|value| value as &(dyn ToSql + Sync)));
+            // There are no more than there were.
+            add_rows(keys, &self.page(index, &sql, &bound).await?);
+        }
+        Ok(keys)
+    }
+
+    /// Adds the root keys of the next page, or of pages that an attempt before may have loaded; returns where they end. `None` if there
+    /// are more than can be named.
+    async fn add_page(
+        &mut self,
+        index: usize,
+        page: &BuildPage,
+        (position, again): (BuildPosition, Option<Load>),
+        keys: &mut [KeySet],
+    ) -> Result<Option<BuildPosition>, BatchError> {
+        let after = position.key.as_deref();
+        let until = again.as_ref().map(Load::until);
+        let (sql, bounds) = match &again {
+            Some(load) => {
+                self.recounts = true;
+                let end = load.ends.last().and_then(Option::as_deref);
+                (page.keys(), page.range(after, end))
+            }
+            None => (page.next_keys(after.is_some(), self.page_rows), after.into_iter().flatten().map(Some).collect()),
+        };
+        let bounds: Vec<&(dyn ToSql + Sync)> = bounds.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+        let rows = self.page(index, &sql, &bounds).await?;
+        if !add_rows(&mut keys[position.branch], &rows) {
+            return Ok(None);
+        }
+        self.projections[index].built_roots += rows.len() as u64;
+        self.page_keys = rows.len();
+        let last = rows.last().filter(|_| rows.len() >= self.page_rows);
+        let key = last.map(|row| (0..row.len()).map(|column| row.get(column)).collect());
+        let next = BuildPosition { branch: position.branch + usize::from(key.is_none()), key };
+        Ok(Some(until.unwrap_or(next)))
     }
 
     fn pages_are_dear(&self, index: usize) -> bool {
@@ -129,4 +181,12 @@ impl BatchRun<'_> {
         let statement = self.prepared.on_source(source, sql).await.map_err(sql_error)?;
         source.query(&statement, bounds).await.map_err(sql_error)
     }
+}
+
+/// Adds keys that were read; false if there is no room for them.
+fn add_rows(keys: &mut KeySet, rows: &[tokio_postgres::Row]) -> bool {
+    rows.iter().all(|row| {
+        let fields: Vec<TextRef<'_>> = (0..row.len()).map(|column| row.get(column)).collect();
+        keys.insert(&fields.iter().map(|field| field.0).collect::<Vec<&[u8]>>())
+    })
 }

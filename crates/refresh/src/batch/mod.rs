@@ -4,6 +4,7 @@ mod build;
 mod guard;
 mod hashes;
 mod isolate;
+mod load;
 mod planning;
 mod refresh;
 mod refreshed;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use lockstep_capture::{Accounted, Batch, Capture, DirtyKeys, Passed, Snapshot};
 use lockstep_connect::Session;
+use lockstep_plan::emit::Places;
 use lockstep_wal::Lsn;
 use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
@@ -24,6 +26,7 @@ use crate::checkpoint::{self, Checkpoint};
 use crate::error::{BatchError, Side};
 use crate::feed::Fed;
 use crate::group::{FencePolicy, RefreshOptions};
+use crate::loaders::Loaders;
 use crate::notices::Notice;
 use crate::observer::{BatchObserver, BatchView, LiveProjection};
 use crate::planning::Planning;
@@ -38,6 +41,9 @@ pub(crate) struct BatchRun<'a> {
     pub(crate) leader_epoch: i64,
     pub(crate) capture: &'a Capture,
     pub(crate) sessions: &'a Sessions,
+    /// Sessions for pages of a build.
+    pub(crate) loaders: &'a Loaders,
+    pub(crate) places: &'a Places,
     pub(crate) nudge: &'a Arc<Session>,
     pub(crate) prepared: &'a mut Statements,
     pub(crate) projections: &'a mut [Projection],
@@ -62,6 +68,12 @@ pub(crate) struct BatchRun<'a> {
     pub(crate) fed: HashMap<usize, Fed>,
     /// Root keys that a build reads in this batch, for each projection that is building.
     pub(crate) page_rows: usize,
+    /// Keys of the projection in work that are there for a page of its build.
+    pub(crate) page_keys: usize,
+    /// The projection in work has rows that no batch has counted.
+    pub(crate) recounts: bool,
+    /// How long it has taken so far to bring pages of builds.
+    pub(crate) page_time: Duration,
     /// Commit even if there is nothing to do: somebody waits for a batch's boundary.
     pub(crate) forced: bool,
 }
@@ -75,6 +87,8 @@ pub(crate) struct Committed {
     pub(crate) keys: usize,
     /// How long whole recomputations took.
     pub(crate) whole_time: Duration,
+    /// How long it took to bring pages of builds.
+    pub(crate) page_time: Duration,
     pub(crate) began: Instant,
     /// How long the fence took.
     pub(crate) fence_time: Duration,
@@ -279,6 +293,7 @@ impl BatchRun<'_> {
             transactions: batch.transactions,
             keys: batch.keys(),
             whole_time,
+            page_time: self.page_time,
             began,
             fence_time,
             clock,

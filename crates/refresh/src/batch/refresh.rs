@@ -20,12 +20,18 @@ use crate::quarantine::{Key, Part};
 impl BatchRun<'_> {
     pub(crate) async fn refresh_projection(&mut self, index: usize, batch: &Batch) -> Result<(), BatchError> {
         let tracing_began = Instant::now();
+        (self.page_keys, self.recounts) = (0, false);
         self.plan_for(index, if self.projections[index].is_building() { usize::MAX } else { batch.keys() }).await?;
         let work = self.trace(index, batch).await?;
         self.measure_phase("trace", tracing_began);
         let (work, phase) = self.work_by_phase(index, work).await?;
         let (mut work, due_groups) = self.with_due_keys(index, work);
         let began = Instant::now();
+        let loaded = match self.projections[index].load.take() {
+            Some(load) => self.load_pages(index, &load).await?,
+            None => Counts::default(),
+        };
+        self.page_time += began.elapsed();
         let repaired = if matches!(phase, Phase::Live) && self.projections[index].is_live() {
             self.repair(index, &mut work).await?
         } else {
@@ -35,22 +41,40 @@ impl BatchRun<'_> {
         let was_building = self.projections[index].is_building();
         let mut counts = match work {
             Work::Nothing => Counts::default(),
-            Work::Keys(keys) => self.refresh_keys(index, &keys, due_groups, was_building).await?,
+            Work::Keys(keys) => {
+                let (page_keys, all_keys) = (self.page_keys, keys.iter().map(KeySet::len).sum::<usize>());
+                let (began, counts) = (Instant::now(), self.refresh_keys(index, &keys, due_groups, was_building).await?);
+                #[expect(clippy::cast_precision_loss, reason = "a share")]
+                let share = page_keys as f64 / all_keys.max(1) as f64;
+                self.page_time += began.elapsed().mul_f64(share.min(1.0));
+                counts
+            }
             Work::Everything => self.refresh_everything(index).await?,
         };
         if was_building && matches!(phase, Phase::Live) && matches!(self.sql[index], Statements::Grouped { .. }) {
             self.fill_accumulators(index).await?;
             counts = counts.plus(self.recompute_groups(index, Groups::All).await?);
         }
-        counts = counts.plus(repaired);
+        counts = counts.plus(repaired).plus(loaded);
         if counts.duplicates > 0 {
             return Err(BatchError::DuplicateKey { projection: index, duplicates: counts.duplicates });
         }
         self.measure_phase("merge", began);
         self.count_rows(index, counts);
         self.projections[index].written = counts.written();
-        self.projections[index].stage_progress(phase, counts.row_delta());
+        let mut row_delta = counts.row_delta();
+        if self.recounts {
+            row_delta = self.rows_of_table(index).await? - self.projections[index].rows_at_batch_start;
+        }
+        self.projections[index].stage_progress(phase, row_delta);
         Ok(())
+    }
+
+    async fn rows_of_table(&mut self, index: usize) -> Result<i64, BatchError> {
+        let projection = &self.projections[index];
+        let table = lockstep_plan::quote::qualified(&projection.schema, projection.name());
+        let counted = self.query_target(index, &format!("SELECT count(*) FROM {table}"), &[]).await?;
+        Ok(counted.first().map_or(0, |row| row.get(0)))
     }
 
     /// Adds the keys in quarantine that are due to be tried again, and those that clash with rows that are refreshed.

@@ -2,6 +2,8 @@
 
 mod aside;
 mod awaiting;
+mod indexes;
+mod loading;
 mod prepare;
 mod settings;
 mod upkeep;
@@ -18,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use crate::batch::{BatchEnd, BatchRun, Committed};
 use crate::checkpoint;
 use crate::error::{BatchError, Remedy, Side, Untried};
+use crate::loaders::Loaders;
 use crate::notices::Notices;
 use crate::planning::Planning;
 use crate::projection::{Attempts, Projection, Statements as ProjectionStatements, Tracing, Writing};
@@ -88,6 +91,7 @@ pub(crate) struct Connected {
     sessions: Sessions,
     nudge: Arc<Session>,
     prepared: Statements,
+    loaders: Loaders,
 }
 
 impl Group {
@@ -200,6 +204,7 @@ impl Group {
                     self.pause(rand::random_range(pause / 2..=pause)).await;
                     pause = (pause * 2).min(*RETRY.end());
                 }
+                Remedy::Again => tracing::debug!(group = self.settings.name, error = %error, "trying again"),
                 Remedy::DeleteFirst(index) => {
                     tracing::debug!(
                         projection = self.settings.projections[index].name(),
@@ -306,7 +311,7 @@ impl Group {
         self.capture.with_group(self.settings.index, |dirty| dirty.recorded(recorded.unwrap_or_default()));
         self.accounted = None;
         self.publish_status();
-        Ok(Connected { sessions, nudge: Arc::new(nudge), prepared: Statements::default() })
+        Ok(Connected { sessions, nudge: Arc::new(nudge), prepared: Statements::default(), loaders: Loaders::default() })
     }
 
     /// Waits for something to do and does it.
@@ -336,6 +341,7 @@ impl Group {
                 return Ok(());
             }
         }
+        self.plan_loads(connected).await?;
         if std::mem::take(&mut self.plans_are_slow) {
             connected.sessions.forget_plans().await?;
         }
@@ -345,6 +351,8 @@ impl Group {
             leader_epoch: self.settings.leader_epoch,
             capture: &self.capture,
             sessions: &connected.sessions,
+            loaders: &connected.loaders,
+            places: &self.settings.places,
             nudge: &connected.nudge,
             prepared: &mut connected.prepared,
             projections: &mut self.settings.projections,
@@ -360,6 +368,9 @@ impl Group {
             hashed: HashMap::new(),
             fed: HashMap::new(),
             page_rows: self.page_rows,
+            page_keys: 0,
+            recounts: false,
+            page_time: Duration::ZERO,
             forced: self.boundary_wanted,
         };
         match run.run().await? {
@@ -414,7 +425,7 @@ impl Group {
             self.not_before = Instant::now() + rest;
         }
         if self.building() {
-            self.adapt_page(elapsed);
+            self.adapt_page(committed.page_time);
         } else if elapsed > SLOW_BATCH && self.planned_at.elapsed() > PLAN_AGAIN_AFTER {
             (self.plans_are_slow, self.planned_at) = (true, Instant::now());
         }
@@ -430,7 +441,8 @@ impl Group {
         self.publish_status();
     }
 
-    /// Pages grow while they are quick; beside live projections a page must not hold them up for long.
+    /// Pages grow while they are quick; beside live projections a page must not hold them up for long. What the changes take that come
+    /// meanwhile is no reason to go on in smaller steps.
     fn adapt_page(&mut self, elapsed: Duration) {
         let live = self.settings.projections.iter().any(Projection::is_live);
         let goal = if live { Duration::from_millis(50) } else { Duration::from_millis(500) };

@@ -57,7 +57,12 @@ impl Group {
                 }
                 Err(error) => match error.remedy(|_| Untried { delete_first: false, one_by_one: false }) {
                     Remedy::Fault(index) => self.fault(index, &error, None).await,
-                    Remedy::Retry | Remedy::DeleteFirst(_) | Remedy::OneByOne(_) | Remedy::SkipTraces(_) | Remedy::Stop => {
+                    Remedy::Again
+                    | Remedy::Retry
+                    | Remedy::DeleteFirst(_)
+                    | Remedy::OneByOne(_)
+                    | Remedy::SkipTraces(_)
+                    | Remedy::Stop => {
                         return Err(error);
                     }
                 },

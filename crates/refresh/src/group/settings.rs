@@ -32,6 +32,8 @@ pub struct RefreshOptions {
     pub groups_max: usize,
     /// Root keys in a build's page at most.
     pub page_rows_max: usize,
+    /// Sessions that load pages of a build, and make indexes, at the same time.
+    pub load_sessions: usize,
     /// Keys of one projection that are set aside one by one; if more fail, the projection is.
     pub quarantined_max: usize,
     /// Share of the time that whole recomputation may take.
@@ -51,6 +53,7 @@ impl Default for RefreshOptions {
             root_keys_max: 250_000,
             groups_max: 100_000,
             page_rows_max: 20_000,
+            load_sessions: 3,
             quarantined_max: 1_000,
             whole_share: 0.2,
             schedule: Duration::from_mins(1),

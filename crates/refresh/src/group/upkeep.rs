@@ -2,13 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use lockstep_plan::quote;
 use lockstep_wal::Lsn;
 
 use super::{Connected, Group};
 use crate::checkpoint;
 use crate::error::{BatchError, Side};
-use crate::projection::{Projection, Writing};
+use crate::projection::Projection;
 
 /// How often an idle group looks whether somebody waits for its position.
 const IDLE_TICK: Duration = Duration::from_millis(100);
@@ -93,60 +92,6 @@ impl Group {
         let flushed = row.get::<_, &str>(0).parse().unwrap_or_default();
         self.capture.with_group(self.settings.index, |dirty| dirty.flushed(flushed));
         Ok(())
-    }
-
-    /// The configured indexes, once the rows are there: building an index beats maintaining it through the build.
-    pub(super) async fn build_indexes(&mut self, index: usize, connected: &Connected) -> Result<(), BatchError> {
-        let projection = &mut self.settings.projections[index];
-        let target = connected.sessions.target();
-        let name = projection.name().to_owned();
-        // A predecessor that was cut off may have finished them.
-        let built = target
-            .query_opt("SELECT FROM lockstep.projection WHERE name = $1 AND indexes_built", &[&name])
-            .await
-            .map_err(|error| BatchError::Sql { side: Side::Target, error, projection: None })?;
-        if built.is_some() {
-            projection.indexes_built = true;
-            return Ok(());
-        }
-        let schema = quote::literal(&quote::identifier(&projection.schema));
-        let at = |error| BatchError::Sql { side: Side::Target, error, projection: None };
-        target.batch_execute("BEGIN").await.map_err(at)?;
-        if !checkpoint::still_leads(target, &self.settings.name, self.settings.leader_epoch).await.map_err(at)? {
-            connected.sessions.rollback().await;
-            return Err(BatchError::Fenced);
-        }
-        // The rows that are there clash: with the indexes in place the build finds which, and sets them aside.
-        let anew = projection.writing == Writing::DeleteFirst && !projection.plan.branches().is_empty();
-        let mut script = String::new();
-        if anew {
-            script.push_str(&format!(
-                "TRUNCATE {};\nDELETE FROM lockstep.quarantine WHERE projection = {name};\n\
-                 UPDATE lockstep.projection SET row_count = 0, build_position = NULL WHERE name = {name};\n",
-                projection.tables().join(", "),
-                name = quote::literal(&name)
-            ));
-        }
-        script
-            .push_str(&format!("SELECT set_config('search_path', {schema} || ', ' || current_setting('search_path'), true);\n"));
-        if let Some(indexes) = &projection.indexes {
-            script.push_str(indexes.trim_end().trim_end_matches(';'));
-            script.push_str(";\n");
-        }
-        script.push_str(&format!(
-            "UPDATE lockstep.projection SET indexes_built = true WHERE name = {}; COMMIT;",
-            quote::literal(&name)
-        ));
-        if let Err(error) = target.batch_execute(&script).await {
-            connected.sessions.rollback().await;
-            return Err(BatchError::Sql { side: Side::Target, error, projection: Some(index) });
-        }
-        projection.indexes_built = true;
-        if anew {
-            projection.begin_anew();
-            return Ok(());
-        }
-        self.analyse(index, connected).await
     }
 
     /// Lets PostgreSQL know how large the tables have become.

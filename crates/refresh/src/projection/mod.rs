@@ -5,7 +5,7 @@ mod state;
 mod statements;
 
 pub use phase::Progress;
-pub(crate) use phase::{BuildPosition, Phase};
+pub(crate) use phase::{BuildPosition, Load, Phase};
 pub(crate) use state::{Attempts, FaultRecord, Tracing, Writing};
 pub use state::{Configured, Projection};
 pub(crate) use statements::Statements;

@@ -34,15 +34,41 @@ pub(crate) struct BuildPosition {
 
 impl BuildPosition {
     /// As it is recorded, whatever the target's encoding: the branch's number, then the key's columns.
-    pub(super) fn to_texts(&self) -> Vec<String> {
+    pub(crate) fn to_texts(&self) -> Vec<String> {
         let key = self.key.iter().flatten().map(|text| text.recorded(Repertoire::Ascii).into_owned());
         std::iter::once(self.branch.to_string()).chain(key).collect()
     }
 
-    fn from_texts(texts: &[String]) -> Option<Self> {
+    pub(super) fn from_texts(texts: &[String]) -> Option<Self> {
         let (branch, key) = texts.split_first()?;
         let key = (!key.is_empty()).then(|| key.iter().map(|text| Text::from_recorded(text)).collect());
         Some(Self { branch: branch.parse().ok()?, key })
+    }
+}
+
+/// Pages of a build that are loaded in one batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Load {
+    /// Where the first begins.
+    pub(crate) from: BuildPosition,
+    /// The last root key of each; `None`: to the end of the branch.
+    pub(crate) ends: Vec<Option<Vec<Text>>>,
+    /// An attempt before may have left rows of them.
+    pub(crate) again: bool,
+}
+
+impl Load {
+    /// What an attempt before may have left.
+    pub(crate) fn again(from: BuildPosition, until: BuildPosition) -> Self {
+        Self { from, ends: vec![until.key], again: true }
+    }
+
+    /// Where the last ends.
+    pub(crate) fn until(&self) -> BuildPosition {
+        match self.ends.last() {
+            Some(Some(key)) => BuildPosition { branch: self.from.branch, key: Some(key.clone()) },
+            Some(None) | None => BuildPosition { branch: self.from.branch + 1, key: None },
+        }
     }
 }
 

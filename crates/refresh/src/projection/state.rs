@@ -6,7 +6,7 @@ use lockstep_capture::RunningTransactions;
 use lockstep_plan::{Maintenance, Plan, quote};
 use tokio::sync::oneshot;
 
-use super::phase::{BuildPosition, FAULT_RETRY, Phase, Progress};
+use super::phase::{BuildPosition, FAULT_RETRY, Load, Phase, Progress};
 use crate::quarantine::{OnError, Part, Quarantine};
 use crate::status::{ProjectionState, ProjectionStatus};
 use crate::suspects::{Repair, Suspects};
@@ -57,12 +57,18 @@ pub struct Projection {
     pub(crate) plan: Plan,
     pub(crate) indexes: Option<String>,
     pub(crate) indexes_built: bool,
+    /// The statements of their script that have run.
+    pub(crate) indexes_done: Vec<i32>,
     pub(crate) schema: String,
     pub(crate) phase: Phase,
     pub(crate) rows: i64,
     /// Rows that the batch in work counts from: 0 where it emptied the table.
     pub(crate) rows_at_batch_start: i64,
     pub(crate) built_roots: u64,
+    /// While it is built: rows after its position and up to here may be there.
+    pub(crate) loaded_until: Option<BuildPosition>,
+    /// The pages that the next batch loads.
+    pub(crate) load: Option<Load>,
     pub(crate) reason: Option<String>,
     /// Groups' rows come with the last batch of a build: what was analysed before it was empty.
     pub(crate) wants_analysis: bool,
@@ -131,12 +137,15 @@ impl Projection {
         Self {
             indexes,
             indexes_built: registered.indexes_built,
+            indexes_done: registered.indexes_done.clone(),
             schema,
             saved: Progress::of(registered),
             phase: Phase::of(registered),
             rows: registered.rows,
             rows_at_batch_start: registered.rows,
             built_roots: 0,
+            loaded_until: loaded_until(registered),
+            load: None,
             reason: None,
             wants_analysis: false,
             writing: Writing::InPlace,
@@ -171,6 +180,8 @@ impl Projection {
         self.rows = registered.rows;
         self.rows_at_batch_start = registered.rows;
         self.indexes_built = registered.indexes_built;
+        self.indexes_done.clone_from(&registered.indexes_done);
+        self.loaded_until = loaded_until(registered);
         self.saved = Progress::of(registered);
         match &mut self.phase {
             // The fault is what we know; the target must know it too.
@@ -226,7 +237,7 @@ impl Projection {
     /// Its tables have been emptied: it is built from the start.
     pub(crate) fn begin_anew(&mut self) {
         self.phase = Phase::Building { position: None, exhausted: false };
-        (self.rows, self.rows_at_batch_start, self.built_roots) = (0, 0, 0);
+        (self.rows, self.rows_at_batch_start, self.built_roots, self.loaded_until) = (0, 0, 0, None);
         self.saved = Progress { rows: 0, state: self.phase.state(), build_position: None };
         self.quarantine = Quarantine::default();
     }
@@ -270,6 +281,22 @@ impl Projection {
 
     pub(crate) fn is_building(&self) -> bool {
         matches!(self.phase, Phase::Building { .. })
+    }
+
+    /// How far its build has come, while there is more of it.
+    pub(crate) fn build_position(&self) -> Option<&BuildPosition> {
+        match &self.phase {
+            Phase::Building { position, exhausted: false } => position.as_ref(),
+            Phase::Building { exhausted: true, .. } | Phase::Live | Phase::Degraded | Phase::Faulted { .. } => None,
+        }
+    }
+
+    /// Where its next pages begin, if they may be loaded by sessions beside the batch's: what they read is committed, and nothing that they
+    /// write is refused.
+    pub(crate) fn loads_from(&self) -> Option<&BuildPosition> {
+        let usual = self.writing == Writing::InPlace && self.quarantine.is_empty() && !self.isolates();
+        let position = self.build_position().filter(|_| usual && self.takes_part() && self.reads.is_empty())?;
+        (position.branch < self.plan.branches().len()).then_some(position)
     }
 
     /// Whether it has ever been built.
@@ -358,9 +385,11 @@ impl Projection {
         self.unrecorded_fault = None;
         if self.pending.is_some() {
             self.saved = self.unsaved();
+            self.loaded_until = None;
         }
         if let Some((phase, rows)) = self.pending.take() {
-            self.wants_analysis |= self.is_building() && matches!(phase, Phase::Live);
+            let rows_come_last = !matches!(self.plan.maintenance, Maintenance::Row(_));
+            self.wants_analysis |= rows_come_last && self.is_building() && matches!(phase, Phase::Live);
             self.phase = phase;
             self.rows = rows;
             self.rows_at_batch_start = rows;
@@ -449,4 +478,8 @@ impl Projection {
             in_making: self.in_making,
         }
     }
+}
+
+fn loaded_until(registered: &Registered) -> Option<BuildPosition> {
+    registered.build_until.as_deref().and_then(BuildPosition::from_texts)
 }

@@ -1,7 +1,7 @@
 //! A projection's maintenance statements.
 
 use lockstep_plan::emit;
-use lockstep_plan::emit::{Fresh, Guard, Link, Merge, Places, TracedKeys};
+use lockstep_plan::emit::{BuildPage, Fresh, Guard, Link, Merge, Places, TracedKeys};
 use lockstep_plan::{Branch, GroupedPlan, Maintenance, Trace};
 
 use super::state::Projection;
@@ -82,6 +82,12 @@ fn links(branch: &Branch, places: &Places) -> Links {
 }
 
 impl Projection {
+    /// What a page of a branch's build runs; none of a branch that is not there.
+    pub(crate) fn build_page(&self, branch: usize, places: &Places) -> Option<BuildPage> {
+        let places = Places { schema: self.schema.clone(), ..places.clone() };
+        self.plan.branches().get(branch).map(|branch| BuildPage::of(&self.plan, branch, &places))
+    }
+
     /// Its statements, over these schemas.
     pub(crate) fn statements(&self, places: &Places) -> Statements {
         // An inner projection's table is among the hidden ones.

@@ -112,7 +112,7 @@ async fn record_slot(target: &Session, consistent_lsn: &str) -> anyhow::Result<(
     }
     target
         .batch_execute(
-            "UPDATE lockstep.projection SET state = 'registered', build_position = NULL, row_count = 0 WHERE built_at IS NULL;
+            "UPDATE lockstep.projection SET state = 'registered', build_position = NULL, build_until = NULL, row_count = 0 WHERE built_at IS NULL;
              UPDATE lockstep.projection SET state = 'degraded', changed_at = now(),
                     reason = 'the replication slot is a new one; all rows are being compared and repaired'
              WHERE built_at IS NOT NULL;

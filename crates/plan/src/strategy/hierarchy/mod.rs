@@ -152,6 +152,7 @@ impl<'a> Hierarchy<'a> {
         roles.extend(reaches.map(|reach| reach.role(&root, 0)));
         let branch = Branch {
             query: print_select_pretty(&SelectStmt { sort_clause: Vec::new(), ..select.clone() })?,
+            page_query: None,
             dirty_query: statements.restricted(&self.recursion.main)?,
             roles,
             clocks: Vec::new(),
@@ -201,6 +202,7 @@ impl<'a> Hierarchy<'a> {
         roles.push(self.step_reach.role(&root, number));
         let mut branch = Branch {
             query: statements.unrestricted(&main)?,
+            page_query: None,
             dirty_query: statements.restricted(&main)?,
             roles,
             clocks: Vec::new(),
