@@ -10,6 +10,7 @@
 //! as the user wrote it. It is exact and has no false positives, because both sides stand at one source snapshot.
 
 mod compare;
+mod digest;
 mod pair;
 mod rows;
 mod verify;

@@ -57,6 +57,24 @@ impl Reading<'_> {
     /// The statement. The order is that of the texts' bytes, whatever the servers' collations.
     fn select(&self) -> String {
         let texts: Vec<String> = (0..self.columns.len()).map(|position| self.text(position)).collect();
+        let keys = self.key.iter().map(|&position| self.text(position));
+        // Where there is no encoding, nothing can be converted.
+        let unicode = "CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END";
+        let order: Vec<String> = keys.map(|key| format!("convert_to({key}, {unicode}) NULLS LAST")).collect();
+        let order = if order.is_empty() { String::new() } else { format!("\nORDER BY {}", order.join(", ")) };
+        format!("SELECT {}\nFROM {} AS q{}{order}", texts.join(", "), self.from, self.filter())
+    }
+
+    /// The number of the rows and two sums of their hashes.
+    pub(crate) fn digest(&self) -> String {
+        let texts: Vec<String> = (0..self.columns.len()).map(|position| self.text(position)).collect();
+        let image = format!("(ROW({})::text COLLATE \"C\")", texts.join(", "));
+        let sum = |seed: u8| format!("coalesce(sum(hashtextextended({image}, {seed})), 0)::text");
+        format!("SELECT count(*), {}, {}\nFROM {} AS q{}", sum(0), sum(1), self.from, self.filter())
+    }
+
+    /// Which rows are read.
+    fn filter(&self) -> String {
         let keys: Vec<String> = self.key.iter().map(|&position| self.text(position)).collect();
         let mut conditions = Vec::new();
         if let Some(Sample { per_ten_thousand, seed }) = self.sample {
@@ -72,12 +90,7 @@ impl Reading<'_> {
             });
             conditions.push(format!("NOT ({})", same.collect::<Vec<_>>().join(" AND ")));
         }
-        let filter = if conditions.is_empty() { String::new() } else { format!("\nWHERE {}", conditions.join("\n  AND ")) };
-        // Where there is no encoding, nothing can be converted.
-        let unicode = "CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END";
-        let order: Vec<String> = keys.iter().map(|key| format!("convert_to({key}, {unicode}) NULLS LAST")).collect();
-        let order = if order.is_empty() { String::new() } else { format!("\nORDER BY {}", order.join(", ")) };
-        format!("SELECT {}\nFROM {} AS q{filter}{order}", texts.join(", "), self.from)
+        if conditions.is_empty() { String::new() } else { format!("\nWHERE {}", conditions.join("\n  AND ")) }
     }
 }
 

@@ -156,6 +156,14 @@ impl BatchError {
         matches!(self, Self::Connect { error: ConnectError::AnotherServer { .. }, .. })
     }
 
+    /// Whether something of that name was made at the same time: a unique index of a catalogue refuses it.
+    pub(crate) fn is_about_a_name(&self) -> bool {
+        let Self::Sql { error, .. } = self else { return false };
+        let clash =
+            |db: &tokio_postgres::error::DbError| db.code() == &SqlState::UNIQUE_VIOLATION && db.schema() == Some("pg_catalog");
+        error.as_db_error().is_some_and(clash)
+    }
+
     /// Whether a limit was met (SQLSTATE class 53): one that has been raised for the role since holds in new sessions only.
     pub(crate) fn is_about_resources(&self) -> bool {
         matches!(self, Self::Sql { error, .. } if error.code().is_some_and(|code| code.code().starts_with("53")))

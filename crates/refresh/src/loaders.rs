@@ -69,12 +69,15 @@ impl Loaders {
     }
 
     /// Does numbered pieces of work, as many at a time as there are sessions. None is at work any more when this returns; after an error
-    /// no other is begun.
+    /// no other is begun. Without a session nothing is done, which is an error.
     pub(crate) async fn share<'a, F, Done>(&'a self, pieces: usize, work: F) -> Result<(), BatchError>
     where
         F: Fn(&'a Sessions, usize) -> Done,
         Done: Future<Output = Result<(), BatchError>>,
     {
+        if self.sessions.is_empty() && pieces > 0 {
+            return Err(BatchError::LoadGaveWay);
+        }
         let next = AtomicUsize::new(0);
         let work = &work;
         let one = async |sessions: &'a Sessions| {
@@ -127,9 +130,14 @@ impl Loading<'_> {
             format!("{LOCK_TIMEOUT}; {}; SET LOCAL TimeZone = {}", Planning::FOR_VALUES, quote::literal(self.time_zone));
         let snapshot = quote::literal(self.snapshot);
         let begin = format!("BEGIN ISOLATION LEVEL REPEATABLE READ{mode}; SET TRANSACTION SNAPSHOT {snapshot}; {settings}");
-        sessions.source().batch_execute(&begin).await.map_err(self.at(Side::Source))?;
+        // A snapshot that is gone is gone with the batch's session; nothing is wrong with the projection.
+        let gave_way = |error: tokio_postgres::Error| {
+            tracing::debug!(error = %lockstep_connect::describe(&error), "no page can begin");
+            BatchError::LoadGaveWay
+        };
+        sessions.source().batch_execute(&begin).await.map_err(gave_way)?;
         if !sessions.is_one() {
-            sessions.target().batch_execute(&format!("BEGIN; {settings}")).await.map_err(self.at(Side::Target))?;
+            sessions.target().batch_execute(&format!("BEGIN; {settings}")).await.map_err(gave_way)?;
         }
         match checkpoint::still_leads(sessions.target(), self.group, self.leader_epoch).await {
             Ok(true) => Ok(()),

@@ -9,7 +9,7 @@ use tokio_postgres::types::ToSql;
 use super::BatchRun;
 use super::trace::{Work, parameters};
 use crate::error::{BatchError, Side};
-use crate::projection::{BuildPosition, Load, Phase, Tracing};
+use crate::projection::{BuildPosition, Load, Phase, Statistics, Tracing};
 use crate::tables::empty;
 
 impl BatchRun<'_> {
@@ -51,6 +51,7 @@ impl BatchRun<'_> {
             projection: Some(index),
         })?;
         self.projections[index].rows_at_batch_start = 0;
+        self.projections[index].statistics = Statistics::Missing;
         self.projections[index].forget_quarantine();
         Ok(())
     }
@@ -65,19 +66,19 @@ impl BatchRun<'_> {
     ) -> Result<(Work, Phase), BatchError> {
         fail::fail_point!("build_page", |_| std::process::abort());
         let load = self.projections[index].load.take();
+        // Nobody has counted what an attempt before has left.
+        self.recounts = load.as_ref().is_some_and(|load| load.again);
         let roots: Vec<Root> = self.projections[index].plan.branches().iter().map(|branch| branch.root.clone()).collect();
         let keys = match work {
             Work::Nothing => roots.iter().map(|root| KeySet::new(root.key.len())).collect(),
             Work::Keys(keys) => keys,
             // A relation was truncated or rewritten: do all of it in this batch, and be done.
-            Work::Everything => return Ok((Work::Everything, Phase::Building { position, exhausted: true })),
+            Work::Everything => return Ok(all_at_once(roots.len())),
         };
         let position = match position {
             Some(position) => position,
             // Each page would read a table from the start that has no index on what it is paged by.
-            None if self.pages_are_dear(index) => {
-                return Ok((Work::Everything, Phase::Building { position: None, exhausted: true }));
-            }
+            None if self.pages_are_dear(index) => return Ok(all_at_once(roots.len())),
             None => {
                 match self.projections[index].tracing {
                     // From here on the links are kept up to date, page by page.
@@ -99,7 +100,7 @@ impl BatchRun<'_> {
             }
             again => match self.add_page(index, &page, (position, again), &mut keys).await? {
                 Some(position) => position,
-                None => return Ok((Work::Everything, Phase::Building { position: None, exhausted: true })),
+                None => return Ok(all_at_once(roots.len())),
             },
         };
         let exhausted = position.branch >= roots.len();
@@ -143,7 +144,6 @@ impl BatchRun<'_> {
         let until = again.as_ref().map(Load::until);
         let (sql, bounds) = match &again {
             Some(load) => {
-                self.recounts = true;
                 let end = load.ends.last().and_then(Option::as_deref);
                 (page.keys(), page.range(after, end))
             }
@@ -181,6 +181,12 @@ impl BatchRun<'_> {
         let statement = self.prepared.on_source(source, sql).await.map_err(sql_error)?;
         source.query(&statement, bounds).await.map_err(sql_error)
     }
+}
+
+/// Everything is refreshed in this batch. It is recorded as the end of the build: no page may come after it.
+fn all_at_once(branches: usize) -> (Work, Phase) {
+    let position = Some(BuildPosition { branch: branches, key: None });
+    (Work::Everything, Phase::Building { position, exhausted: true })
 }
 
 /// Adds keys that were read; false if there is no room for them.

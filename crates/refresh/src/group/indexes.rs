@@ -46,15 +46,25 @@ impl Group {
             self.make_in_order(index, &connected.sessions, &indexes).await?;
         }
         self.make_in_order(index, &connected.sessions, &then).await?;
-        let made = "UPDATE lockstep.projection SET indexes_built = true WHERE name = $1";
+        self.note_indexes_built(index, connected.sessions.target()).await?;
         let projection = &mut self.settings.projections[index];
-        connected.sessions.target().execute(made, &[&projection.name()]).await.map_err(at)?;
         projection.indexes_built = true;
         if anew {
             projection.begin_anew();
             return Ok(());
         }
         self.analyse(index, connected).await
+    }
+
+    async fn note_indexes_built(&self, index: usize, target: &Client) -> Result<(), BatchError> {
+        self.begin_leading(target).await?;
+        let name = quote::literal(self.settings.projections[index].name());
+        let noted = format!("UPDATE lockstep.projection SET indexes_built = true WHERE name = {name}; COMMIT");
+        if let Err(error) = target.batch_execute(&noted).await {
+            roll_back(target).await;
+            return Err(BatchError::Sql { side: Side::Target, error, projection: None });
+        }
+        Ok(())
     }
 
     async fn make_in_order(&self, index: usize, sessions: &Sessions, statements: &[(i32, String)]) -> Result<(), BatchError> {
@@ -64,14 +74,19 @@ impl Group {
         Ok(())
     }
 
-    /// Runs one statement of the script and notes that, in one transaction.
+    /// Runs one statement of the script and notes that, in one transaction. Sessions may choose one name for two indexes that have none:
+    /// whoever comes later is refused, and then chooses another.
     async fn make_index(&self, index: usize, sessions: &Sessions, statement: &(i32, String)) -> Result<(), BatchError> {
-        self.begin_leading(sessions.target()).await?;
-        let made = self.make_and_note(index, sessions.target(), statement).await;
-        if made.is_err() {
-            roll_back(sessions.target()).await;
+        let target = sessions.target();
+        for attempt in 1.. {
+            self.begin_leading(target).await?;
+            let Err(error) = self.make_and_note(index, target, statement).await else { break };
+            roll_back(target).await;
+            if !error.is_about_a_name() || attempt > self.settings.options.load_sessions {
+                return Err(error);
+            }
         }
-        made
+        Ok(())
     }
 
     /// Commits the transaction that is open.

@@ -13,6 +13,7 @@ use crate::sessions::Sessions;
 impl Group {
     /// Plans pages for projections that are being built, and notes in the target how far they will go before any is loaded.
     pub(super) async fn plan_loads(&mut self, connected: &mut Connected) -> Result<(), BatchError> {
+        self.settings.projections.iter_mut().for_each(|projection| projection.load = None);
         if !self.building() {
             connected.loaders.close();
             return Ok(());

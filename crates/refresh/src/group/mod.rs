@@ -23,7 +23,7 @@ use crate::error::{BatchError, Remedy, Side, Untried};
 use crate::loaders::Loaders;
 use crate::notices::Notices;
 use crate::planning::Planning;
-use crate::projection::{Attempts, Projection, Statements as ProjectionStatements, Tracing, Writing};
+use crate::projection::{Attempts, Projection, Statements as ProjectionStatements, Statistics, Tracing, Writing};
 use crate::quarantine::Quarantine;
 use crate::sessions::Sessions;
 use crate::statements::Statements;
@@ -320,7 +320,7 @@ impl Group {
         if let Some(index) = self.settings.projections.iter().position(|p| p.is_exhausted() && !p.indexes_built) {
             return self.build_indexes(index, connected).await;
         }
-        if let Some(index) = self.settings.projections.iter().position(|projection| projection.wants_analysis) {
+        if let Some(index) = self.settings.projections.iter().position(|projection| projection.statistics == Statistics::Wanted) {
             return self.analyse(index, connected).await;
         }
         if !self.has_work() {

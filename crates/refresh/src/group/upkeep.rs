@@ -7,7 +7,7 @@ use lockstep_wal::Lsn;
 use super::{Connected, Group};
 use crate::checkpoint;
 use crate::error::{BatchError, Side};
-use crate::projection::Projection;
+use crate::projection::{Projection, Statistics};
 
 /// How often an idle group looks whether somebody waits for its position.
 const IDLE_TICK: Duration = Duration::from_millis(100);
@@ -97,7 +97,7 @@ impl Group {
     /// Lets PostgreSQL know how large the tables have become.
     pub(super) async fn analyse(&mut self, index: usize, connected: &Connected) -> Result<(), BatchError> {
         let projection = &mut self.settings.projections[index];
-        projection.wants_analysis = false;
+        projection.statistics = Statistics::Gathered;
         let tables = projection.tables();
         let at = |error| BatchError::Sql { side: Side::Target, error, projection: Some(index) };
         connected.sessions.target().batch_execute(&format!("ANALYZE {}", tables.join(", "))).await.map_err(at)

@@ -6,6 +6,6 @@ mod statements;
 
 pub use phase::Progress;
 pub(crate) use phase::{BuildPosition, Load, Phase};
-pub(crate) use state::{Attempts, FaultRecord, Tracing, Writing};
+pub(crate) use state::{Attempts, FaultRecord, Statistics, Tracing, Writing};
 pub use state::{Configured, Projection};
 pub(crate) use statements::Statements;

@@ -41,6 +41,17 @@ pub(crate) enum Attempts {
     OneByOne,
 }
 
+/// What PostgreSQL knows of how much is in the tables.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Statistics {
+    /// Nothing of this build, as far as it matters.
+    Missing,
+    /// They are to be gathered.
+    Wanted,
+    /// What was built.
+    Gathered,
+}
+
 /// Whether changes are traced to root keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tracing {
@@ -70,8 +81,7 @@ pub struct Projection {
     /// The pages that the next batch loads.
     pub(crate) load: Option<Load>,
     pub(crate) reason: Option<String>,
-    /// Groups' rows come with the last batch of a build: what was analysed before it was empty.
-    pub(crate) wants_analysis: bool,
+    pub(crate) statistics: Statistics,
     /// How the next batch is written.
     pub(crate) writing: Writing,
     /// How the next batch is done.
@@ -147,7 +157,7 @@ impl Projection {
             loaded_until: loaded_until(registered),
             load: None,
             reason: None,
-            wants_analysis: false,
+            statistics: Statistics::Missing,
             writing: Writing::InPlace,
             attempts: Attempts::AtOnce,
             on_error,
@@ -240,6 +250,7 @@ impl Projection {
         (self.rows, self.rows_at_batch_start, self.built_roots, self.loaded_until) = (0, 0, 0, None);
         self.saved = Progress { rows: 0, state: self.phase.state(), build_position: None };
         self.quarantine = Quarantine::default();
+        self.statistics = Statistics::Missing;
     }
 
     /// Its name.
@@ -388,8 +399,11 @@ impl Projection {
             self.loaded_until = None;
         }
         if let Some((phase, rows)) = self.pending.take() {
+            // Groups' rows come with the last batch of a build: what was analysed before it was empty.
             let rows_come_last = !matches!(self.plan.maintenance, Maintenance::Row(_));
-            self.wants_analysis |= rows_come_last && self.is_building() && matches!(phase, Phase::Live);
+            if self.is_building() && matches!(phase, Phase::Live) && (rows_come_last || self.statistics == Statistics::Missing) {
+                self.statistics = Statistics::Wanted;
+            }
             self.phase = phase;
             self.rows = rows;
             self.rows_at_batch_start = rows;
