@@ -1,6 +1,7 @@
 //! Verification: every row of a table against every row of its definition, with what differs.
 //!
-//! Both sides are read in the order of their keys' bytes and merged, so memory is bounded by a page and by the rows of one key.
+//! First both sides tell sums of their rows' hashes (`digest.rs`), which mostly is all. Where those differ, or mean nothing, both sides are read in
+//! the order of their keys' bytes and merged, so memory is bounded by a page and by the rows of one key.
 //! Rows are compared as texts, which tell apart whatever stored images tell apart: both sides have the same column types, and sessions
 //! with the same settings.
 

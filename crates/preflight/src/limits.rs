@@ -39,7 +39,8 @@ pub(crate) fn needed(config: &Config, preflight: &Preflight) -> (usize, usize) {
     groups.push(DEFAULT_GROUP);
     groups.sort_unstable();
     groups.dedup();
-    // A group nudges the source, and computes there; with two databases it writes in another session.
+    // A group nudges the source, and computes there; with two databases it writes in another session. Those that load its builds are not
+    // counted: it does with fewer, or with none, where no more are to be had.
     let groups_on_target = if config.target.is_some() { groups.len() } else { 0 };
     let api = config.api.as_ref().map_or(0, |api| api.connections + 2);
     (SOURCE_FIXED + 2 * groups.len(), TARGET_FIXED + groups_on_target + api)

@@ -156,6 +156,11 @@ impl BatchError {
         matches!(self, Self::Connect { error: ConnectError::AnotherServer { .. }, .. })
     }
 
+    /// Whether a statement has waited for a lock for as long as it may.
+    pub(crate) fn is_about_a_lock(&self) -> bool {
+        matches!(self, Self::Sql { error, .. } if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE))
+    }
+
     /// Whether something of that name was made at the same time: a unique index of a catalogue refuses it.
     pub(crate) fn is_about_a_name(&self) -> bool {
         let Self::Sql { error, .. } = self else { return false };

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The guarantee: after every commit the tables of a group equal their defining queries at one source snapshot, all of them
-//! together. One primitive, *refresh these keys*, serves live changes and the build; a crash anywhere only repeats work, because
-//! recomputing a row is idempotent.
+//! together. One primitive, *refresh these keys*, serves live changes and whatever a build may have left behind; pages of a build that
+//! nobody has begun are loaded beside. A crash anywhere only repeats work, because recomputing a row is idempotent.
 
 pub mod analysis;
 mod batch;

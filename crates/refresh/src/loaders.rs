@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::future::join_all;
 use lockstep_plan::emit::BuildPage;
 use lockstep_plan::quote;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 
 use crate::checkpoint;
@@ -103,7 +102,7 @@ impl Loading<'_> {
         if loaded.is_err() {
             sessions.rollback().await;
         }
-        loaded
+        loaded.map_err(|error| if error.is_about_a_lock() { BatchError::LoadGaveWay } else { error })
     }
 
     async fn load(&self, sessions: &Sessions, number: usize) -> Result<u64, BatchError> {
@@ -158,17 +157,13 @@ impl Loading<'_> {
         if stage.is_plain() {
             return stage.forward(source, (&statement, bound), target, &self.page.table, self.projection).await;
         }
-        let create = stage.create_statement().replacen("TABLE", "TABLE IF NOT EXISTS", 1);
-        target.batch_execute(&create).await.map_err(self.at(Side::Target))?;
+        target.batch_execute(&stage.create_if_missing_statement()).await.map_err(self.at(Side::Target))?;
         stage.fill(source, &statement, bound, target, self.projection).await?;
         target.execute(&self.page.insert_from(&stage.typed_source()), &[]).await.map_err(self.at(Side::Target))
     }
 
     fn at(&self, side: Side) -> impl Fn(tokio_postgres::Error) -> BatchError {
         let projection = Some(self.projection);
-        move |error| match error.code() {
-            Some(&SqlState::LOCK_NOT_AVAILABLE) => BatchError::LoadGaveWay,
-            Some(_) | None => BatchError::Sql { side, error, projection },
-        }
+        move |error| BatchError::Sql { side, error, projection }
     }
 }

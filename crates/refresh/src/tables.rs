@@ -28,8 +28,6 @@ pub struct Registered {
     pub build_position: Option<Vec<String>>,
     /// Up to where rows after that position may be there.
     pub build_until: Option<Vec<String>>,
-    /// The statements of the index script that have run.
-    pub indexes_done: Vec<i32>,
     /// Whether the configured indexes exist.
     pub indexes_built: bool,
     /// Whether it has ever been live.
@@ -48,7 +46,7 @@ pub async fn load_registered(target: &Client) -> Result<Vec<Registered>, tokio_p
     let rows = target
         .query(
             "SELECT name, fingerprint, table_schema, state_tables, state, row_count, build_position, indexes_built, built_at IS NOT NULL, part_of,
-                    replaces IS NOT NULL, build_until, indexes_done
+                    replaces IS NOT NULL, build_until
              FROM lockstep.projection ORDER BY name",
             &[],
         )
@@ -68,7 +66,6 @@ pub async fn load_registered(target: &Client) -> Result<Vec<Registered>, tokio_p
             part_of: row.get(9),
             in_making: row.get(10),
             build_until: row.get(11),
-            indexes_done: row.get(12),
         })
         .collect())
 }
@@ -123,7 +120,6 @@ pub async fn register(
         rows: 0,
         build_position: None,
         build_until: None,
-        indexes_done: Vec::new(),
         indexes_built: false,
         was_built: false,
         part_of: part_of.map(str::to_owned),

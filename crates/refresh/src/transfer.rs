@@ -116,9 +116,18 @@ impl Stage {
     }
 
     pub(crate) fn create_statement(&self) -> String {
+        self.creating("CREATE TEMPORARY TABLE")
+    }
+
+    /// The same for a session that may have it already.
+    pub(crate) fn create_if_missing_statement(&self) -> String {
+        self.creating("CREATE TEMPORARY TABLE IF NOT EXISTS")
+    }
+
+    fn creating(&self, create: &str) -> String {
         let columns: Vec<String> =
             self.columns.iter().map(|column| format!("{} {}", quote::identifier(&column.name), column.staged_type())).collect();
-        format!("CREATE TEMPORARY TABLE {} ({}) ON COMMIT DELETE ROWS", self.table, columns.join(", "))
+        format!("{create} {} ({}) ON COMMIT DELETE ROWS", self.table, columns.join(", "))
     }
 
     pub(crate) fn is_empty_statement(&self) -> String {

@@ -68,8 +68,6 @@ pub struct Projection {
     pub(crate) plan: Plan,
     pub(crate) indexes: Option<String>,
     pub(crate) indexes_built: bool,
-    /// The statements of their script that have run.
-    pub(crate) indexes_done: Vec<i32>,
     pub(crate) schema: String,
     pub(crate) phase: Phase,
     pub(crate) rows: i64,
@@ -147,7 +145,6 @@ impl Projection {
         Self {
             indexes,
             indexes_built: registered.indexes_built,
-            indexes_done: registered.indexes_done.clone(),
             schema,
             saved: Progress::of(registered),
             phase: Phase::of(registered),
@@ -190,7 +187,6 @@ impl Projection {
         self.rows = registered.rows;
         self.rows_at_batch_start = registered.rows;
         self.indexes_built = registered.indexes_built;
-        self.indexes_done.clone_from(&registered.indexes_done);
         self.loaded_until = loaded_until(registered);
         self.saved = Progress::of(registered);
         match &mut self.phase {
